@@ -9,9 +9,8 @@ use std::{
 };
 
 use rocksdb::{
-    BlockBasedOptions, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice,
-    DBRawIterator, DataBlockIndexType, ErrorKind, FlushOptions, LogLevel, Options, ReadOptions, WriteBatch,
-    WriteOptions,
+    BlockBasedOptions, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
+    DataBlockIndexType, ErrorKind, FlushOptions, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use super::{Cursor, Database, Write};
@@ -259,11 +258,11 @@ impl Database for RocksDatabase {
     fn multi_get(&self, store: StoreId, keys: &[&[u8]]) -> Result<Vec<Option<Slice<'_>>>, StateError> {
         let keys = keys.iter().copied();
         let values = self.db.batched_multi_get_cf_opt(self.family(store)?, keys, false, &self.read);
-        let slice = |value: Result<Option<DBPinnableSlice<'_>>, _>| match value {
-            Ok(found) => Ok(found.map(Slice::pinned)),
-            Err(error) => Err(fault("read", &self.path, error)),
-        };
-        values.into_iter().map(slice).collect()
+        values
+            .into_iter()
+            .map(|value| value.map(|found| found.map(Slice::pinned)))
+            .map(|value| value.map_err(|error| fault("read", &self.path, error)))
+            .collect()
     }
 
     fn cursor(&self, store: StoreId, from: &[u8], to: &[u8]) -> Result<Box<dyn Cursor + '_>, StateError> {

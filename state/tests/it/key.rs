@@ -162,7 +162,7 @@ fn golden_bytes() {
     assert_eq!(hex(&[Column::I32(None)]), "0100");
     assert_eq!(hex(&[Column::Bool(Some(false)), Column::Bool(Some(true))]), "0101000101");
     assert_eq!(hex(&[Column::I32(Some(-2))]), "01017ffffffe");
-    assert_eq!(hex(&[Column::I64(Some(1_767_225_600_000))]), "01018000019b76da8800");
+    assert_eq!(hex(&[Column::I64(Some(1_767_225_600_000))]), "01018000019b76daa800");
     assert_eq!(hex(&[Column::I128(Some(5))]), "010180000000000000000000000000000005");
     assert_eq!(hex(&[Column::F32(Some(1.5))]), "0101bfc00000");
     assert_eq!(hex(&[Column::F64(Some(-1.5))]), "01014007ffffffffffff");
