@@ -108,7 +108,7 @@ fn pair() -> impl Strategy<Value = (Column, Column)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn bytes_sort_as_columns_do(pairs in vec(pair(), 1..4)) {

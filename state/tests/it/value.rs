@@ -79,7 +79,7 @@ fn round_trip(value: &[u8], types: &[Field]) -> Result<Vec<u8>, ValueError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn values_round_trip(fields in vec(field(), 0..6)) {
