@@ -9,6 +9,9 @@ use crate::{
     staged::{Staged, StagedRange},
 };
 
+/// A key and its value.
+pub type Entry<'a> = (&'a [u8], &'a [u8]);
+
 /// The entries of a range in key order: the staged writes and the database merged into one, a staged write hiding
 /// what the database holds under its key.
 ///
@@ -33,7 +36,7 @@ impl<'a> Scan<'a> {
     }
 
     /// The next key and value, valid until the next call.
-    pub fn next_entry(&mut self) -> Result<Option<(&[u8], &[u8])>, StateError> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry<'_>>, StateError> {
         loop {
             if std::mem::take(&mut self.stale) {
                 self.database.next()?;

@@ -15,7 +15,7 @@ use rocksdb::{
 
 use super::{Cursor, Database, Write};
 use crate::{
-    Checkpoint, FORMAT_VERSION, Fingerprint, Slice, StateDirectory, StateError, StateOptions, StoreId,
+    Checkpoint, Entry, FORMAT_VERSION, Fingerprint, Slice, StateDirectory, StateError, StateOptions, StoreId,
     StoreSpec,
     value::{ValueError, ValueReader, ValueWriter},
 };
@@ -234,17 +234,19 @@ impl RocksDatabase {
     ) -> Result<(), StateError> {
         let family = self.family(store)?;
         let mut iterator = self.range(family, from, to);
-        let mut keys = Vec::new();
+        let mut keys: Vec<Box<[u8]>> = Vec::new();
         while let Some(key) = iterator.key() {
             if keys.len() == POINT_DELETES {
                 batch.delete_range_cf(family, from, to);
                 return Ok(());
             }
-            keys.push(Box::from(key));
+            keys.push(key.into());
             iterator.next();
         }
         iterator.status().map_err(|error| fault("read", &self.path, error))?;
-        keys.iter().for_each(|key: &Box<[u8]>| batch.delete_cf(family, key));
+        for key in keys {
+            batch.delete_cf(family, key);
+        }
         Ok(())
     }
 }
@@ -333,7 +335,7 @@ impl RocksCursor<'_> {
 }
 
 impl Cursor for RocksCursor<'_> {
-    fn entry(&self) -> Option<(&[u8], &[u8])> {
+    fn entry(&self) -> Option<Entry<'_>> {
         self.iterator.item()
     }
 
