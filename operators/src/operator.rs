@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use arrow::array::BooleanArray;
 use arrow::error::ArrowError;
 use millstream_state::{Fingerprint, StateError, StoreId, TaskState};
 
 use crate::batch::Batch;
 use crate::config::{Field, Fields, Text};
-use crate::diagnostic::{Code, Diagnostics};
-use crate::schema::Schema;
+use crate::diagnostic::{Code, Diagnostic, Diagnostics, Span, did_you_mean, listed};
+use crate::schema::{Kind, Schema};
+use crate::sql::{self, Expression, Scope, SqlError};
 
 /// How many inputs an operator takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,79 @@ impl Step<'_> {
     pub fn diagnostics(&self) -> &Diagnostics {
         self.fields.diagnostics()
     }
+
+    /// The columns of the first input, as its expressions see them.
+    pub fn scope(&self) -> Scope {
+        self.scope_of(&self.input().schema)
+    }
+
+    /// Expressions over `schema`, qualified as the first input is.
+    pub fn scope_of(&self, schema: &Schema) -> Scope {
+        Scope::new(&[(self.input().qualifier.as_str(), schema)])
+    }
+
+    /// A scalar expression over the first input.
+    pub fn expression(&self, text: &Text) -> Option<Expression> {
+        self.located(text, sql::compile(text, &self.scope()))
+    }
+
+    /// A condition over the first input.
+    pub fn condition(&self, text: &Text) -> Option<Expression> {
+        self.located(text, sql::compile_condition(text, &self.scope()))
+    }
+
+    /// The outcome of compiling `text`, its errors reported at their places in the file.
+    pub fn located<T>(&self, text: &Text, outcome: Result<T, Vec<SqlError>>) -> Option<T> {
+        outcome.map_err(|errors| report_sql(self.diagnostics(), text, errors)).ok()
+    }
+
+    /// Reports an error.
+    pub fn error(&self, code: Code, span: Span, message: impl Into<String>, help: impl Into<String>) {
+        self.diagnostics().push(Diagnostic::error(code, span, message).help(help));
+    }
+
+    /// A column of `schema` by name; reports an unknown one.
+    pub fn column(&self, name: &Text, schema: &Schema) -> Option<usize> {
+        let index = schema.index_of(name);
+        if index.is_none() {
+            let help = did_you_mean(name, schema.names()).unwrap_or_else(|| format!("columns are {}", listed(schema.names())));
+            self.error(Code::UnknownColumn, name.span.clone(), format!("no column `{}` in `{}`", name.value, self.input().from.value), help);
+        }
+        index
+    }
+
+    /// Whether every input is of `kind`; reports the first that is not.
+    pub fn require_kind(&self, kind: Kind, help: &str) -> Option<()> {
+        for input in &self.inputs {
+            if input.schema.kind != kind {
+                let message = format!("`{}` is a {}, expected a {}", input.from.value, input.schema.kind.name(), kind.name());
+                self.error(Code::WrongInputKind, input.from.span.clone(), message, help);
+                return None;
+            }
+        }
+        Some(())
+    }
+
+    /// Whether the first input has a key; reports that it has none.
+    pub fn require_key(&self) -> Option<()> {
+        if self.input().schema.key > 0 {
+            return Some(());
+        }
+        self.error(
+            Code::NoKey,
+            self.input().from.span.clone(),
+            format!("`{}` has no key", self.input().from.value),
+            "give its source a `key`, or put a `rekey` step before this one",
+        );
+        None
+    }
+}
+
+/// Reports the errors of an expression at their places in the file.
+pub fn report_sql(diagnostics: &Diagnostics, text: &Text, errors: Vec<SqlError>) {
+    for error in errors {
+        diagnostics.push(Diagnostic::error(error.code, text.place(error.span), error.message).help_if(error.help));
+    }
 }
 
 /// One input of a step.
@@ -87,6 +162,13 @@ pub struct Resolved {
     pub rekeys: Option<Rekeys>,
     /// What runs.
     pub definition: Arc<dyn Definition>,
+}
+
+impl Resolved {
+    /// A step with one output that needs nothing special.
+    pub fn simple(schema: Schema, definition: impl Definition + 'static) -> Self {
+        Resolved { outputs: vec![Output::main(schema)], regroup: None, rekeys: None, definition: Arc::new(definition) }
+    }
 }
 
 /// The rekeying half of a step with `group-by`.
@@ -238,6 +320,21 @@ impl<'a> Context<'a> {
         self.errors.push(RowError { seq, code, message: message.into() });
     }
 
+    /// Takes over the errors of an expression and answers which rows are without one; `None` if all are.
+    pub fn without_errors(&mut self, batch: &Batch, errors: &[(usize, Code, String)]) -> Option<BooleanArray> {
+        if errors.is_empty() {
+            return None;
+        }
+        let mut keep = vec![true; batch.len()];
+        for (row, code, message) in errors {
+            if let (Some(seq), Some(kept)) = (batch.seq.get(*row), keep.get_mut(*row)) {
+                *kept = false;
+                self.fail(*seq, *code, message.as_str());
+            }
+        }
+        Some(BooleanArray::from(keep))
+    }
+
     /// Counts rows that were dropped, or that are late.
     pub fn count(&mut self, reason: DropReason, rows: u64) {
         if rows > 0 {
@@ -270,6 +367,9 @@ pub enum OperatorError {
     /// Arrays did not fit each other.
     #[error("internal error in an operator (please report it): {0}")]
     Arrow(#[from] ArrowError),
+    /// Bytes in a store cannot be read.
+    #[error("an entry of a store cannot be read: {0}; the store is damaged or was written by another version")]
+    Stored(String),
     /// An invariant does not hold.
     #[error("internal error in an operator (please report it): {0}")]
     Internal(String),
