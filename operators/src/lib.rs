@@ -9,8 +9,11 @@
 )]
 
 pub mod batch;
+pub mod columns;
 pub mod config;
 pub mod diagnostic;
+pub mod key;
 pub mod operator;
 pub mod registry;
+pub mod row;
 pub mod schema;
