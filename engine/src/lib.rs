@@ -8,4 +8,6 @@
 )]
 
 pub mod codec;
+pub mod feed;
+pub mod partitioner;
 pub mod record;
