@@ -8,5 +8,7 @@
 )]
 
 pub mod codec;
+pub mod feed;
+pub mod partitioner;
 pub mod record;
 pub mod topology;
