@@ -8,7 +8,9 @@
 )]
 
 pub mod codec;
-pub mod feed;
+pub mod driver;
 pub mod partitioner;
+pub mod plan;
 pub mod record;
+pub mod task;
 pub mod topology;
