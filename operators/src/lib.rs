@@ -1,1 +1,19 @@
+//! Batches in, batches out: what a topology computes.
+//!
+//! An operator is one file or folder here and one line in [`registry`]. This crate knows no thread, no Kafka and no clock:
+//! records, time and commits come in as calls, so that a run can be repeated exactly.
 
+#![cfg_attr(
+    test,
+    expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")
+)]
+
+pub mod batch;
+pub mod columns;
+pub mod config;
+pub mod diagnostic;
+pub mod key;
+pub mod operator;
+pub mod registry;
+pub mod row;
+pub mod schema;

@@ -1,0 +1,3 @@
+//! Record bytes to Arrow columns and back.
+
+pub mod layout;
