@@ -8,6 +8,7 @@
 Every model becomes a model folder (`model.onnx`, `model.toml`, `golden.jsonl`) with one more file, `expected.f32`:
 the outputs named in `model.toml`, one after the other, each as rows x width little-endian float32. The inputs
 of these rows are in `inputs/NAME.f32`; which of them a model reads is said in `cases.json`, with the backend it needs.
+Folders named `refused_` hold models that may not be loaded.
 """
 
 import hashlib
@@ -36,11 +37,14 @@ from sklearn.ensemble import (
 )
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 warnings.filterwarnings("ignore")
 HERE = Path(__file__).resolve().parent
 ROWS = 1000
+GOLDEN = 4
 OPSET = {"": 18, "ai.onnx.ml": 3}
 CASES = {}
 
@@ -58,15 +62,19 @@ def number(value):
     return None if np.isnan(value) else float(value)
 
 
-def folder(name, model, rows, backend, classes=None, width=None):
+def folder(name, model, rows, backend, classes=None):
     """Writes one model folder and the answers of ONNX Runtime to `rows`.
 
-    `classes` maps an output to its labels; outputs that are not scores (labels) are left out.
+    `classes` are the labels of its scores; an output that is a label is left out. Without a backend it is a model
+    that has to be refused.
     """
     path = HERE / name
     path.mkdir()
-    # The bytes are the same on every run: graph names hold a random id in some exporters.
+    # The bytes are the same on every run: some exporters put a random id in the name, or the imports in any order.
     model.graph.name = name
+    imports = sorted(model.opset_import, key=lambda entry: entry.domain)
+    del model.opset_import[:]
+    model.opset_import.extend(imports)
     data = model.SerializeToString(deterministic=True)
     (path / "model.onnx").write_bytes(data)
 
@@ -75,15 +83,20 @@ def folder(name, model, rows, backend, classes=None, width=None):
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     tensor = session.get_inputs()[0].name
-    values = INPUTS[rows]
+    values = INPUTS[rows] if backend else INPUTS[rows][:GOLDEN]
+    # What has to be refused is run row by row: some of it does not treat rows alone.
+    batches = [values] if backend else np.split(values, len(values))
+    runs = [session.run(None, {tensor: batch}) for batch in batches]
     outputs = {}
-    for output, value in zip(session.get_outputs(), session.run(None, {tensor: values})):
+    for output, *parts in zip(session.get_outputs(), *runs):
+        value = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if output.type.startswith("seq("):  # ZipMap: one {label: score} per row
             labels = list(value[0])
             outputs[output.name] = np.array([[row[label] for label in labels] for row in value], dtype="<f4")
         elif output.type == "tensor(float)":
             outputs[output.name] = value.reshape(len(values), -1).astype("<f4")
-    (path / "expected.f32").write_bytes(b"".join(value.tobytes() for value in outputs.values()))
+    if backend:
+        (path / "expected.f32").write_bytes(b"".join(value.tobytes() for value in outputs.values()))
 
     columns = json.dumps([f"x{index}" for index in range(values.shape[1])])
     lines = [f'sha256    = "{hashlib.sha256(data).hexdigest()}"']
@@ -94,16 +107,13 @@ def folder(name, model, rows, backend, classes=None, width=None):
     lines += ["]", "tolerance = 1e-5"]
     (path / "model.toml").write_text("\n".join(lines) + "\n")
     with (path / "golden.jsonl").open("w") as golden:
-        for row in range(4):
+        for row in range(GOLDEN):
             expected = {output: [float(x) for x in value[row]] for output, value in outputs.items()}
             line = {"inputs": {tensor: [number(x) for x in values[row]]}, "outputs": expected}
             golden.write(json.dumps(line) + "\n")
-    CASES[name] = {
-        "inputs": rows,
-        "backend": backend,
-        "outputs": {output: value.shape[1] for output, value in outputs.items()},
-    }
-    return model
+    if backend:
+        widths = {output: value.shape[1] for output, value in outputs.items()}
+        CASES[name] = {"inputs": rows, "backend": backend, "outputs": widths}
 
 
 def spread(x, rng):
@@ -269,6 +279,37 @@ def handmade_models():
     handmade("handmade_classifiers", 1, nodes)
 
 
+def refused_models():
+    x, y = TRAIN["wine"]
+    pipeline = make_pipeline(StandardScaler(), DecisionTreeClassifier(max_depth=3, random_state=7)).fit(x, y)
+    options = {id(pipeline): {"zipmap": False}}
+    width = [("X", FloatTensorType([None, x.shape[1]]))]
+    graph = to_onnx(pipeline, initial_types=width, options=options, target_opset=OPSET)
+    folder("refused_scaler", graph, "wine", None, ["0", "1", "2"])
+
+    def small(name, *nodes):
+        graph = helper.make_graph(
+            nodes,
+            name,
+            [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, 4])],
+            [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
+        )
+        folder(name, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), "handmade", None)
+
+    small(
+        "refused_mixing",  # each row minus the mean of its batch
+        helper.make_node("IsNaN", ["X"], ["missing"]),
+        helper.make_node("Constant", [], ["zero"], value_float=0.0),
+        helper.make_node("Where", ["missing", "zero", "X"], ["filled"]),
+        helper.make_node("ReduceMean", ["filled"], ["mean"], axes=[0], keepdims=1),
+        helper.make_node("Sub", ["filled", "mean"], ["Y"]),
+    )
+    small(
+        "refused_random",
+        helper.make_node("RandomUniformLike", ["X"], ["Y"], dtype=TensorProto.FLOAT, seed=7.0),
+    )
+
+
 if __name__ == "__main__":
     for old in HERE.iterdir():
         if old.is_dir():
@@ -291,4 +332,5 @@ if __name__ == "__main__":
     sklearn_models()
     boosted_models()
     handmade_models()
+    refused_models()
     (HERE / "cases.json").write_text(json.dumps(CASES, indent=1) + "\n")

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tract_onnx::pb::NodeProto;
 
-use super::forest::{Aggregate, Described, Forest, MAX_FEATURES, Split, TooLarge, Weight};
+use super::forest::{Aggregate, Described, Forest, MAX_FEATURES, Memory, Split, TooLarge, Weight};
 use super::scores::{Transform, logistic};
 use crate::model::graph::attribute;
 
@@ -83,15 +83,14 @@ impl Ensemble {
         Ok(Ensemble { forest, finish, transform, divisor, base })
     }
 
-
     /// The number of scores a row gets.
     pub fn width(&self) -> usize {
         if matches!(self.finish, Finish::Pair { .. }) { 2 } else { self.forest.targets() }
     }
 
-    /// Scores rows; `sums` is memory that is used again.
-    pub fn scores(&self, rows: &[f32], sums: &mut Vec<f32>) -> Vec<f32> {
-        self.forest.sums(rows, sums);
+    /// Scores rows; `memory` is used again from call to call.
+    pub fn scores(&self, rows: &[f32], memory: &mut Memory) -> Vec<f32> {
+        let sums = self.forest.sums(rows, memory);
         for row in sums.chunks_exact_mut(self.forest.targets()) {
             for (target, sum) in row.iter_mut().enumerate() {
                 *sum = *sum / self.divisor + self.base.get(target).copied().unwrap_or_default();
@@ -102,7 +101,7 @@ impl Ensemble {
         }
         match self.finish {
             Finish::Pair { probability } => sums.iter().flat_map(|sum| self.pair(*sum, probability)).collect(),
-            Finish::Value | Finish::Each => sums.clone(),
+            Finish::Value | Finish::Each => sums.to_vec(),
         }
     }
 
@@ -225,6 +224,9 @@ impl<'a> Attributes<'a> {
                 places.get(&(*tree, child)).copied().ok_or_else(missing)
             };
             let (yes, no) = (child("true", *yes)?, child("false", *no)?);
+            if value.is_nan() {
+                return Err(format!("{} compares with NaN", at()));
+            }
             let feature = usize::try_from(*feature).ok();
             let feature = feature.filter(|feature| *feature < forest.features().min(MAX_FEATURES));
             let feature = feature.ok_or_else(|| {
@@ -305,15 +307,11 @@ impl From<TooLarge> for String {
 /// `x < v` is `x <= w` for the next number w below v, and the other three are the opposites of `<`, `<=` and `==`.
 /// A missing value fails every comparison but `!=`, unless the node sends it to the true side.
 fn split(mode: &[u8], feature: usize, value: f32, missing_true: bool) -> Option<(Split, bool)> {
-    // Nothing is less than -∞; NaN is what nothing is equal to or less than.
-    let below = if value == f32::NEG_INFINITY { f32::NAN } else { value.next_down() };
     let (value, equal, swapped) = match mode {
         b"BRANCH_LEQ" => (value, false, false),
-        b"BRANCH_LT" => (below, false, false),
+        b"BRANCH_LT" => (value.next_down(), false, false),
         b"BRANCH_EQ" => (value, true, false),
-        // Compared with NaN they are false as well, not the opposite of something false.
-        b"BRANCH_GTE" | b"BRANCH_GT" if value.is_nan() => (value, false, false),
-        b"BRANCH_GTE" => (below, false, true),
+        b"BRANCH_GTE" => (value.next_down(), false, true),
         b"BRANCH_GT" => (value, false, true),
         b"BRANCH_NEQ" => (value, true, true),
         _ => return None,

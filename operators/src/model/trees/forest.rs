@@ -1,38 +1,42 @@
 //! Trees in memory, and the walk from their roots to the leaves.
 //!
-//! A tree is laid out level by level in one array of 12-byte nodes, the two children of a split side by side, and
-//! a leaf is its own left child. So a step down is the same handful of instructions for every node, without a
-//! branch that could be mispredicted, and several walks run in step to hide each other's memory latency: one tree
-//! over several rows, or for a single row several trees.
+//! A tree is laid out level by level in one array of 12-byte nodes, the two children of a split side by side. So a
+//! step down is the same handful of instructions for every node, without a branch that could be mispredicted:
+//!
+//! - a missing value (NaN) goes right, since it is not less or equal; splits that send it left read a second copy of
+//!   the row, in which -∞ stands for NaN;
+//! - a leaf is its own left child and reads a value after the row that is always -∞, so walks stay where they arrived.
+//!
+//! Several walks run in step to hide each other's memory latency: one tree over several rows, or, for the rows that
+//! are left over, several trees over one row.
 
 /// How many walks run in step.
 const LANES: usize = 8;
-/// How many rows pass one tree after the other while their sums stay in the cache.
-const BLOCK: usize = 128;
+/// How many rows pass one tree after the other while they stay in the cache.
+const BLOCK: usize = 8 * LANES;
 
-/// A leaf: it has no children and stays where it is.
-const LEAF: u32 = 1;
-/// Missing values (NaN) go left.
-const MISSING_LEFT: u32 = 2;
-/// The split compares for equality instead of less or equal.
-const EQUAL: u32 = 4;
-/// The feature index lies above the flags.
-const FEATURE_SHIFT: u32 = 3;
-/// One more than the largest feature index.
-pub(super) const MAX_FEATURES: usize = 1 << (32 - FEATURE_SHIFT);
+/// The largest index of a node, and of the ranges that leaves refer to: bit patterns of small positive numbers.
+const MAX_INDEX: usize = 1 << 30;
+/// One more than the largest index of a feature.
+pub(super) const MAX_FEATURES: usize = 1 << 28;
+
+/// Marks a feature index: the split compares for equality.
+const EQUAL: u32 = 1 << 31;
+/// Marks such a split further: missing values go left.
+const EQUAL_MISSING_LEFT: u32 = 1 << 30;
 
 /// A split or a leaf.
 #[derive(Debug, Clone, Copy)]
 struct Node {
     /// What the feature is compared with. Of a leaf: its payload (see `Leaves`).
     value: f32,
-    /// Feature index and flags.
-    split: u32,
+    /// Where the feature is in the row and its copy.
+    feature: u32,
     /// The left child, the right one follows it. Of a leaf: itself.
     left: u32,
 }
 
-/// A split as the trees are built from it: rows with `feature <= value` (or `==`) go left.
+/// A split as the trees are built from it: rows with `feature <= value` (or `==`) go left. `value` is not NaN.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Split {
     pub feature: usize,
@@ -118,10 +122,10 @@ impl Forest {
     where
         E: From<TooLarge>,
     {
-        let place = |index: usize| u32::try_from(index).map_err(|_| TooLarge);
         let start = self.nodes.len();
         let mut tree = Tree { root: place(start)?, shallowest: u32::MAX, deepest: 0 };
-        let placeholder = Node { value: 0.0, split: LEAF, left: 0 };
+        let constant = self.constant();
+        let placeholder = Node { value: 0.0, feature: constant, left: 0 };
         self.nodes.push(placeholder);
         // Nodes that have a place but are not described yet, level by level.
         let mut level = vec![(start, root)];
@@ -135,15 +139,12 @@ impl Forest {
                         self.nodes.extend([placeholder, placeholder]);
                         next.extend([(first, left), (first + 1, right)]);
                         self.any_equal |= split.equal;
-                        let feature = u32::try_from(split.feature).map_err(|_| TooLarge)?;
-                        let flags = if split.equal { EQUAL } else { 0 }
-                            | if split.missing_left { MISSING_LEFT } else { 0 };
-                        Node { value: split.value, split: feature << FEATURE_SHIFT | flags, left: place(first)? }
+                        Node { value: split.value, feature: self.feature(split)?, left: place(first)? }
                     }
                     Described::Leaf(weights) => {
                         tree.shallowest = tree.shallowest.min(depth);
                         tree.deepest = depth;
-                        Node { value: self.leaf(&weights)?, split: LEAF, left: place(index)? }
+                        Node { value: self.leaf(&weights)?, feature: constant, left: place(index)? }
                     }
                 };
                 if let Some(slot) = self.nodes.get_mut(index) {
@@ -157,12 +158,28 @@ impl Forest {
         Ok(())
     }
 
+    /// Where the -∞ is that leaves read: behind the row and its copy.
+    fn constant(&self) -> u32 {
+        2 * self.features as u32
+    }
+
+    /// What a split reads.
+    fn feature(&self, split: Split) -> Result<u32, TooLarge> {
+        let feature = u32::try_from(split.feature).map_err(|_| TooLarge)?;
+        Ok(match (split.equal, split.missing_left) {
+            (false, false) => feature,
+            (false, true) => feature + self.features as u32,
+            // -∞ is not equal, so these look at the missing value itself.
+            (true, false) => feature | EQUAL,
+            (true, true) => feature | EQUAL | EQUAL_MISSING_LEFT,
+        })
+    }
+
     /// The payload of a leaf.
     fn leaf(&mut self, given: &[Weight]) -> Result<f32, TooLarge> {
         match &mut self.leaves {
             Leaves::Value => Ok(given.iter().map(|weight| weight.value).sum()),
             Leaves::Weights { ranges, weights } => {
-                let place = |index: usize| u32::try_from(index).map_err(|_| TooLarge);
                 let payload = place(ranges.len())?;
                 ranges.push((place(weights.len())?, place(weights.len() + given.len())?));
                 weights.extend_from_slice(given);
@@ -172,89 +189,106 @@ impl Forest {
     }
 
     /// The sums (or minima, maxima) of each row, row by row; 0 where no tree scored a target.
-    pub fn sums(&self, rows: &[f32], sums: &mut Vec<f32>) {
+    pub fn sums<'a>(&self, rows: &[f32], memory: &'a mut Memory) -> &'a mut [f32] {
         let neutral = match self.aggregate {
             Aggregate::Sum => 0.0,
             Aggregate::Min => f32::INFINITY,
             Aggregate::Max => f32::NEG_INFINITY,
         };
+        let Memory { sums, lanes, single } = memory;
         sums.clear();
         sums.resize(rows.len() / self.features * self.targets, neutral);
         for (rows, sums) in rows.chunks(BLOCK * self.features).zip(sums.chunks_mut(BLOCK * self.targets)) {
             // Forests that compare for equality are rare, the others need not pay for them.
-            if self.any_equal { self.block::<true>(rows, sums) } else { self.block::<false>(rows, sums) }
+            if self.any_equal {
+                self.block::<true>(rows, sums, lanes, single);
+            } else {
+                self.block::<false>(rows, sums, lanes, single);
+            }
         }
         if self.aggregate != Aggregate::Sum {
             sums.iter_mut().filter(|sum| **sum == neutral).for_each(|sum| *sum = 0.0);
         }
+        sums
     }
 
-    fn block<const EQ: bool>(&self, rows: &[f32], sums: &mut [f32]) {
+    fn block<const EQ: bool>(
+        &self,
+        rows: &[f32],
+        sums: &mut [f32],
+        lanes: &mut Vec<[f32; LANES]>,
+        single: &mut Vec<[f32; 1]>,
+    ) {
         let (width, targets) = (self.features, self.targets);
         let together = rows.len() / (LANES * width) * LANES;
-        let (head, tail) = rows.split_at(together * width);
-        let (head_sums, tail_sums) = sums.split_at_mut(together * targets);
+        let (rows, left_over) = rows.split_at(together * width);
+        let (sums, left_over_sums) = sums.split_at_mut(together * targets);
         if together > 0 {
+            lanes.clear();
+            rows.chunks_exact(LANES * width).for_each(|group| interleave(group, width, lanes));
             for tree in &self.trees {
-                for (rows, sums) in
-                    head.chunks_exact(LANES * width).zip(head_sums.chunks_exact_mut(LANES * targets))
-                {
-                    let lanes: [&[f32]; LANES] =
-                        std::array::from_fn(|lane| rows.get(lane * width..(lane + 1) * width).unwrap_or_default());
-                    let leaves = self.walk::<EQ, LANES>([tree.root; LANES], lanes, tree.shallowest, tree.deepest);
+                let groups = lanes.chunks_exact(2 * width + 1).zip(sums.chunks_exact_mut(LANES * targets));
+                for (rows, sums) in groups {
+                    let leaves = self.walk::<EQ, LANES, LANES>([tree.root; LANES], rows, tree.shallowest, tree.deepest);
                     for (leaf, sums) in leaves.into_iter().zip(sums.chunks_exact_mut(targets)) {
                         self.add(leaf, sums);
                     }
                 }
             }
         }
-        for (row, sums) in tail.chunks_exact(width).zip(tail_sums.chunks_exact_mut(targets)) {
+        for (row, sums) in left_over.chunks_exact(width).zip(left_over_sums.chunks_exact_mut(targets)) {
+            single.clear();
+            interleave(row, width, single);
             let mut groups = self.trees.chunks_exact(LANES);
             for group in &mut groups {
                 let roots = std::array::from_fn(|lane| group.get(lane).map_or(0, |tree| tree.root));
                 let shallowest = group.iter().map(|tree| tree.shallowest).min().unwrap_or_default();
                 let deepest = group.iter().map(|tree| tree.deepest).max().unwrap_or_default();
-                for leaf in self.walk::<EQ, LANES>(roots, [row; LANES], shallowest, deepest) {
+                for leaf in self.walk::<EQ, LANES, 1>(roots, single, shallowest, deepest) {
                     self.add(leaf, sums);
                 }
             }
             for tree in groups.remainder() {
-                for leaf in self.walk::<EQ, 1>([tree.root], [row], tree.shallowest, tree.deepest) {
+                for leaf in self.walk::<EQ, 1, 1>([tree.root], single, tree.shallowest, tree.deepest) {
                     self.add(leaf, sums);
                 }
             }
         }
     }
 
-    /// Goes from roots to leaves, all lanes in step; none arrives before `shallowest` steps or after `deepest`.
+    /// Goes from `N` roots to leaves in step; none arrives before `shallowest` steps or after `deepest`.
+    /// Each walk has its own row of `M` interleaved ones, or all have the only one.
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "children and features were checked when the trees were built")]
-    fn walk<const EQ: bool, const N: usize>(
+    fn walk<const EQ: bool, const N: usize, const M: usize>(
         &self,
         mut at: [u32; N],
-        rows: [&[f32]; N],
+        rows: &[[f32; M]],
         shallowest: u32,
         deepest: u32,
     ) -> [u32; N] {
         let nodes = self.nodes.as_slice();
-        let step = |at: u32, row: &[f32]| {
+        let step = |at: u32, lane: usize| {
             let node = nodes[at as usize];
-            let x = row[(node.split >> FEATURE_SHIFT) as usize];
-            let hit = if EQ && node.split & EQUAL != 0 { x == node.value } else { x <= node.value };
-            let stay = node.split & (LEAF | if x.is_nan() { MISSING_LEFT } else { 0 });
-            node.left + (u32::from(!hit) & u32::from(stay == 0))
+            let hit = if EQ && node.feature & EQUAL != 0 {
+                let x = rows[(node.feature & !(EQUAL | EQUAL_MISSING_LEFT)) as usize][lane % M];
+                x == node.value || (x.is_nan() && node.feature & EQUAL_MISSING_LEFT != 0)
+            } else {
+                rows[node.feature as usize][lane % M] <= node.value
+            };
+            node.left + u32::from(!hit)
         };
         for _ in 0..shallowest {
-            for lane in 0..N {
-                at[lane] = step(at[lane], rows[lane]);
+            for (lane, at) in at.iter_mut().enumerate() {
+                *at = step(*at, lane);
             }
         }
         for _ in shallowest..deepest {
             let mut moved = 0;
-            for lane in 0..N {
-                let next = step(at[lane], rows[lane]);
-                moved |= next ^ at[lane];
-                at[lane] = next;
+            for (lane, at) in at.iter_mut().enumerate() {
+                let next = step(*at, lane);
+                moved |= next ^ *at;
+                *at = next;
             }
             if moved == 0 {
                 break;
@@ -285,6 +319,30 @@ impl Forest {
     }
 }
 
+/// What a forest works with, kept from run to run.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    sums: Vec<f32>,
+    lanes: Vec<[f32; LANES]>,
+    single: Vec<[f32; 1]>,
+}
+
+/// Lays `M` rows side by side: first their values, then those with -∞ for what is missing, then a -∞.
+#[expect(clippy::indexing_slicing, reason = "the caller gives exactly M rows")]
+fn interleave<const M: usize>(rows: &[f32], width: usize, into: &mut Vec<[f32; M]>) {
+    let rows: [&[f32]; M] = std::array::from_fn(|row| &rows[row * width..(row + 1) * width]);
+    into.reserve(2 * width + 1);
+    into.extend((0..width).map(|feature| rows.map(|row| row[feature])));
+    let missing_left = |value: f32| if value.is_nan() { f32::NEG_INFINITY } else { value };
+    into.extend((0..width).map(|feature| rows.map(|row| missing_left(row[feature]))));
+    into.push([f32::NEG_INFINITY; M]);
+}
+
+/// An index as nodes hold it.
+fn place(index: usize) -> Result<u32, TooLarge> {
+    if index < MAX_INDEX { Ok(index as u32) } else { Err(TooLarge) }
+}
+
 /// A node as `Forest::add_tree` learns of it.
 pub(super) enum Described<N> {
     /// A split with its left and right child.
@@ -293,6 +351,6 @@ pub(super) enum Described<N> {
     Leaf(Vec<Weight>),
 }
 
-/// There are more nodes than 32 bits can count.
+/// There are more nodes than an index can count.
 #[derive(Debug)]
 pub(super) struct TooLarge;

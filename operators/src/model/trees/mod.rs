@@ -18,6 +18,7 @@ use super::graph::{Graph, attribute, operator};
 use super::tensor::{Data, ElementType, Tensor};
 use super::{ModelError, graph};
 use ensemble::Ensemble;
+use forest::Memory;
 
 /// Whether an operator is a tree ensemble.
 pub(super) fn is_ensemble(node: &NodeProto) -> bool {
@@ -156,14 +157,13 @@ impl Backend for Trees {
     }
 
     fn session(self: Arc<Self>) -> Result<Box<dyn Session>, ModelError> {
-        Ok(Box::new(TreesSession { trees: self, sums: Vec::new() }))
+        Ok(Box::new(TreesSession { trees: self, memory: Memory::default() }))
     }
 }
 
 struct TreesSession {
     trees: Arc<Trees>,
-    /// Scores before their transform, kept for their memory.
-    sums: Vec<f32>,
+    memory: Memory,
 }
 
 impl Session for TreesSession {
@@ -174,8 +174,8 @@ impl Session for TreesSession {
             let ensemble = &member.ensemble;
             let Some(input) = inputs.get(member.input) else { continue };
             let mut scores = match input.data() {
-                Data::Float32(rows) => ensemble.scores(rows, &mut self.sums),
-                other => ensemble.scores(&to_float32(other), &mut self.sums),
+                Data::Float32(rows) => ensemble.scores(rows, &mut self.memory),
+                other => ensemble.scores(&to_float32(other), &mut self.memory),
             };
             for factor in &member.factors {
                 scores.iter_mut().for_each(|score| *score *= factor);
