@@ -109,8 +109,8 @@ struct Branch {
 }
 
 impl Definition for Branch {
-    fn build(&self, _: &Wanted) -> Box<dyn Operator> {
-        Box::new(RunningBranch { definition: self.clone() })
+    fn build(&self, _: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
+        Ok(Box::new(RunningBranch { definition: self.clone() }))
     }
 }
 
@@ -125,14 +125,9 @@ impl Operator for RunningBranch {
         let mut rest = input.clone();
         for condition in &self.definition.conditions {
             // A row that has found its branch is not asked further: a later condition may fail on it.
-            let errors_before = context.errors.len();
-            let matches = matching(condition, &rest, context);
+            let (matches, failed) = matching(condition, &rest, context);
             outputs.push(rest.filter(&matches)?);
-            let mut others = arrow::compute::not(&matches)?;
-            if context.errors.len() > errors_before {
-                let failed: Vec<u32> = context.errors.iter().skip(errors_before).map(|error| error.seq).collect();
-                others = others.iter().zip(&rest.seq).map(|(other, seq)| other.map(|o| o && !failed.contains(seq))).collect();
-            }
+            let others = (0..rest.len()).map(|row| Some(!matches.value(row) && !failed.contains(&row))).collect();
             rest = rest.filter(&others)?;
         }
         if self.definition.otherwise {

@@ -81,8 +81,8 @@ struct Explode {
 }
 
 impl Definition for Explode {
-    fn build(&self, _: &Wanted) -> Box<dyn Operator> {
-        Box::new(RunningExplode { definition: self.clone() })
+    fn build(&self, _: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
+        Ok(Box::new(RunningExplode { definition: self.clone() }))
     }
 }
 

@@ -55,8 +55,8 @@ impl Definition for Filter {
         self.kind == Kind::Table
     }
 
-    fn build(&self, wanted: &Wanted) -> Box<dyn Operator> {
-        Box::new(RunningFilter { definition: self.clone(), before: wanted.before })
+    fn build(&self, wanted: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
+        Ok(Box::new(RunningFilter { definition: self.clone(), before: wanted.before }))
     }
 }
 
@@ -68,7 +68,7 @@ struct RunningFilter {
 impl Operator for RunningFilter {
     fn process(&mut self, inputs: &[Batch], context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
         let Some(input) = inputs.first() else { return Ok(Vec::new()) };
-        let matches = matching(&self.definition.condition, input, context);
+        let (matches, _) = matching(&self.definition.condition, input, context);
         let output = match self.definition.kind {
             Kind::Stream => input.filter(&matches)?,
             Kind::Table => table_changes(input, &matches, self.before)?,
@@ -77,16 +77,18 @@ impl Operator for RunningFilter {
     }
 }
 
-/// The rows for which `condition` is true; a row with an error is reported and does not match.
-pub(crate) fn matching(condition: &Expression, batch: &Batch, context: &mut Context<'_>) -> BooleanArray {
+/// The rows for which `condition` is true, and the rows on which it fails: these are reported and do not match.
+pub(crate) fn matching(condition: &Expression, batch: &Batch, context: &mut Context<'_>) -> (BooleanArray, Vec<usize>) {
     if batch.is_empty() {
-        return BooleanArray::from(Vec::<bool>::new());
+        return (BooleanArray::from(Vec::<bool>::new()), Vec::new());
     }
     let evaluated = condition.evaluate(&batch.rows);
     context.without_errors(batch, &evaluated.errors);
     let values = evaluated.values.as_boolean();
     // A failing row is null here, and null is not true.
-    if values.null_count() == 0 { values.clone() } else { arrow::compute::prep_null_mask_filter(values) }
+    let matches =
+        if values.null_count() == 0 { values.clone() } else { arrow::compute::prep_null_mask_filter(values) };
+    (matches, evaluated.errors.into_iter().map(|(row, _, _)| row).collect())
 }
 
 /// The changes of a filtered table: what the change of a row means when only matching rows exist.

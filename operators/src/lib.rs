@@ -8,12 +8,22 @@
     expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")
 )]
 
+pub mod aggregate;
 pub mod batch;
+pub mod branch;
 pub mod columns;
 pub mod config;
 pub mod diagnostic;
+pub mod explode;
+pub mod features;
+pub mod filter;
+mod hash;
 pub mod key;
+pub mod merge;
 pub mod operator;
 pub mod registry;
+pub mod rekey;
 pub mod row;
 pub mod schema;
+pub mod select;
+pub mod to_stream;

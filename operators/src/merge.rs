@@ -82,8 +82,8 @@ struct Merge {
 }
 
 impl Definition for Merge {
-    fn build(&self, _: &Wanted) -> Box<dyn Operator> {
-        Box::new(RunningMerge { definition: self.clone() })
+    fn build(&self, _: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
+        Ok(Box::new(RunningMerge { definition: self.clone() }))
     }
 }
 

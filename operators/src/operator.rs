@@ -252,7 +252,7 @@ pub trait Definition: Debug + Send + Sync {
     }
 
     /// The running part for one task.
-    fn build(&self, wanted: &Wanted) -> Box<dyn Operator>;
+    fn build(&self, wanted: &Wanted) -> Result<Box<dyn Operator>, OperatorError>;
 }
 
 /// What a node's consumers want of it.
@@ -373,6 +373,12 @@ pub enum OperatorError {
     /// An invariant does not hold.
     #[error("internal error in an operator (please report it): {0}")]
     Internal(String),
+}
+
+impl From<crate::columns::UnsupportedType> for OperatorError {
+    fn from(unsupported: crate::columns::UnsupportedType) -> Self {
+        OperatorError::Arrow(unsupported.into())
+    }
 }
 
 /// The running part of a step in one task. Between two epochs everything it holds is a function of its stores and its

@@ -128,8 +128,8 @@ impl Definition for Rekey {
         vec![("key", names.join(", "))]
     }
 
-    fn build(&self, _: &Wanted) -> Box<dyn Operator> {
-        Box::new(RunningRekey { definition: self.clone() })
+    fn build(&self, _: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
+        Ok(Box::new(RunningRekey { definition: self.clone() }))
     }
 }
 

@@ -156,8 +156,8 @@ impl Definition for Select {
         true
     }
 
-    fn build(&self, _: &Wanted) -> Box<dyn Operator> {
-        Box::new(RunningSelect { definition: self.clone() })
+    fn build(&self, _: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
+        Ok(Box::new(RunningSelect { definition: self.clone() }))
     }
 }
 

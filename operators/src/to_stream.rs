@@ -37,8 +37,8 @@ impl Definition for ToStream {
         false
     }
 
-    fn build(&self, _: &Wanted) -> Box<dyn Operator> {
-        Box::new(RunningToStream { key: self.schema.key })
+    fn build(&self, _: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
+        Ok(Box::new(RunningToStream { key: self.schema.key }))
     }
 }
 

@@ -7,7 +7,7 @@ use arrow::array::{ArrayRef, BooleanArray, TimestampMillisecondArray};
 use super::groups::{Entry, Group};
 use crate::aggregates::{AggregatePlan, GroupState, ResultBuilder};
 use crate::batch::{Batch, RowKind};
-use crate::key::KeyDecoder;
+use crate::key::{KeyDecoder, KeyEncoder};
 use crate::operator::{Context, OperatorError};
 use crate::schema::Schema;
 
@@ -35,20 +35,20 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    pub fn new(input: &Schema, plan: &AggregatePlan) -> Self {
-        Changes {
-            keys: KeyDecoder::new(input.key_fields()),
+    pub fn new(keys: &KeyEncoder, plan: &AggregatePlan) -> Result<Self, OperatorError> {
+        Ok(Changes {
+            keys: keys.decoder()?,
             windows: Vec::new(),
             kinds: Vec::new(),
             times: Vec::new(),
             seqs: Vec::new(),
             results: plan.results(),
-        }
+        })
     }
 
     /// Adds a row; without a state its value columns are null.
     pub fn push(&mut self, place: Place<'_>, kind: RowKind, state: Option<&GroupState>) -> Result<(), OperatorError> {
-        self.keys.push(place.key).map_err(|error| OperatorError::Internal(error.to_string()))?;
+        self.keys.push(place.key).map_err(|error| OperatorError::Stored(error.to_string()))?;
         self.windows.extend(place.window);
         self.kinds.push(kind);
         self.times.push(place.time);
@@ -88,12 +88,12 @@ impl Changes {
     }
 
     /// The batch of all changes, by `seq`.
-    pub fn finish(self, schema: &Schema, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
+    pub fn finish(mut self, schema: &Schema, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
         if self.times.is_empty() {
             return Ok(Batch::empty(&schema.columns));
         }
         let count = self.times.len();
-        let mut arrays: Vec<ArrayRef> = self.keys.finish();
+        let mut arrays: Vec<ArrayRef> = self.keys.finish()?;
         if !self.windows.is_empty() {
             let (starts, ends): (Vec<i64>, Vec<i64>) = self.windows.into_iter().unzip();
             arrays.push(Arc::new(TimestampMillisecondArray::from(starts)));

@@ -13,7 +13,7 @@ use crate::aggregates::AggregatePlan;
 use crate::config::{Field, FieldKind, format_duration};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::operator::{
-    Arity, Definition, Operator, OperatorSpec, Output, Regroup, Resolved, Step, StoreDeclaration, StoreKind, Wanted,
+    Arity, Definition, Operator, OperatorError, OperatorSpec, Output, Regroup, Resolved, Step, StoreDeclaration, StoreKind, Wanted,
 };
 use crate::rekey::Rekey;
 use crate::schema::{Kind, Schema, TIMESTAMP, column, type_name};
@@ -254,10 +254,10 @@ impl Definition for Aggregate {
         facts
     }
 
-    fn build(&self, wanted: &Wanted) -> Box<dyn Operator> {
-        match self.window {
-            None => Box::new(unwindowed::Unwindowed::new(self.clone(), *wanted)),
-            Some(window) => Box::new(tumbling::Tumbling::new(self.clone(), window, *wanted)),
-        }
+    fn build(&self, wanted: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
+        Ok(match self.window {
+            None => Box::new(unwindowed::Unwindowed::new(self.clone(), *wanted)?),
+            Some(window) => Box::new(tumbling::Tumbling::new(self.clone(), window, *wanted)?),
+        })
     }
 }

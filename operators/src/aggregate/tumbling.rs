@@ -21,9 +21,9 @@ pub(super) struct Tumbling {
 }
 
 impl Tumbling {
-    pub fn new(aggregate: Aggregate, window: Window, wanted: Wanted) -> Self {
-        let keys = KeyEncoder::new(aggregate.input.key_fields());
-        Tumbling { aggregate, window, wanted, keys, stream_time: None }
+    pub fn new(aggregate: Aggregate, window: Window, wanted: Wanted) -> Result<Self, OperatorError> {
+        let keys = KeyEncoder::of(&aggregate.input)?;
+        Ok(Tumbling { aggregate, window, wanted, keys, stream_time: None })
     }
 
     /// Windows that start before this are closed at `stream_time`; closed means `stream_time >= end + grace`.
@@ -36,11 +36,11 @@ impl Tumbling {
     }
 
     fn process_rows(&mut self, input: &Batch, context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
-        let mut changes = Changes::new(&self.aggregate.input, &self.aggregate.plan);
+        let mut changes = Changes::new(&self.keys, &self.aggregate.plan)?;
         let mut groups = Groups::default();
         let store = context.store(0);
         let size = self.window.size;
-        let keys = self.keys.encode_all(input.rows.columns());
+        let keys = self.keys.encode_all(input.rows.columns(), input.len())?;
         let arguments = self.aggregate.plan.prepare(&input.rows);
         let usable = context.without_errors(input, arguments.errors());
 
@@ -176,7 +176,7 @@ impl Operator for Tumbling {
     }
 
     fn advance(&mut self, to: Advance, seq: u32, context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
-        let mut changes = Changes::new(&self.aggregate.input, &self.aggregate.plan);
+        let mut changes = Changes::new(&self.keys, &self.aggregate.plan)?;
         match to {
             Advance::To(time) => self.pass_time(time, seq, &mut Groups::default(), &mut changes, context)?,
             Advance::End if self.window.emit_close => {

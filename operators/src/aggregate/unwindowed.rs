@@ -24,16 +24,16 @@ pub(super) struct Unwindowed {
 }
 
 impl Unwindowed {
-    pub fn new(aggregate: Aggregate, wanted: Wanted) -> Self {
-        let keys = KeyEncoder::new(aggregate.input.key_fields());
-        Unwindowed { aggregate, wanted, keys, stream_time: None, earliest: None }
+    pub fn new(aggregate: Aggregate, wanted: Wanted) -> Result<Self, OperatorError> {
+        let keys = KeyEncoder::of(&aggregate.input)?;
+        Ok(Unwindowed { aggregate, wanted, keys, stream_time: None, earliest: None })
     }
 
     fn process_rows(&mut self, input: &Batch, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
-        let mut changes = Changes::new(&self.aggregate.input, &self.aggregate.plan);
+        let mut changes = Changes::new(&self.keys, &self.aggregate.plan)?;
         let mut groups = Groups::default();
         let store = context.store(0);
-        let keys = self.keys.encode_all(input.rows.columns());
+        let keys = self.keys.encode_all(input.rows.columns(), input.len())?;
         let arguments = self.aggregate.plan.prepare(&input.rows);
         let usable = context.without_errors(input, arguments.errors());
 
@@ -219,7 +219,7 @@ impl Operator for Unwindowed {
             return Ok(Vec::new());
         }
         self.stream_time = Some(time);
-        let mut changes = Changes::new(&self.aggregate.input, &self.aggregate.plan);
+        let mut changes = Changes::new(&self.keys, &self.aggregate.plan)?;
         let mut groups = Groups::default();
         self.sweep(time, seq, &mut groups, &mut changes, context)?;
         groups.write(&self.aggregate.plan, context.state, context.store(0));
