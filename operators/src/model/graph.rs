@@ -38,13 +38,24 @@ pub(super) struct GraphInput<'a> {
 impl Graph {
     /// Reads `model.onnx`.
     pub fn read(file: &Path, bytes: &[u8]) -> Result<Graph, ModelError> {
-        let fail = |message: String| ModelError::Graph { file: file.to_owned(), message };
-        let mut proto = tract_onnx::onnx().proto_model_for_read(&mut &*bytes).map_err(|error| {
-            fail(format!("this is no ONNX model ({error}); the file is truncated or of another kind"))
+        let proto = tract_onnx::onnx().proto_model_for_read(&mut &*bytes).map_err(|error| {
+            let message = format!("this is no ONNX model ({error}); the file is truncated or of another kind");
+            ModelError::Graph { file: file.to_owned(), message }
         })?;
+        Graph::new(file, proto)
+    }
+
+    /// Checks a model that was read from `file`.
+    fn new(file: &Path, mut proto: ModelProto) -> Result<Graph, ModelError> {
+        let fail = |message: String| ModelError::Graph { file: file.to_owned(), message };
         let Some(graph) = proto.graph.take().filter(|graph| !graph.node.is_empty()) else {
             return Err(fail("this is no ONNX model (it has no graph); the file is truncated or of another kind".into()));
         };
+        let imported = |domain: &str| proto.opset_import.iter().any(|import| same_domain(&import.domain, domain));
+        if let Some(node) = graph.node.iter().find(|node| !imported(&node.domain)) {
+            let message = format!("no version is stated for the operator `{}`; the file is truncated", operator(node));
+            return Err(fail(message));
+        }
         check_tensors(&graph).map_err(fail)?;
         let constants: HashMap<_, _> =
             graph.initializer.iter().enumerate().map(|(index, tensor)| (tensor.name.clone(), index)).collect();
@@ -130,6 +141,12 @@ impl Graph {
 /// The name of an operator as messages show it.
 pub(super) fn operator(node: &NodeProto) -> String {
     if node.domain.is_empty() { node.op_type.clone() } else { format!("{}.{}", node.domain, node.op_type) }
+}
+
+/// Whether two names mean the same set of operators: ONNX's own has two.
+fn same_domain(a: &str, b: &str) -> bool {
+    let own = |domain: &str| matches!(domain, "" | "ai.onnx");
+    a == b || (own(a) && own(b))
 }
 
 /// An attribute by its name.
@@ -246,4 +263,82 @@ fn check_tensor(tensor: &TensorProto) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tract_onnx::pb::OperatorSetIdProto;
+
+    use super::*;
+
+    fn node(op_type: &str, input: &[&str], output: &[&str]) -> NodeProto {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        NodeProto { op_type: op_type.to_owned(), input: names(input), output: names(output), ..Default::default() }
+    }
+
+    fn value(name: &str) -> ValueInfoProto {
+        ValueInfoProto { name: name.to_owned(), ..Default::default() }
+    }
+
+    fn read(graph: GraphProto) -> Result<Graph, String> {
+        let graph = GraphProto { input: vec![value("x")], output: vec![value("y")], ..graph };
+        let opset_import = vec![OperatorSetIdProto { version: 18, ..Default::default() }];
+        let proto = ModelProto { graph: Some(graph), opset_import, ..Default::default() };
+        Graph::new(Path::new("model.onnx"), proto).map_err(|error| error.to_string())
+    }
+
+    fn with_constant(tensor: TensorProto) -> Result<Graph, String> {
+        read(GraphProto {
+            node: vec![node("Add", &["x", "c"], &["y"])],
+            initializer: vec![TensorProto { name: "c".to_owned(), data_type: DataType::Float as i32, ..tensor }],
+            ..Default::default()
+        })
+    }
+
+    #[test]
+    fn nodes_that_form_a_cycle_are_refused() {
+        let nodes = vec![node("Add", &["x", "b"], &["a"]), node("Identity", &["a"], &["b"]), node("Neg", &["b"], &["y"])];
+        let error = read(GraphProto { node: nodes, ..Default::default() }).err().unwrap();
+        assert!(error.starts_with("model.onnx: operator `Add` reads `b`, which nothing before it makes"), "{error}");
+    }
+
+    #[test]
+    fn an_output_that_nothing_makes_is_refused() {
+        let error = read(GraphProto { node: vec![node("Neg", &["x"], &["z"])], ..Default::default() }).err().unwrap();
+        assert!(error.contains("nothing makes the output `y`"), "{error}");
+    }
+
+    #[test]
+    fn tensors_have_the_size_their_shape_promises() {
+        assert!(with_constant(TensorProto { dims: vec![2], float_data: vec![1.0, 2.0], ..Default::default() }).is_ok());
+        assert!(with_constant(TensorProto { dims: vec![2], raw_data: vec![0; 8], ..Default::default() }).is_ok());
+        for tensor in [
+            TensorProto { dims: vec![1 << 40], float_data: vec![1.0], ..Default::default() },
+            TensorProto { dims: vec![1 << 40, 1 << 40], raw_data: vec![0; 8], ..Default::default() },
+            TensorProto { dims: vec![-1], float_data: vec![1.0], ..Default::default() },
+            TensorProto { dims: vec![2], raw_data: vec![0; 9], ..Default::default() },
+        ] {
+            let error = with_constant(tensor).err().unwrap();
+            assert!(error.contains("tensor `c` should have the shape"), "{error}");
+        }
+    }
+
+    #[test]
+    fn tensors_in_other_files_are_refused() {
+        let location = Some(DataLocation::External as i32);
+        let error = with_constant(TensorProto { data_location: location, ..Default::default() }).err().unwrap();
+        assert!(error.contains("tensor `c` lies in another file"), "{error}");
+    }
+
+    #[test]
+    fn only_what_the_outputs_need_is_kept() {
+        let graph = GraphProto {
+            node: vec![node("Neg", &["x"], &["y"]), node("Unheard", &["x"], &["label"])],
+            ..Default::default()
+        };
+        let graph = read(graph).ok().unwrap();
+        let operators: Vec<String> = graph.needed(&["y"]).into_iter().map(operator).collect();
+        assert_eq!(operators, ["Neg"]);
+        assert_eq!(graph.reduced(&["y"]).graph.unwrap().node.len(), 1);
+    }
 }

@@ -14,6 +14,8 @@ mod graph;
 mod manifest;
 mod neural;
 mod tensor;
+#[cfg(test)]
+mod tests;
 mod trees;
 
 use std::path::Path;

@@ -12,7 +12,7 @@ use tract_onnx::prelude::{
     Datum, DatumType, Framework, InferenceFact, InferenceModelExt, IntoRunnable, IntoTValue, TValue, TVec,
     Tensor as TractTensor, ToDim, TractResult, TypedRunnableModel, TypedSimpleState, tvec,
 };
-use tract_onnx::tract_core::internal::{EvalContext, EvalOp};
+use tract_onnx::tract_core::internal::EvalContext;
 
 use super::ModelError;
 use super::backend::{Backend, InputSpec, OutputShape, Session, check_inputs};

@@ -48,7 +48,8 @@ impl Ensemble {
         };
         // A target beyond the weights has no leaf: the bound keeps a wrong `n_targets` from taking all memory.
         if width < if classifier { 2 } else { 1 } || width > weights.len().max(2) {
-            return Err(format!("it has {width} {prefix}es or targets and {} weights", weights.len()));
+            let what = if classifier { "classes" } else { "targets" };
+            return Err(format!("it has {width} {what} and {} weights", weights.len()));
         }
         if let Some((_, weight)) = weights.iter().find(|(_, weight)| weight.target >= width) {
             return Err(format!("a weight is for {prefix} {}, there are {width} (from 0)", weight.target));
@@ -318,4 +319,143 @@ fn split(mode: &[u8], feature: usize, value: f32, missing_true: bool) -> Option<
     };
     let missing_true = missing_true || mode == b"BRANCH_NEQ";
     Some((Split { feature, value, equal, missing_left: missing_true != swapped }, swapped))
+}
+
+#[cfg(test)]
+mod tests {
+    use tract_onnx::pb::AttributeProto;
+
+    use super::*;
+
+    /// One split, `x0 <= 0.5`, with the leaves 1 and 2.
+    fn stump() -> NodeProto {
+        let ints = |name: &str, ints: &[i64]| AttributeProto {
+            name: name.to_owned(),
+            ints: ints.to_vec(),
+            ..Default::default()
+        };
+        let floats = |name: &str, floats: &[f32]| AttributeProto {
+            name: name.to_owned(),
+            floats: floats.to_vec(),
+            ..Default::default()
+        };
+        let modes = ["BRANCH_LEQ", "LEAF", "LEAF"].map(|mode| mode.as_bytes().to_vec()).to_vec();
+        NodeProto {
+            op_type: "TreeEnsembleRegressor".to_owned(),
+            attribute: vec![
+                ints("nodes_treeids", &[0, 0, 0]),
+                ints("nodes_nodeids", &[0, 1, 2]),
+                ints("nodes_truenodeids", &[1, 0, 0]),
+                ints("nodes_falsenodeids", &[2, 0, 0]),
+                ints("nodes_featureids", &[0, 0, 0]),
+                floats("nodes_values", &[0.5, 0.0, 0.0]),
+                AttributeProto { name: "nodes_modes".to_owned(), strings: modes, ..Default::default() },
+                ints("target_treeids", &[0, 0]),
+                ints("target_nodeids", &[1, 2]),
+                ints("target_ids", &[0, 0]),
+                floats("target_weights", &[1.0, 2.0]),
+            ],
+            ..Default::default()
+        }
+    }
+
+    /// The error of a stump in which one attribute is changed.
+    fn broken(name: &str, change: impl FnOnce(&mut AttributeProto)) -> String {
+        let mut node = stump();
+        change(node.attribute.iter_mut().find(|attribute| attribute.name == name).unwrap());
+        Ensemble::new(&node, 3).unwrap_err()
+    }
+
+    #[test]
+    fn a_stump_scores() {
+        let scores = Ensemble::new(&stump(), 1).unwrap().scores(&[0.5, 0.6, f32::NAN], &mut Memory::default());
+        assert_eq!(scores, [1.0, 2.0, 2.0]);
+    }
+
+    #[test]
+    fn what_is_no_tree_is_refused() {
+        let (yes, no) = ("nodes_truenodeids", "nodes_falsenodeids");
+        assert_eq!(broken(yes, |list| list.ints[0] = 0), "tree 0 has 3 nodes, but 1 can be reached from its root");
+        assert_eq!(broken(yes, |list| list.ints[0] = 2), "node 2 of tree 0 is the child of two nodes");
+        assert_eq!(broken(no, |list| list.ints[0] = 7), "node 0 of tree 0 has the false child 7, which is not there");
+        assert_eq!(broken(no, |list| list.ints[0] = -1), "node 0 of tree 0 has the false child -1, which is not there");
+        assert_eq!(broken("nodes_nodeids", |list| list.ints[2] = 1), "node 1 of tree 0 is there twice");
+        assert_eq!(broken("nodes_modes", |list| list.strings[0] = b"LEAF".to_vec()), "tree 0 has two roots");
+        assert_eq!(
+            broken("nodes_modes", |list| list.strings[0] = b"BRANCH".to_vec()),
+            "node 0 of tree 0 has the unknown mode BRANCH"
+        );
+    }
+
+    #[test]
+    fn a_cycle_beside_a_root_is_refused() {
+        let mut node = stump();
+        let mut push = |name: &str, values: &[i64]| {
+            node.attribute.iter_mut().find(|attribute| attribute.name == name).unwrap().ints.extend(values);
+        };
+        // 3 and 4 are each other's children; 5 and 6 are leaves of theirs.
+        push("nodes_treeids", &[0, 0, 0, 0]);
+        push("nodes_nodeids", &[3, 4, 5, 6]);
+        push("nodes_truenodeids", &[4, 3, 0, 0]);
+        push("nodes_falsenodeids", &[5, 6, 0, 0]);
+        push("nodes_featureids", &[0, 0, 0, 0]);
+        for attribute in &mut node.attribute {
+            match attribute.name.as_str() {
+                "nodes_values" => attribute.floats.extend([0.0; 4]),
+                "nodes_modes" => {
+                    let modes = ["BRANCH_LEQ", "BRANCH_LEQ", "LEAF", "LEAF"];
+                    attribute.strings.extend(modes.map(|mode| mode.as_bytes().to_vec()));
+                }
+                _ => {}
+            }
+        }
+        let error = Ensemble::new(&node, 1).unwrap_err();
+        assert_eq!(error, "tree 0 has 7 nodes, but 3 can be reached from its root");
+    }
+
+    #[test]
+    fn lists_and_indices_that_do_not_fit_are_refused() {
+        assert_eq!(
+            broken("nodes_values", |list| drop(list.floats.pop())),
+            "`nodes_values` has 2 elements, expected are 3"
+        );
+        assert_eq!(
+            broken("target_ids", |list| list.ints.push(0)),
+            "`target_ids` has 3 elements, expected are 2"
+        );
+        let beyond = "node 0 of tree 0 reads a value beyond the 3 columns of its input in `model.toml`";
+        assert_eq!(broken("nodes_featureids", |list| list.ints[0] = 3), beyond);
+        assert_eq!(broken("nodes_featureids", |list| list.ints[0] = -1), beyond);
+        assert_eq!(broken("nodes_values", |list| list.floats[0] = f32::NAN), "node 0 of tree 0 compares with NaN");
+        assert_eq!(broken("target_ids", |list| list.ints[0] = 1), "a weight is for target 1, there are 1 (from 0)");
+        assert_eq!(
+            broken("target_nodeids", |list| list.ints[0] = 9),
+            "a weight is for node 9 of tree 0, which is not there"
+        );
+        assert_eq!(
+            broken("target_weights", |list| list.floats[0] = f32::INFINITY),
+            "node 1 of tree 0 has the weight inf"
+        );
+    }
+
+    #[test]
+    fn a_huge_number_of_targets_takes_no_memory() {
+        let mut node = stump();
+        node.attribute.push(AttributeProto { name: "n_targets".to_owned(), i: i64::MAX, ..Default::default() });
+        let error = Ensemble::new(&node, 1).unwrap_err();
+        assert_eq!(error, format!("it has {} targets and 2 weights", i64::MAX));
+    }
+
+    #[test]
+    fn base_values_are_one_or_one_for_each() {
+        let mut node = stump();
+        node.attribute.push(AttributeProto {
+            name: "base_values".to_owned(),
+            floats: vec![10.0],
+            ..Default::default()
+        });
+        assert_eq!(Ensemble::new(&node, 1).unwrap().scores(&[0.0], &mut Memory::default()), [11.0]);
+        node.attribute.last_mut().unwrap().floats.push(1.0);
+        assert_eq!(Ensemble::new(&node, 1).unwrap_err(), "base_values has 2 values for 1 scores");
+    }
 }

@@ -354,3 +354,98 @@ pub(super) enum Described<N> {
 /// There are more nodes than an index can count.
 #[derive(Debug)]
 pub(super) struct TooLarge;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A tree as one would draw it.
+    #[derive(Debug, Clone)]
+    enum Drawn {
+        Leaf(f32),
+        Split(usize, f32, bool, bool, Box<(Drawn, Drawn)>),
+    }
+
+    const FEATURES: usize = 3;
+
+    fn drawn() -> impl Strategy<Value = Drawn> {
+        let leaf = (-8..8).prop_map(|value| Drawn::Leaf(value as f32));
+        leaf.prop_recursive(7, 60, 2, |inner| {
+            (0..FEATURES, -3..4, any::<bool>(), any::<bool>(), inner.clone(), inner).prop_map(
+                |(feature, value, equal, missing_left, left, right)| {
+                    Drawn::Split(feature, value as f32, equal, missing_left, Box::new((left, right)))
+                },
+            )
+        })
+    }
+
+    fn row() -> impl Strategy<Value = Vec<f32>> {
+        proptest::collection::vec(prop_oneof![4 => (-4..5).prop_map(|x| x as f32), 1 => Just(f32::NAN)], FEATURES)
+    }
+
+    fn score(tree: &Drawn, row: &[f32]) -> f32 {
+        match tree {
+            Drawn::Leaf(value) => *value,
+            Drawn::Split(feature, value, equal, missing_left, children) => {
+                let x = row[*feature];
+                let left = if x.is_nan() {
+                    *missing_left
+                } else if *equal {
+                    x == *value
+                } else {
+                    x <= *value
+                };
+                score(if left { &children.0 } else { &children.1 }, row)
+            }
+        }
+    }
+
+    fn forest(trees: &[Drawn], targets: usize, aggregate: Aggregate) -> Forest {
+        let mut forest = Forest::new(FEATURES, targets, aggregate);
+        for (index, tree) in trees.iter().enumerate() {
+            let added: Result<(), TooLarge> = forest.add_tree(tree, |tree| {
+                Ok(match tree {
+                    Drawn::Leaf(value) => Described::Leaf(vec![Weight { target: index % targets, value: *value }]),
+                    Drawn::Split(feature, value, equal, missing_left, children) => {
+                        let (feature, value) = (*feature, *value);
+                        let split = Split { feature, value, equal: *equal, missing_left: *missing_left };
+                        Described::Split(split, &children.0, &children.1)
+                    }
+                })
+            });
+            added.unwrap();
+        }
+        forest
+    }
+
+    proptest! {
+        /// Whatever the number of trees and rows, each row gets what walking down each tree gives.
+        #[test]
+        fn sums_are_those_of_single_walks(
+            trees in proptest::collection::vec(drawn(), 1..20),
+            rows in proptest::collection::vec(row(), 0..80),
+            targets in 1..4_usize,
+            kind in 0..3,
+        ) {
+            let aggregate = [Aggregate::Sum, Aggregate::Min, Aggregate::Max][kind as usize];
+            let forest = forest(&trees, targets, aggregate);
+            let mut memory = Memory::default();
+            let found = forest.sums(&rows.concat(), &mut memory).to_vec();
+            let mut expected = Vec::new();
+            for row in &rows {
+                for target in 0..targets {
+                    let scores = trees.iter().skip(target).step_by(targets).map(|tree| score(tree, row));
+                    let all = match aggregate {
+                        Aggregate::Sum => Some(scores.sum()),
+                        Aggregate::Min => scores.reduce(f32::min),
+                        Aggregate::Max => scores.reduce(f32::max),
+                    };
+                    expected.push(all.unwrap_or(0.0));
+                }
+            }
+            prop_assert_eq!(found, expected);
+        }
+    }
+}
