@@ -9,10 +9,12 @@
 )]
 
 pub mod aggregate;
+pub mod aggregates;
 pub mod batch;
 pub mod branch;
 pub mod columns;
 pub mod config;
+pub mod datum;
 pub mod diagnostic;
 pub mod explode;
 pub mod features;
@@ -26,4 +28,5 @@ pub mod rekey;
 pub mod row;
 pub mod schema;
 pub mod select;
+pub mod sql;
 pub mod to_stream;
