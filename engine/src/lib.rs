@@ -12,3 +12,7 @@ pub mod feed;
 pub mod partitioner;
 pub mod record;
 pub mod topology;
+
+#[cfg(test)]
+#[path = "../../operators/src/testing.rs"]
+mod testing;

@@ -8,6 +8,10 @@
     expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")
 )]
 
+// Tests share a file with other crates' tests, which know this crate by its name.
+#[cfg(test)]
+extern crate self as millstream_operators;
+
 pub mod aggregate;
 pub mod batch;
 pub mod branch;
@@ -26,4 +30,6 @@ pub mod rekey;
 pub mod row;
 pub mod schema;
 pub mod select;
+#[cfg(test)]
+mod testing;
 pub mod to_stream;
