@@ -8,9 +8,11 @@
 )]
 
 pub mod codec;
-pub mod feed;
+pub mod driver;
 pub mod partitioner;
+pub mod plan;
 pub mod record;
+pub mod task;
 pub mod topology;
 
 #[cfg(test)]
