@@ -14,3 +14,7 @@ pub mod plan;
 pub mod record;
 pub mod task;
 pub mod topology;
+
+#[cfg(test)]
+#[path = "../../operators/src/testing.rs"]
+mod testing;

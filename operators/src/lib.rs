@@ -8,6 +8,10 @@
     expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")
 )]
 
+// Tests share a file with other crates' tests, which know this crate by its name.
+#[cfg(test)]
+extern crate self as millstream_operators;
+
 pub mod aggregate;
 pub mod aggregates;
 pub mod batch;
@@ -22,6 +26,7 @@ pub mod filter;
 mod hash;
 pub mod key;
 pub mod merge;
+pub mod model;
 pub mod operator;
 pub mod registry;
 pub mod rekey;
@@ -29,4 +34,6 @@ pub mod row;
 pub mod schema;
 pub mod select;
 pub mod sql;
+#[cfg(test)]
+mod testing;
 pub mod to_stream;

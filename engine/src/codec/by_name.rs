@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::DataType;
-use millstream_operators::columns::{Column, ColumnBuilder, UnsupportedType, all_null};
+use millstream_operators::columns::{Column, ColumnBuilder, UnsupportedType};
 use millstream_operators::schema::Schema;
 
 use super::encode::{KeyWriter, PartWriter};
@@ -148,10 +148,12 @@ impl RecordBuilder {
     }
 }
 
+/// A key or value, or why there is none.
+type PartBytes = Result<Option<Vec<u8>>, String>;
+
 /// Builds the keys or the values of records.
 #[derive(Debug)]
 pub(crate) struct PartBuilder {
-    pub(crate) names: Vec<String>,
     pub(crate) columns: Vec<ColumnBuilder>,
     reader: ObjectReader,
     writer: Writer,
@@ -167,7 +169,6 @@ impl PartBuilder {
     fn new(fields: &[FieldLayout], format: Format, is_key: bool) -> Result<Self, UnsupportedType> {
         let columns = fields.iter().enumerate();
         Ok(PartBuilder {
-            names: fields.iter().map(|field| field.name.clone()).collect(),
             columns: ColumnBuilder::all(fields.iter().map(|field| &field.data_type))?,
             reader: ObjectReader::new(columns.clone(), Names::Columns, UnknownFields::Refuse),
             writer: if is_key {
@@ -195,25 +196,24 @@ impl PartBuilder {
             self.columns.iter_mut().for_each(|column| column.truncate(0));
             return Err(fault);
         }
-        let mut records = self.finish().map_err(|message| Fault::at(at, message))?;
+        let mut records = self.finish(1).map_err(|message| Fault::at(at, message))?;
         records.pop().unwrap_or(Ok(None)).map_err(|message| Fault::at(at, message))
     }
 
-    /// The bytes of all rows that the columns hold.
-    #[expect(clippy::type_complexity, reason = "rows fail one by one")]
-    pub(crate) fn finish(&mut self) -> Result<Vec<Result<Option<Vec<u8>>, String>>, String> {
-        let rows = self.columns.first().map_or(0, ColumnBuilder::len);
+    /// The bytes of the `rows` rows that the columns hold; rows fail one by one.
+    pub(crate) fn finish(&mut self, rows: usize) -> Result<Vec<PartBytes>, String> {
         let arrays: Result<Vec<_>, _> = self.columns.iter_mut().map(ColumnBuilder::finish).collect();
         let arrays = arrays.map_err(|error| error.to_string())?;
         let columns = Column::all(&arrays).map_err(|error| error.to_string())?;
         let write = |row| {
             let mut bytes = Vec::new();
             match &self.writer {
-                Writer::Key(_) if all_null(&columns, row) => return Ok(None),
-                Writer::Key(writer) => writer.write(&columns, row, &mut bytes).map(|_| ()),
-                Writer::Value(writer) => writer.write(&columns, row, &mut bytes),
+                Writer::Key(writer) => {
+                    let written = writer.write(&columns, row, &mut bytes).map_err(|(_, message)| message)?;
+                    return Ok(written.map(|_| bytes));
+                }
+                Writer::Value(writer) => writer.write(&columns, row, &mut bytes).map_err(|(_, message)| message)?,
             }
-            .map_err(|(_, message)| message)?;
             Ok(Some(bytes))
         };
         Ok((0..rows).map(write).collect())

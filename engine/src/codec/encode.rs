@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use arrow::array::RecordBatch;
-use millstream_operators::columns::{Column, UnsupportedType, Value, all_null};
+use millstream_operators::columns::{Column, UnsupportedType, Value};
 use millstream_operators::diagnostic::Code;
 
 use super::json_write::{ObjectWriter, ValueWriter};

@@ -13,3 +13,7 @@ pub mod text;
 pub use decode::{Decoded, SourceDecoder};
 pub use encode::{Encoded, EncodedRecord, SinkEncoder};
 pub use json_read::Fault;
+pub(crate) use plain_text::TextReader;
+
+#[cfg(test)]
+mod tests;
