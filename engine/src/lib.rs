@@ -1,1 +1,20 @@
+//! From a TOML text to running tasks.
+//!
+//! Data flows one way through the rooms: `topology` → `plan` → `task` → `driver`; `codec` is a leaf.
 
+#![cfg_attr(
+    test,
+    expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")
+)]
+
+pub mod codec;
+pub mod driver;
+pub mod partitioner;
+pub mod plan;
+pub mod record;
+pub mod task;
+pub mod topology;
+
+#[cfg(test)]
+#[path = "../../operators/src/testing.rs"]
+mod testing;

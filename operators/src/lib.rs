@@ -1,1 +1,39 @@
+//! Batches in, batches out: what a topology computes.
+//!
+//! An operator is one file or folder here and one line in [`registry`]. This crate knows no thread, no Kafka and no clock:
+//! records, time and commits come in as calls, so that a run can be repeated exactly.
 
+#![cfg_attr(
+    test,
+    expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")
+)]
+
+// Tests share a file with other crates' tests, which know this crate by its name.
+#[cfg(test)]
+extern crate self as millstream_operators;
+
+pub mod aggregate;
+pub mod aggregates;
+pub mod batch;
+pub mod branch;
+pub mod columns;
+pub mod config;
+pub mod datum;
+pub mod diagnostic;
+pub mod explode;
+pub mod features;
+pub mod filter;
+mod hash;
+pub mod key;
+pub mod merge;
+pub mod model;
+pub mod operator;
+pub mod registry;
+pub mod rekey;
+pub mod row;
+pub mod schema;
+pub mod select;
+pub mod sql;
+#[cfg(test)]
+mod testing;
+pub mod to_stream;

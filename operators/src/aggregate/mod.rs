@@ -1,0 +1,263 @@
+//! `aggregate`: SQL aggregates per key, or per key and window.
+
+mod changes;
+mod groups;
+mod tumbling;
+mod unwindowed;
+
+use std::sync::Arc;
+
+use millstream_state::Fingerprint;
+
+use crate::aggregates::AggregatePlan;
+use crate::config::{Field, FieldKind, format_duration};
+use crate::diagnostic::{Code, Diagnostic};
+use crate::operator::{
+    Arity, Definition, Operator, OperatorError, OperatorSpec, Output, Regroup, Resolved, Step, StoreDeclaration, StoreKind, Wanted,
+};
+use crate::rekey::Rekey;
+use crate::schema::{Kind, Schema, TIMESTAMP, column, type_name};
+
+/// The registry's entry.
+pub const SPEC: OperatorSpec = OperatorSpec {
+    name: "aggregate",
+    summary: "SQL aggregates per key, or per key and window; the result is a table.",
+    arity: Arity::One,
+    keyed: true,
+    fields: &[
+        Field {
+            name: "columns",
+            kind: FieldKind::SqlTable,
+            required: true,
+            doc: "The result's columns: name = SQL with aggregates, such as `sum(amount) / count(*)` or \
+                  `count(*) filter (where amount > 100)`.",
+        },
+        Field {
+            name: "window",
+            kind: FieldKind::Table,
+            required: false,
+            doc: "`{ tumbling = \"1m\" }`: one result per key and window [start, end); the key gains `window_start` and \
+                  `window_end`.",
+        },
+        Field {
+            name: "grace",
+            kind: FieldKind::Duration,
+            required: false,
+            doc: "How long after its end, in stream time, a window still takes rows; default: not at all.",
+        },
+        Field {
+            name: "group-by",
+            kind: FieldKind::ColumnsOrSql,
+            required: false,
+            doc: "Aggregates by these columns or expressions instead of the key; goes through a repartition topic.",
+        },
+        Field {
+            name: "emit",
+            kind: FieldKind::Choice(&["update", "close"]),
+            required: false,
+            doc: "`update` (default) sends a result when it changes; `close` sends each window once, when it closes.",
+        },
+        Field {
+            name: "retain",
+            kind: FieldKind::Duration,
+            required: false,
+            doc: "Without a window: a key untouched for this long, in stream time, is deleted.",
+        },
+    ],
+    example: r#"[steps.per_minute]
+op      = "aggregate"
+from    = "payments"
+window  = { tumbling = "1m" }
+grace   = "10s"
+columns = { payments = "count(*)", spend = "sum(amount)" }"#,
+    resolve,
+};
+
+fn resolve(step: &Step<'_>) -> Option<Resolved> {
+    step.require_kind(Kind::Stream, "an aggregate takes a stream: make one of the table with `to-stream`")?;
+    let fields = &step.fields;
+    let grouped = fields.has("group-by");
+    let regroup = if grouped { Some(Rekey::resolve(step, "group-by")?) } else { None };
+    if !grouped && step.input().schema.key == 0 {
+        step.error(
+            Code::NoKey,
+            step.input().from.span.clone(),
+            format!("`{}` has no key", step.input().from.value),
+            "say by what to aggregate: group-by = [\"column\"]",
+        );
+        return None;
+    }
+    let input = regroup.as_ref().map_or(&step.input().schema, |rekey| &rekey.schema).clone();
+
+    let size = if fields.has("window") { Some(tumbling_size(step)?) } else { None };
+    let emit_close = fields.choice("emit", &["update", "close"]).is_some_and(|emit| emit.value == "close");
+    let grace = fields.duration("grace");
+    let retain = fields.duration("retain");
+    let mut fits = true;
+    if size.is_none() {
+        if emit_close {
+            let place = fields.get("emit").map_or(fields.header.clone(), |value| value.span());
+            step.error(
+                Code::EmitCloseNeedsWindow,
+                place,
+                "`emit = \"close\"` without a window",
+                "an aggregate without a window never closes: add `window = { tumbling = \"1m\" }` or remove `emit`",
+            );
+            fits = false;
+        }
+        if fields.has("grace") {
+            step.error(
+                Code::GraceNeedsWindow,
+                fields.key_span("grace"),
+                "`grace` without a window",
+                "add `window = { tumbling = \"1m\" }` or remove `grace`",
+            );
+            fits = false;
+        }
+    } else if fields.has("retain") {
+        step.error(
+            Code::RetainNeedsNoWindow,
+            fields.key_span("retain"),
+            "`retain` with a window",
+            "windows expire by themselves: remove `retain`, or say with `grace` how long they take late rows",
+        );
+        fits = false;
+    }
+
+    let columns = fields.has("columns").then(|| fields.text_table("columns"));
+    let columns = match columns {
+        Some(columns) => columns?,
+        None => {
+            fields.missing("columns", "name the results: columns = { total = \"sum(amount)\" }");
+            return None;
+        }
+    };
+    if columns.is_empty() {
+        let place = fields.key_span("columns");
+        step.diagnostics().push(
+            Diagnostic::error(Code::NoColumns, place, "`columns` is empty")
+                .help("name at least one result: columns = { rows = \"count(*)\" }"),
+        );
+        return None;
+    }
+    let mut key = input.key_fields().to_vec();
+    if size.is_some() {
+        key.extend([column("window_start", TIMESTAMP), column("window_end", TIMESTAMP)]);
+    }
+    for (name, _) in &columns {
+        if key.iter().any(|field| *field.name() == name.value) {
+            step.error(
+                Code::ColumnClash,
+                name.span.clone(),
+                format!("`{}` is a key column of the result", name.value),
+                "choose another name",
+            );
+            fits = false;
+        }
+    }
+    let named: Vec<(&str, &str)> =
+        columns.iter().map(|(name, text)| (name.value.as_str(), text.value.as_str())).collect();
+    let plan = match AggregatePlan::compile(&named, &step.scope_of(&input)) {
+        Ok(plan) => plan,
+        Err(errors) => {
+            for (index, error) in errors {
+                if let Some((_, text)) = columns.get(index) {
+                    crate::operator::report_sql(step.diagnostics(), text, vec![error]);
+                }
+            }
+            return None;
+        }
+    };
+    if let (None, Some(index)) = (size, plan.needs_window())
+        && let Some((_, text)) = columns.get(index)
+    {
+        step.error(
+            Code::SqlNotAllowed,
+            text.span.clone(),
+            format!("`{}` without a window keeps every distinct value for ever", text.value),
+            "add `window = { tumbling = \"1h\" }`",
+        );
+        fits = false;
+    }
+    if !fits {
+        return None;
+    }
+    let value = plan.output().into_iter().map(|(name, data_type)| column(name, data_type)).collect();
+    let schema = Schema { windowed: size.is_some(), ..Schema::new(Kind::Table, key, value) };
+    let window = size.map(|size| Window { size, grace: grace.map_or(0, |placed| placed.value), emit_close });
+    let mut outputs = vec![Output::main(schema.clone())];
+    if window.is_some() {
+        outputs.push(Output { name: Some("late".to_owned()), schema: input.clone(), optional: true });
+    }
+    let definition = Arc::new(Aggregate { input, schema, plan, window, retain: retain.map(|placed| placed.value) });
+    let regroup = regroup.map(|rekey| Regroup { schema: rekey.schema.clone(), definition: Arc::new(rekey) });
+    Some(Resolved { outputs, regroup, rekeys: None, definition })
+}
+
+/// Reads `window = { tumbling = "1m" }`: the size in milliseconds.
+fn tumbling_size(step: &Step<'_>) -> Option<i64> {
+    let window = step.fields.table("window", "`window`")?;
+    window.deny_unknown(["tumbling"]);
+    if !window.has("tumbling") {
+        window.missing("tumbling", "say how long windows are: window = { tumbling = \"1m\" }");
+        return None;
+    }
+    let size = window.duration("tumbling")?;
+    if size.value == 0 {
+        step.error(Code::InvalidWindow, size.span, "a window of no length", "say how long windows are: \"1m\"");
+        return None;
+    }
+    Some(size.value)
+}
+
+/// A tumbling window; all in milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    size: i64,
+    grace: i64,
+    emit_close: bool,
+}
+
+/// A checked `aggregate`.
+#[derive(Clone, Debug)]
+struct Aggregate {
+    input: Schema,
+    schema: Schema,
+    plan: AggregatePlan,
+    window: Option<Window>,
+    retain: Option<i64>,
+}
+
+impl Definition for Aggregate {
+    fn stores(&self) -> Vec<StoreDeclaration> {
+        let key: Vec<String> = self.input.key_fields().iter().map(|field| type_name(field.data_type())).collect();
+        let (kind, window) = match self.window {
+            None => (StoreKind::KeyValue, "none".to_owned()),
+            Some(Window { size, grace, .. }) => {
+                (StoreKind::Window { retention: size.saturating_add(grace) }, format!("tumbling {size}"))
+            }
+        };
+        let parts = ["aggregate 1", &key.join(","), &window, &self.plan.fingerprint()].map(str::as_bytes);
+        vec![StoreDeclaration { suffix: "", kind, fingerprint: Fingerprint::of(&parts) }]
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let mut facts = Vec::new();
+        if let Some(window) = self.window {
+            facts.push(("window", format!("tumbling {}", format_duration(window.size))));
+            facts.push(("grace", format_duration(window.grace)));
+            facts.push(("emit", if window.emit_close { "close" } else { "update" }.to_owned()));
+        }
+        if let Some(retain) = self.retain {
+            facts.push(("retain", format_duration(retain)));
+        }
+        facts
+    }
+
+    fn build(&self, wanted: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
+        Ok(match self.window {
+            None => Box::new(unwindowed::Unwindowed::new(self.clone(), *wanted)?),
+            Some(window) => Box::new(tumbling::Tumbling::new(self.clone(), window, *wanted)?),
+        })
+    }
+}

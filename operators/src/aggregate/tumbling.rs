@@ -1,0 +1,200 @@
+//! One group per key and tumbling window.
+//!
+//! The store holds `window start | key` → entry: the windows that close next stand at its front, in the order in which they
+//! are sent, and expire as one range.
+
+use super::changes::{Changes, Place};
+use super::groups::{Entry, Groups, Pending, decode};
+use super::{Aggregate, Wanted, Window};
+use crate::batch::{Batch, RowKind};
+use crate::key::KeyEncoder;
+use crate::operator::{Advance, Context, DropReason, Operator, OperatorError};
+
+const START: usize = 8;
+
+pub(super) struct Tumbling {
+    aggregate: Aggregate,
+    window: Window,
+    wanted: Wanted,
+    keys: KeyEncoder,
+    stream_time: Option<i64>,
+}
+
+impl Tumbling {
+    pub fn new(aggregate: Aggregate, window: Window, wanted: Wanted) -> Result<Self, OperatorError> {
+        let keys = KeyEncoder::of(&aggregate.input)?;
+        Ok(Tumbling { aggregate, window, wanted, keys, stream_time: None })
+    }
+
+    /// Windows that start before this are closed at `stream_time`; closed means `stream_time >= end + grace`.
+    fn closed_until(&self, stream_time: Option<i64>) -> i64 {
+        let Window { size, grace, .. } = self.window;
+        match stream_time {
+            None => 0,
+            Some(time) => (time.saturating_sub(grace).div_euclid(size) * size).max(0),
+        }
+    }
+
+    fn process_rows(&mut self, input: &Batch, context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
+        let mut changes = Changes::new(&self.keys, &self.aggregate.plan)?;
+        let mut groups = Groups::default();
+        let store = context.store(0);
+        let size = self.window.size;
+        let keys = self.keys.encode_all(input.rows.columns(), input.len())?;
+        let arguments = self.aggregate.plan.prepare(&input.rows);
+        let usable = context.without_errors(input, arguments.errors());
+
+        // Whether a row is late depends on the rows before it only: decide first, so that groups are read in one go.
+        let mut numbers = Vec::with_capacity(input.len());
+        let mut late = Vec::new();
+        let mut store_key = Vec::new();
+        let mut stream_time = self.stream_time;
+        let mut null_keys = 0;
+        for (row, &time) in input.time.iter().enumerate() {
+            let mut number = None;
+            if keys.is_null(row) {
+                null_keys += 1;
+            } else if usable.as_ref().is_none_or(|usable| usable.value(row)) {
+                stream_time = stream_time.max(Some(time));
+                let start = time.div_euclid(size) * size;
+                if start < self.closed_until(stream_time) {
+                    late.push(row);
+                } else {
+                    store_key.clear();
+                    store_key.extend_from_slice(&start.to_be_bytes());
+                    store_key.extend_from_slice(keys.get(row));
+                    number = Some((groups.index_of(&store_key), start));
+                }
+            }
+            numbers.push(number);
+        }
+        context.count(DropReason::NullKey, null_keys);
+        context.count(DropReason::Late, late.len() as u64);
+        groups.load(0, &self.aggregate.plan, context.state, store)?;
+
+        for ((row, number), (&time, &seq)) in numbers.into_iter().enumerate().zip(input.time.iter().zip(&input.seq)) {
+            let Some((number, start)) = number else { continue };
+            self.pass_time(time, seq, &mut groups, &mut changes, context)?;
+            let Some(group) = groups.all.get_mut(number) else { continue };
+            let before = match (&group.entry, self.wanted) {
+                (Some(entry), Wanted { before: true, .. }) => Some(entry.clone()),
+                _ => None,
+            };
+            let existed = group.entry.is_some();
+            let entry = group.entry.get_or_insert_with(|| Entry {
+                time,
+                indexed: None,
+                state: self.aggregate.plan.new_state(),
+            });
+            if let Err((code, message)) = self.aggregate.plan.update(&mut entry.state, &arguments, row) {
+                if !existed {
+                    group.entry = None;
+                }
+                context.fail(seq, code, message);
+                continue;
+            }
+            entry.time = entry.time.max(time);
+            group.dirty = true;
+            if self.window.emit_close {
+                continue;
+            }
+            if self.wanted.fold {
+                match &mut group.pending {
+                    Some(pending) => pending.seq = seq,
+                    None => group.pending = Some(Pending { existed, before, seq }),
+                }
+            } else {
+                let key = group.store_key.get(START..).unwrap_or_default();
+                let place = Place { key, window: Some((start, start.saturating_add(size))), time: entry.time, seq };
+                changes.push_update(place, existed, before.as_ref(), entry)?;
+            }
+        }
+        self.stream_time = stream_time;
+        for group in &mut groups.all {
+            changes.push_pending(group, |store_key| split(store_key, size))?;
+        }
+        groups.write(&self.aggregate.plan, context.state, store);
+        let passed = self.closed_until(self.stream_time);
+        context.state.expire(store, &[], &passed.to_be_bytes());
+        Ok(vec![changes.finish(&self.aggregate.schema, context)?, input.take(&late)?])
+    }
+
+    /// Stream time reaches `time`: windows that close now are sent.
+    fn pass_time(
+        &mut self,
+        time: i64,
+        seq: u32,
+        groups: &mut Groups,
+        changes: &mut Changes,
+        context: &mut Context<'_>,
+    ) -> Result<(), OperatorError> {
+        let was = self.closed_until(self.stream_time);
+        self.stream_time = self.stream_time.max(Some(time));
+        let now = self.closed_until(self.stream_time);
+        if now > was && self.window.emit_close {
+            groups.write(&self.aggregate.plan, context.state, context.store(0));
+            self.send(was, now, seq, changes, context)?;
+        }
+        Ok(())
+    }
+
+    /// Sends the windows that start in [`from`, `to`), in order of end and key.
+    fn send(
+        &self,
+        from: i64,
+        to: i64,
+        seq: u32,
+        changes: &mut Changes,
+        context: &mut Context<'_>,
+    ) -> Result<(), OperatorError> {
+        for item in context.state.scan(context.store(0), &from.to_be_bytes(), &to.to_be_bytes())? {
+            let (store_key, bytes) = item?;
+            let entry = decode(&self.aggregate.plan, &bytes)?;
+            let (key, window) = split(&store_key, self.window.size);
+            changes.push(Place { key, window, time: entry.time, seq }, RowKind::Insert, Some(&entry.state))?;
+        }
+        Ok(())
+    }
+}
+
+/// The key and the window of a store key.
+fn split(store_key: &[u8], size: i64) -> (&[u8], Option<(i64, i64)>) {
+    let (start, key) = store_key.split_at_checked(START).unwrap_or((&[0; START], &[]));
+    let start = i64::from_be_bytes(start.try_into().unwrap_or_default());
+    (key, Some((start, start.saturating_add(size))))
+}
+
+impl Operator for Tumbling {
+    fn process(&mut self, inputs: &[Batch], context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
+        match inputs.first() {
+            Some(input) if !input.is_empty() => self.process_rows(input, context),
+            _ => Ok(vec![
+                Batch::empty(&self.aggregate.schema.columns),
+                Batch::empty(&self.aggregate.input.columns),
+            ]),
+        }
+    }
+
+    fn advance(&mut self, to: Advance, seq: u32, context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
+        let mut changes = Changes::new(&self.keys, &self.aggregate.plan)?;
+        match to {
+            Advance::To(time) => self.pass_time(time, seq, &mut Groups::default(), &mut changes, context)?,
+            Advance::End if self.window.emit_close => {
+                self.send(self.closed_until(self.stream_time), i64::MAX, seq, &mut changes, context)?;
+            }
+            Advance::End => {}
+        }
+        let passed = if to == Advance::End { i64::MAX } else { self.closed_until(self.stream_time) };
+        context.state.expire(context.store(0), &[], &passed.to_be_bytes());
+        let late = Batch::empty(&self.aggregate.input.columns);
+        Ok(vec![changes.finish(&self.aggregate.schema, context)?, late])
+    }
+
+    fn position(&self) -> Option<i64> {
+        self.stream_time
+    }
+
+    fn reset(&mut self, position: Option<i64>) {
+        self.stream_time = position;
+    }
+}

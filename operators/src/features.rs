@@ -1,0 +1,460 @@
+//! `features`: aggregates over trailing windows of a key, one output row per input row.
+//!
+//! A row at time t sees the rows of its key in (t − last, t] that came before it, and itself. Every row's contribution is kept
+//! as an entry of the store, `time bucket | key | time | n`, until stream time has left it behind: a key is read with a few
+//! short scans, and buckets that are over expire as one range. Rows of keys in use are also held in memory, as they are in the
+//! store; which of them count is decided by their time alone, so that nobody can tell what was pruned when.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use millstream_state::{Fingerprint, StoreId, TaskState};
+
+use crate::aggregates::{AggregatePlan, GroupState, ResultBuilder};
+use crate::batch::Batch;
+use crate::config::{Field, FieldKind, Fields, Text, format_duration};
+use crate::datum::{Datum, read_values};
+use crate::diagnostic::{Code, Diagnostic};
+use crate::key::KeyEncoder;
+use crate::operator::{
+    Advance, Arity, Context, Definition, DropReason, Operator, OperatorError, OperatorSpec, Resolved, Step,
+    StoreDeclaration, StoreKind, Wanted,
+};
+use crate::schema::{Kind, Schema, column, type_name};
+use crate::sql::Expression;
+
+/// The registry's entry.
+pub const SPEC: OperatorSpec = OperatorSpec {
+    name: "features",
+    summary: "Adds aggregates over trailing windows of the row's key: one output row per input row.",
+    arity: Arity::One,
+    keyed: true,
+    fields: &[
+        Field {
+            name: "columns",
+            kind: FieldKind::Table,
+            required: true,
+            doc: "The columns to add: `NAME = { value = \"sum(amount)\", last = \"1h\", where = \"…\" }`. `value` is SQL with \
+                  aggregates, `last` how far back the window reaches, `where` which rows count.",
+        },
+        Field {
+            name: "grace",
+            kind: FieldKind::Duration,
+            required: false,
+            doc: "How much older than stream time a row may be and still find all the rows of its windows; default: not at \
+                  all. Older rows still give an output row and are counted as late.",
+        },
+        Field {
+            name: "include-current",
+            kind: FieldKind::Boolean,
+            required: false,
+            doc: "Whether a row sees itself; default: true.",
+        },
+    ],
+    example: r#"[steps.recent]
+op   = "features"
+from = "payments"
+columns.payments_10m = { value = "count(*)", last = "10m" }
+columns.spend_1h     = { value = "sum(amount)", last = "1h" }
+columns.abroad_24h   = { value = "count(*)", last = "24h", where = "country <> 'DE'" }"#,
+    resolve,
+};
+
+fn resolve(step: &Step<'_>) -> Option<Resolved> {
+    step.require_kind(Kind::Stream, "features are of events: make a stream of the table with `to-stream`")?;
+    step.require_key()?;
+    let fields = &step.fields;
+    let input = &step.input().schema;
+    let grace = fields.duration("grace").map_or(0, |placed| placed.value);
+    let include_current = fields.boolean("include-current").is_none_or(|placed| placed.value);
+    if !fields.has("columns") {
+        fields.missing("columns", "add columns: columns.rows_1h = { value = \"count(*)\", last = \"1h\" }");
+        return None;
+    }
+    let columns = fields.table("columns", "`columns`")?;
+    let entries = columns.entries();
+    if entries.is_empty() {
+        step.diagnostics().push(
+            Diagnostic::error(Code::NoColumns, fields.key_span("columns"), "`columns` is empty")
+                .help("add a feature: columns.rows_1h = { value = \"count(*)\", last = \"1h\" }"),
+        );
+        return None;
+    }
+    let mut features = Vec::new();
+    for (name, value) in &entries {
+        if input.index_of(name).is_some() {
+            step.error(
+                Code::ColumnClash,
+                name.span.clone(),
+                format!("`{}` has a column `{}` already", step.input().from.value, name.value),
+                "choose another name for the feature",
+            );
+            continue;
+        }
+        match columns.as_table(name.span.clone(), value, format!("feature `{}`", name.value)) {
+            Some(fields) => features.extend(said(step, name, &fields)),
+            None => columns.wrong_type(name, value, "a table: { value = \"count(*)\", last = \"1h\" }"),
+        }
+    }
+    let named: Vec<(&str, &str, Option<Expression>)> =
+        features.iter().map(|said| (said.name.as_str(), said.value.value.as_str(), said.condition.clone())).collect();
+    let plan = match AggregatePlan::compile_where(&named, &step.scope()) {
+        Ok(plan) => plan,
+        Err(errors) => {
+            for (index, error) in errors {
+                if let Some(said) = features.get(index) {
+                    crate::operator::report_sql(step.diagnostics(), &said.value, vec![error]);
+                }
+            }
+            return None;
+        }
+    };
+    if features.len() != entries.len() {
+        return None;
+    }
+    let mut windows: Vec<Trailing> = Vec::new();
+    let mut lasts: Vec<i64> = features.iter().map(|said| said.last).collect();
+    lasts.sort_unstable();
+    lasts.dedup();
+    for last in lasts {
+        let columns: Vec<usize> =
+            features.iter().enumerate().filter(|(_, said)| said.last == last).map(|(column, _)| column).collect();
+        windows.push(Trailing { last, plan: plan.part(&columns), columns });
+    }
+    let added = plan.output().into_iter().map(|(name, data_type)| column(name, data_type));
+    let value = input.value_fields().iter().cloned().chain(added).collect();
+    let schema =
+        Schema { windowed: input.windowed, ..Schema::new(Kind::Stream, input.key_fields().to_vec(), value) };
+    let longest = windows.last().map_or(0, |window| window.last);
+    let definition =
+        Features { input: input.clone(), schema: schema.clone(), plan, windows, longest, grace, include_current };
+    Some(Resolved::simple(schema, definition))
+}
+
+/// A feature as the file says it.
+struct Said {
+    name: String,
+    value: Text,
+    condition: Option<Expression>,
+    last: i64,
+}
+
+fn said(step: &Step<'_>, name: &Text, fields: &Fields<'_>) -> Option<Said> {
+    fields.deny_unknown(["value", "last", "where"]);
+    let value = fields.require_text("value", "say what to compute: value = \"count(*)\"");
+    let condition = match fields.text("where") {
+        Some(text) => Some(step.condition(&text)?),
+        None if fields.has("where") => return None,
+        None => None,
+    };
+    if !fields.has("last") {
+        fields.missing("last", "say how far back the window reaches: last = \"1h\"");
+    }
+    let last = fields.duration("last");
+    let (value, last) = (value?, last?);
+    if last.value == 0 {
+        step.error(Code::InvalidWindow, last.span, "a window of no length", "say how far back it reaches: \"1h\"");
+        return None;
+    }
+    Some(Said { name: name.value.clone(), value, condition, last: last.value })
+}
+
+/// The features that reach equally far back.
+#[derive(Clone, Debug)]
+struct Trailing {
+    /// How far, in milliseconds.
+    last: i64,
+    /// Their part of the whole plan.
+    plan: AggregatePlan,
+    /// Their positions among all features.
+    columns: Vec<usize>,
+}
+
+/// A checked `features`; times in milliseconds.
+#[derive(Clone, Debug)]
+struct Features {
+    input: Schema,
+    schema: Schema,
+    /// All features: what has to be kept of a row.
+    plan: AggregatePlan,
+    /// By length, shortest first.
+    windows: Vec<Trailing>,
+    longest: i64,
+    grace: i64,
+    include_current: bool,
+}
+
+impl Features {
+    /// Length of a bucket of the store: a window spans about five.
+    fn bucket(&self) -> i64 {
+        (self.longest / 4).max(1)
+    }
+}
+
+impl Definition for Features {
+    fn stores(&self) -> Vec<StoreDeclaration> {
+        let mut parts = vec!["features 1".to_owned(), self.longest.to_string(), self.plan.values_fingerprint()];
+        parts.extend(self.input.key_fields().iter().map(|field| type_name(field.data_type())));
+        let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
+        vec![StoreDeclaration {
+            suffix: "",
+            kind: StoreKind::Window { retention: self.longest.saturating_add(self.grace) },
+            fingerprint: Fingerprint::of(&parts),
+        }]
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let mut facts = vec![("longest window", format_duration(self.longest))];
+        if self.grace > 0 {
+            facts.push(("grace", format_duration(self.grace)));
+        }
+        facts
+    }
+
+    fn build(&self, _: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
+        Ok(Box::new(RunningFeatures {
+            keys: KeyEncoder::of(&self.input)?,
+            definition: Arc::new(self.clone()),
+            stream_time: None,
+            recent: HashMap::default(),
+            recent_rows: 0,
+            recent_is_complete: true,
+        }))
+    }
+}
+
+/// A row that later rows of its key may see.
+#[derive(Debug)]
+struct Row {
+    time: i64,
+    /// What the features' aggregates take of it.
+    values: Vec<Datum>,
+}
+
+/// The rows of a key in order of time, equal times in order of arrival.
+type KeyRows = VecDeque<Row>;
+
+struct RunningFeatures {
+    definition: Arc<Features>,
+    keys: KeyEncoder,
+    stream_time: Option<i64>,
+    /// Rows of keys that were in use, as they are in the store.
+    recent: HashMap<Box<[u8]>, KeyRows, foldhash::fast::FixedState>,
+    recent_rows: usize,
+    /// Whether a key that is not in `recent` has no rows in the store either.
+    recent_is_complete: bool,
+}
+
+/// Rows held in memory; beyond it they are read from the store again.
+const RECENT_ROWS: usize = 1 << 20;
+
+impl RunningFeatures {
+    /// Rows at or before this time are kept no longer.
+    fn over(&self) -> i64 {
+        let Features { longest, grace, .. } = *self.definition;
+        self.stream_time.map_or(i64::MIN, |time| time.saturating_sub(grace).saturating_sub(longest))
+    }
+
+    fn process_rows(&mut self, input: &Batch, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
+        let definition = self.definition.clone();
+        let store = context.store(0);
+        let keys = self.keys.encode_all(input.rows.columns(), input.len())?;
+        let arguments = definition.plan.prepare(&input.rows);
+        let usable = context.without_errors(input, arguments.errors());
+        let mut results: Vec<ResultBuilder> =
+            definition.windows.iter().map(|window| window.plan.results()).collect();
+        let mut kept = Vec::with_capacity(input.len());
+        let (mut store_key, mut value) = (Vec::new(), Vec::new());
+        for (row, (&time, &seq)) in input.time.iter().zip(&input.seq).enumerate() {
+            if keys.is_null(row) {
+                context.count(DropReason::NullKey, 1);
+                continue;
+            }
+            if input.is_null_value(row) {
+                context.count(DropReason::NullValue, 1);
+                continue;
+            }
+            if usable.as_ref().is_some_and(|usable| !usable.value(row)) {
+                continue;
+            }
+            self.pass_time(time, store, context.state);
+            if self.stream_time.is_some_and(|stream_time| time < stream_time.saturating_sub(definition.grace)) {
+                context.count(DropReason::Late, 1);
+            }
+            let current = Row { time, values: arguments.row(row) };
+            let over = self.over();
+            let key = keys.get(row);
+            self.load(key, context.state, store)?;
+            let Some(rows) = self.recent.get_mut(key) else { continue };
+            while rows.front().is_some_and(|row| row.time <= over) {
+                rows.pop_front();
+                self.recent_rows -= 1;
+            }
+            let position = rows.partition_point(|row| row.time <= time);
+            match fold(&definition, rows, position, &current, over) {
+                Err((code, message)) => {
+                    context.fail(seq, code, message);
+                    continue;
+                }
+                Ok(states) => {
+                    for (result, state) in results.iter_mut().zip(&states) {
+                        result.push(state);
+                    }
+                    kept.push(row);
+                }
+            }
+            if time > over {
+                let equal = rows.iter().take(position).rev().take_while(|row| row.time == time).count();
+                row_key(&mut store_key, time.div_euclid(definition.bucket()), key, time, equal as u32);
+                value.clear();
+                arguments.write_row(row, &mut value);
+                context.state.put(store, &store_key, &value);
+                rows.insert(position, current);
+                self.recent_rows += 1;
+            }
+        }
+        if self.recent_rows > RECENT_ROWS {
+            self.forget();
+        }
+
+        let mut features = vec![None; definition.schema.columns.fields().len() - input.rows.num_columns()];
+        let mut errors = Vec::new();
+        for (window, result) in definition.windows.iter().zip(results) {
+            let (columns, failed) = result.finish();
+            for (position, array) in window.columns.iter().zip(columns) {
+                if let Some(feature) = features.get_mut(*position) {
+                    *feature = Some(array);
+                }
+            }
+            errors.extend(failed);
+        }
+        let rows = if kept.len() == input.len() { input.clone() } else { input.take(&kept)? };
+        let arrays = rows.rows.columns().iter().cloned().chain(features.into_iter().flatten()).collect();
+        let output = rows.with_columns(&definition.schema.columns, arrays)?;
+        errors.sort_by_key(|(row, _, _)| *row);
+        errors.dedup_by_key(|(row, _, _)| *row);
+        let keep = context.without_errors(&output, &errors);
+        crate::filter::kept(output, keep)
+    }
+
+    /// Stream time reaches `time`: buckets that are over expire.
+    fn pass_time(&mut self, time: i64, store: StoreId, state: &mut TaskState) {
+        if self.stream_time.is_some_and(|stream_time| time <= stream_time) {
+            return;
+        }
+        let bucket = self.definition.bucket();
+        let first = |over: i64| over.saturating_add(1).max(0) / bucket;
+        let was = self.stream_time.map_or(-1, |_| first(self.over()));
+        self.stream_time = Some(time);
+        let over = self.over();
+        if first(over) > was {
+            state.expire(store, &[], &first(over).to_be_bytes());
+            let mut rows_left = 0;
+            self.recent.retain(|_, rows| {
+                let used = rows.back().is_some_and(|row| row.time > over);
+                rows_left += if used { rows.len() } else { 0 };
+                used
+            });
+            self.recent_rows = rows_left;
+        }
+    }
+
+    /// Makes sure that the key's rows are in memory.
+    fn load(&mut self, key: &[u8], state: &TaskState, store: StoreId) -> Result<(), OperatorError> {
+        if self.recent.contains_key(key) {
+            return Ok(());
+        }
+        let mut rows = KeyRows::new();
+        if !self.recent_is_complete {
+            let bucket = self.definition.bucket();
+            let first = self.over().saturating_add(1).max(0) / bucket;
+            let last = self.stream_time.unwrap_or_default() / bucket;
+            let mut from = Vec::new();
+            for bucket in first..=last {
+                from.clear();
+                from.extend_from_slice(&bucket.to_be_bytes());
+                from.extend_from_slice(key);
+                let prefix = from.len();
+                from.extend_from_slice(&[0; 12]);
+                let mut to = from.clone();
+                if let Some(tail) = to.get_mut(prefix..) {
+                    tail.fill(0xff);
+                }
+                for item in state.scan(store, &from, &to)? {
+                    let (store_key, bytes) = item?;
+                    let time = store_key.get(prefix..prefix + 8).and_then(|bytes| bytes.try_into().ok());
+                    let time = i64::from_be_bytes(time.ok_or_else(|| OperatorError::Stored("a row's key is too short".to_owned()))?);
+                    let values = read_values(&bytes).map_err(|error| OperatorError::Stored(error.to_string()))?;
+                    rows.push_back(Row { time, values });
+                }
+            }
+        }
+        self.recent_rows += rows.len();
+        self.recent.insert(key.into(), rows);
+        Ok(())
+    }
+
+    fn forget(&mut self) {
+        self.recent.clear();
+        self.recent_rows = 0;
+        self.recent_is_complete = false;
+    }
+}
+
+/// The state of each window for a row that would stand at `position`.
+fn fold(
+    definition: &Features,
+    rows: &KeyRows,
+    position: usize,
+    current: &Row,
+    over: i64,
+) -> Result<Vec<GroupState>, (Code, String)> {
+    let mut states = Vec::with_capacity(definition.windows.len());
+    for window in &definition.windows {
+        let mut state = window.plan.new_state();
+        let after = over.max(current.time.saturating_sub(window.last));
+        let from = rows.partition_point(|row| row.time <= after).min(position);
+        for row in rows.range(from..position).chain(definition.include_current.then_some(current)) {
+            window.plan.update_values(&mut state, &row.values)?;
+        }
+        states.push(state);
+    }
+    Ok(states)
+}
+
+/// `bucket | key | time | n`; times are not negative, so that big-endian bytes are in their order.
+fn row_key(bytes: &mut Vec<u8>, bucket: i64, key: &[u8], time: i64, n: u32) {
+    bytes.clear();
+    bytes.extend_from_slice(&bucket.to_be_bytes());
+    bytes.extend_from_slice(key);
+    bytes.extend_from_slice(&time.to_be_bytes());
+    bytes.extend_from_slice(&n.to_be_bytes());
+}
+
+impl Operator for RunningFeatures {
+    fn process(&mut self, inputs: &[Batch], context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
+        match inputs.first() {
+            Some(input) if !input.is_empty() => Ok(vec![self.process_rows(input, context)?]),
+            _ => Ok(vec![Batch::empty(&self.definition.schema.columns)]),
+        }
+    }
+
+    fn advance(&mut self, to: Advance, _: u32, context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
+        if let Advance::To(time) = to {
+            self.pass_time(time, context.store(0), context.state);
+        }
+        Ok(Vec::new())
+    }
+
+    fn position(&self) -> Option<i64> {
+        self.stream_time
+    }
+
+    fn reset(&mut self, position: Option<i64>) {
+        self.forget();
+        self.stream_time = position;
+        // An operator that has never seen a row has an empty store.
+        self.recent_is_complete = position.is_none();
+    }
+}
