@@ -146,19 +146,20 @@ impl SourceDecoder {
     }
 
     fn event_time(&self, record: &Record, row: usize) -> Result<i64, Failure> {
-        let of_column = self.time.map(|index| self.columns.get(index).and_then(|column| column.int64(row)));
-        let (time, name) = match of_column {
-            Some(Some(time)) => (time, self.time_name()),
+        let column_time = self.time.map(|index| self.columns.get(index).and_then(|column| column.int64(row)));
+        let (time, of_column) = match column_time {
+            Some(Some(time)) => (time, true),
             // A null value has no columns to take the time from: deletes are timed by their record.
-            Some(None) if record.value.is_none() => (record.timestamp, "record's timestamp"),
+            Some(None) if record.value.is_none() => (record.timestamp, false),
             Some(None) => {
                 let message = format!("the event time is null: column `{}` needs a timestamp", self.time_name());
                 return Err((Code::RecordTime, message));
             }
-            None => (record.timestamp, "record's timestamp"),
+            None => (record.timestamp, false),
         };
         if time < 0 {
-            let message = format!("the event time is {time} (from the {name}), expected 0 (1970) or later");
+            let origin = if of_column { format!("column `{}`", self.time_name()) } else { "record's timestamp".into() };
+            let message = format!("the event time is {time} (from the {origin}), expected 0 (1970) or later");
             return Err((Code::RecordTime, message));
         }
         Ok(time)

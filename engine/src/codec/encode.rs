@@ -270,7 +270,7 @@ impl<'a> Encoded<'a> {
     }
 
     /// All rows.
-    pub fn iter(&self) -> impl Iterator<Item = Result<EncodedRecord<'a>, &'a (Code, String)>> + use<'a, '_> {
+    pub fn iter(&self) -> impl Iterator<Item = Result<EncodedRecord<'a>, &'a (Code, String)>> {
         (0..self.len()).filter_map(|row| self.get(row))
     }
 }

@@ -129,6 +129,11 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// How many bytes have been read.
+    pub(crate) fn place(&self) -> usize {
+        self.at
+    }
+
     #[inline]
     fn byte(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()

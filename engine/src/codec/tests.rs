@@ -151,7 +151,7 @@ fn what_does_not_fit_is_named_with_its_place() {
         (Binary, "\"a\"", "field `v`: found the string \"a\", expected bytes in base64, at byte 5"),
         (Date32, "\"2023-02-29\"", "field `v`: found the string \"2023-02-29\", expected a date as \"YYYY-MM-DD\", at byte 5"),
         (TIMESTAMP, "\"2026-01-01\"", "field `v`: found the string \"2026-01-01\", expected a timestamp as \"YYYY-MM-DDThh:mm:ssZ\" (RFC 3339) or epoch milliseconds, at byte 5"),
-        (list(record_type()), r#"[{},{"tags":["a",1]}]"#, "field `v[1].tags[1]`: found the number 1, expected string, at byte 21"),
+        (list(record_type()), r#"[{},{"tags":["a",1]}]"#, "field `v[1].tags[1]`: found the number 1, expected string, at byte 22"),
         (record_type(), "[]", "field `v`: found a list, expected an object, at byte 5"),
         (Int32, "01", "found the number 1, expected `,` or `}`, at byte 6"),
         (Int32, "1,\"v\":2", "field `v`: found the field a second time, expected it once, at byte 11"),
@@ -193,7 +193,7 @@ fn a_name_in_key_and_value_is_read_from_the_key() {
         record(Some(b"k"), Some(br#"{"card":17,"amount":1.5}"#)),
         record(None, Some(br#"{"card":"v","amount":1.5}"#)),
     ]);
-    assert_eq!(decoded.errors, []);
+    assert!(decoded.errors.is_empty());
     let expected = [r#"{"card":"k"} {"amount":1.5}"#, r#"null {"amount":1.5}"#];
     assert_eq!(rows(&layout, &decoded.columns), expected);
 }
@@ -432,7 +432,7 @@ proptest! {
             prop_assert!(serde_json::from_slice::<serde_json::Value>(part).is_ok());
         }
         let decoded = decode(&layout, &written);
-        prop_assert_eq!(&decoded.errors, &[]);
+        prop_assert!(decoded.errors.is_empty());
         prop_assert_eq!(decoded.columns.num_rows(), rows.num_rows());
         // NaN and infinity become null, everything else comes back: a second round changes nothing.
         prop_assert_eq!(&records(&mut encoder, &decoded.columns), &written);

@@ -13,7 +13,7 @@ use millstream_operators::schema::TIMESTAMP;
 use super::{CHUNK, FeedError, FeedOptions, Place, RecordReader};
 use crate::codec::TextReader;
 use crate::codec::by_name::RecordBuilder;
-use crate::codec::layout::{Metadata, SourceLayout};
+use crate::codec::layout::{FieldLayout, Metadata, SourceLayout};
 use crate::record::{Header, Record};
 
 /// Names the event time in files of sources that have no column for it.
@@ -31,6 +31,8 @@ pub(super) struct CsvReader {
     /// Header names and the cells they come from.
     headers: Vec<(String, usize)>,
     time: Cell,
+    /// Holds the event time of the row that is being read.
+    time_column: ColumnBuilder,
     row: StringRecord,
     offset: i64,
 }
@@ -64,8 +66,8 @@ impl CsvReader {
                 FeedError::Content { place, message: format!("the header lacks the column `{name}`{why}: {help}") }
             })
         };
-        let cells = |fields: &[crate::codec::layout::FieldLayout]| {
-            let cell = |field: &crate::codec::layout::FieldLayout| {
+        let cells = |fields: &[FieldLayout]| {
+            let cell = |field: &FieldLayout| {
                 Ok(Cell { index: find(&field.name, "")?, reader: TextReader::new(&field.data_type) })
             };
             fields.iter().map(cell).collect::<Result<Vec<_>, FeedError>>()
@@ -85,6 +87,7 @@ impl CsvReader {
             value: cells(&layout.value)?,
             headers: headers.filter_map(|header| Some((header.header.clone(), position(&header.name)?))).collect(),
             time: Cell { index: time, reader: TextReader::new(&TIMESTAMP) },
+            time_column: ColumnBuilder::new(&TIMESTAMP)?,
             names,
             input,
             row: StringRecord::new(),
@@ -99,9 +102,9 @@ impl CsvReader {
 
     /// Reads a row into the columns; answers its event time. After an error the columns may have an open row.
     fn read_row(&mut self, line: u64) -> Result<i64, FeedError> {
-        let mut time = ColumnBuilder::new(&TIMESTAMP)?;
+        self.time_column.truncate(0);
         let (row, null) = (&self.row, self.null.as_deref());
-        let mut fill = |cell: &Cell, column: &mut ColumnBuilder| {
+        let fill = |cell: &Cell, column: &mut ColumnBuilder| {
             let text = row.get(cell.index).unwrap_or_default();
             if text.is_empty() || null == Some(text) {
                 column.null();
@@ -110,13 +113,13 @@ impl CsvReader {
             cell.reader.read(text, column).map_err(|message| (cell.index, message))
         };
         let (key, value) = self.builder.parts();
-        let result = fill(&self.time, &mut time)
+        let result = fill(&self.time, &mut self.time_column)
             .and_then(|()| self.key.iter().zip(&mut key.columns).try_for_each(|(cell, column)| fill(cell, column)))
             .and_then(|()| {
                 self.value.iter().zip(&mut value.columns).try_for_each(|(cell, column)| fill(cell, column))
             });
         result.map_err(|(cell, message)| self.error(line, Some(cell), message))?;
-        match time.int64(0) {
+        match self.time_column.int64(0) {
             Some(time) if time >= 0 => Ok(time),
             Some(time) => {
                 let message = format!("found the event time {time}, expected 1970-01-01T00:00:00Z or later");
@@ -175,10 +178,10 @@ impl RecordReader for CsvReader {
                 }
             }
         }
-        let unlocated = |message| self.error(rows.first().map_or(1, |(line, _, _)| *line), None, message);
+        let first = rows.first().map_or(1, |(line, _, _)| *line);
         let (key, value) = self.builder.parts();
-        let (keys, values) = (key.finish(rows.len()), value.finish(rows.len()));
-        let (keys, values) = (keys.map_err(unlocated)?, values.map_err(unlocated)?);
+        let parts = key.finish(rows.len()).and_then(|keys| Ok((keys, value.finish(rows.len())?)));
+        let (keys, values) = parts.map_err(|message| self.error(first, None, message))?;
         for ((line, timestamp, headers), (key, value)) in rows.into_iter().zip(keys.into_iter().zip(values)) {
             let key = key.map_err(|message| self.error(line, None, message))?;
             let value = value.map_err(|message| self.error(line, None, message))?;
