@@ -1,5 +1,7 @@
 //! Records of a source to rows.
 
+use std::borrow::Borrow;
+
 use arrow::array::RecordBatch;
 use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::SchemaRef;
@@ -87,12 +89,12 @@ impl SourceDecoder {
     ///
     /// # Errors
     /// Only if the columns do not fit one another, which is a fault of this program.
-    pub fn decode(&mut self, records: &[Record], partition: i32) -> Result<Decoded, ArrowError> {
+    pub fn decode<R: Borrow<Record>>(&mut self, records: &[R], partition: i32) -> Result<Decoded, ArrowError> {
         let mut time = Vec::with_capacity(records.len());
         let mut rows = Vec::with_capacity(records.len());
         let mut errors = Vec::new();
         let mut null_rows = Vec::new();
-        for (index, record) in records.iter().enumerate() {
+        for (index, record) in records.iter().map(Borrow::borrow).enumerate() {
             let row = rows.len();
             match self.decode_record(record, partition, row) {
                 Ok(event_time) => {

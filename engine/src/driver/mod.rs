@@ -3,6 +3,10 @@
 //! The driver makes the same calls to its tasks as a run on Kafka: epochs, commits with changelogs, restores. Order is fixed:
 //! what an earlier input caused comes first, through repartition topics too, so that a run can be repeated exactly.
 
+pub mod cases;
+pub mod pipe;
+pub mod written;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -104,8 +108,8 @@ pub struct Ran {
     pub written: Vec<Written>,
     /// Records that were skipped or dead-lettered.
     pub errors: Vec<RecordError>,
-    /// The error that stopped the application.
-    pub stopped: Option<RecordError>,
+    /// The error that stopped the application, and the number of the input that caused it.
+    pub stopped: Option<(usize, RecordError)>,
     /// Rows of the nodes that were asked for.
     pub tapped: Vec<Tapped>,
 }
@@ -127,6 +131,8 @@ struct Running {
     committed: Option<(Vec<i64>, Vec<u8>)>,
     /// Wall clock of the last input.
     last_input: i64,
+    /// Wall clock up to which silence has moved stream time.
+    followed: i64,
     dirty: bool,
 }
 
@@ -203,7 +209,7 @@ impl Driver {
                 let changelogs = vec![Changelog::default(); sub.stores.len()];
                 let task = driver.open(sub, partition, &changelogs, None)?;
                 let (waiting, committed) = (Vec::new(), None);
-                tasks.push(Running { task, waiting, changelogs, committed, last_input: 0, dirty: false });
+                tasks.push(Running { task, waiting, changelogs, committed, last_input: 0, followed: 0, dirty: false });
             }
             driver.tasks.push(tasks);
         }
@@ -337,6 +343,7 @@ impl Driver {
             let records = waiting.into_iter().map(|waiting| (waiting.input, waiting.record)).collect();
             running.dirty = true;
             running.last_input = self.now;
+            running.followed = self.now;
             let epoch = running.task.process(records, self.now)?;
             self.largest_time = self.largest_time.max(epoch.largest_time);
             self.take_over(sub, partition, epoch, &causes, ran);
@@ -372,7 +379,7 @@ impl Driver {
             }
         }
         ran.errors.extend(epoch.errors);
-        ran.stopped = ran.stopped.take().or(epoch.stopped);
+        ran.stopped = ran.stopped.take().or(epoch.stopped.map(|error| (cause_of(error.seq), error)));
     }
 
     /// Sets every operator's stream time to the largest input time so far plus `by` milliseconds, upstream first.
@@ -419,18 +426,14 @@ impl Driver {
             let count = self.tasks.get(sub).map_or(0, Vec::len);
             for partition in 0..count {
                 let running = self.tasks.get(sub).and_then(|tasks| tasks.get(partition));
-                let Some((silence, time)) =
-                    running.and_then(|running| Some((self.now - running.last_input, running.task.stream_time()?)))
-                else {
+                let Some(running) = running.filter(|running| self.now - running.last_input >= idle_after) else {
                     continue;
                 };
-                if silence >= idle_after {
-                    let to = time.saturating_add(silence).min(self.now);
-                    self.advance_task(sub, partition, Advance::To(to), &mut ran)?;
-                    // The silence up to now is accounted for.
-                    if let Some(running) = self.tasks.get_mut(sub).and_then(|tasks| tasks.get_mut(partition)) {
-                        running.last_input = self.now - idle_after;
-                    }
+                let Some(time) = running.task.stream_time() else { continue };
+                let to = time.saturating_add(self.now - running.followed).min(self.now);
+                self.advance_task(sub, partition, Advance::To(to), &mut ran)?;
+                if let Some(running) = self.tasks.get_mut(sub).and_then(|tasks| tasks.get_mut(partition)) {
+                    running.followed = self.now;
                 }
             }
         }
@@ -463,7 +466,7 @@ impl Driver {
         self.commit()?;
         let mut dropped: Vec<Vec<_>> = Vec::new();
         for tasks in std::mem::take(&mut self.tasks) {
-            dropped.push(tasks.into_iter().map(|running| (running.changelogs, running.committed, running.last_input)).collect());
+            dropped.push(tasks.into_iter().map(|running| (running.changelogs, running.committed, running.last_input, running.followed)).collect());
         }
         if let (Some(directory), Some(location)) = (self.directory.take(), self.options.state.clone()) {
             directory.clear()?;
@@ -472,10 +475,10 @@ impl Driver {
         }
         for (sub, tasks) in self.plan.clone().sub_topologies.iter().zip(dropped) {
             let mut reopened = Vec::new();
-            for (partition, (changelogs, committed, last_input)) in tasks.into_iter().enumerate() {
+            for (partition, (changelogs, committed, last_input, followed)) in tasks.into_iter().enumerate() {
                 let task = self.open(sub, partition as u32, &changelogs, committed.as_ref())?;
                 let waiting = Vec::new();
-                reopened.push(Running { task, waiting, changelogs, committed, last_input, dirty: false });
+                reopened.push(Running { task, waiting, changelogs, committed, last_input, followed, dirty: false });
             }
             self.tasks.push(reopened);
         }
