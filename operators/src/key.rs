@@ -1,6 +1,6 @@
 //! Keys as bytes that sort like the values they were made from.
 //!
-//! Columns follow one another. Each is a zero byte for null, or a one and the value: integers, decimals, dates and
+//! Columns follow one another, as in a key of [`mod@millstream_state::key`] after its version byte. Each is a zero byte for null, or a one and the value: integers, decimals, dates and
 //! timestamps big-endian with the sign bit turned, floats in their total order (-NaN, -inf, …, -0.0, 0.0, …, inf, NaN),
 //! strings and bytes with each zero byte followed by 0xff and ended by two zero bytes, lists as items that each have a one
 //! before them, ended by a zero, structs as their fields. No key is the beginning of another of the same columns, so keys
@@ -286,7 +286,7 @@ mod tests {
     use std::cmp::Ordering;
     use std::sync::Arc;
 
-    use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
+    use arrow::array::{Array, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
     use proptest::prelude::*;
 
     use super::*;
@@ -376,6 +376,20 @@ mod tests {
         assert_eq!(keys.get(1), [0, 0]);
         assert_eq!((keys.is_null(0), keys.is_null(1)), (false, true));
         assert_eq!(columns[0].len(), keys.len());
+    }
+
+    #[test]
+    fn keys_are_those_of_the_state() {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(vec!["a\0\0b"])),
+            Arc::new(Int64Array::from(vec![-5])),
+            Arc::new(Float64Array::from(vec![-1.5])),
+            Arc::new(BooleanArray::from(vec![None])),
+        ];
+        let encoder = KeyEncoder::new(columns.iter().map(|column| column.data_type())).unwrap();
+        let mut expected = Vec::new();
+        millstream_state::key::KeyWriter::new(&mut expected).put_str("a\0\0b").put_i64(-5).put_f64(-1.5).put_null();
+        assert_eq!(encoder.encode_all(&columns, 1).unwrap().get(0), &expected[1..]);
     }
 
     #[test]
