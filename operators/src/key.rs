@@ -40,7 +40,8 @@ impl KeyEncoder {
     /// The keys of `rows` rows. Of `columns` the first are the key's; others may follow.
     pub fn encode_all(&self, columns: &[ArrayRef], rows: usize) -> Result<Keys, UnsupportedType> {
         let columns = Column::all(columns.get(..self.types.len()).unwrap_or(columns))?;
-        let mut keys = Keys { bytes: Vec::with_capacity(rows * 12), ends: Vec::with_capacity(rows), null: Vec::new() };
+        let mut keys =
+            Keys { bytes: Vec::with_capacity(rows * 12), ends: Vec::with_capacity(rows), null: Vec::new() };
         for row in 0..rows {
             if all_null(&columns, row) {
                 keys.null.resize(row, false);
@@ -326,7 +327,11 @@ mod tests {
     }
 
     fn row_order(a: &[Column<'_>], i: usize, b: &[Column<'_>], j: usize) -> Ordering {
-        a.iter().zip(b).map(|(a, b)| order(a.value(i), b.value(j))).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+        a.iter()
+            .zip(b)
+            .map(|(a, b)| order(a.value(i), b.value(j)))
+            .find(|order| order.is_ne())
+            .unwrap_or(Ordering::Equal)
     }
 
     proptest! {
@@ -388,7 +393,11 @@ mod tests {
         ];
         let encoder = KeyEncoder::new(columns.iter().map(|column| column.data_type())).unwrap();
         let mut expected = Vec::new();
-        millstream_state::key::KeyWriter::new(&mut expected).put_str("a\0\0b").put_i64(-5).put_f64(-1.5).put_null();
+        millstream_state::key::KeyWriter::new(&mut expected)
+            .put_str("a\0\0b")
+            .put_i64(-5)
+            .put_f64(-1.5)
+            .put_null();
         assert_eq!(encoder.encode_all(&columns, 1).unwrap().get(0), &expected[1..]);
     }
 

@@ -121,7 +121,10 @@ impl<'a> Line<'a> {
         match command {
             None => Ok(Line::Record(record)),
             Some(command) if fields == 1 => Ok(command),
-            Some(_) => Err(Fault::at(0, "found a command with other fields beside it, expected it alone on its line")),
+            Some(_) => Err(Fault::at(
+                0,
+                "found a command with other fields beside it, expected it alone on its line",
+            )),
         }
     }
 }

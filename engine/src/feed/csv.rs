@@ -45,7 +45,10 @@ struct Cell {
 
 impl fmt::Debug for CsvReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CsvReader").field("path", &self.path).field("names", &self.names).finish_non_exhaustive()
+        f.debug_struct("CsvReader")
+            .field("path", &self.path)
+            .field("names", &self.names)
+            .finish_non_exhaustive()
     }
 }
 
@@ -63,7 +66,10 @@ impl CsvReader {
             position(name).ok_or_else(|| {
                 let help = did_you_mean(name, &names).unwrap_or_else(|| format!("found {}", listed(&names)));
                 let place = Place { path: path.to_owned(), line: 1, column: None };
-                FeedError::Content { place, message: format!("the header lacks the column `{name}`{why}: {help}") }
+                FeedError::Content {
+                    place,
+                    message: format!("the header lacks the column `{name}`{why}: {help}"),
+                }
             })
         };
         let cells = |fields: &[FieldLayout]| {
@@ -85,7 +91,9 @@ impl CsvReader {
             builder: RecordBuilder::new(layout)?,
             key: cells(&layout.key)?,
             value: cells(&layout.value)?,
-            headers: headers.filter_map(|header| Some((header.header.clone(), position(&header.name)?))).collect(),
+            headers: headers
+                .filter_map(|header| Some((header.header.clone(), position(&header.name)?)))
+                .collect(),
             time: Cell { index: time, reader: TextReader::new(&TIMESTAMP) },
             time_column: ColumnBuilder::new(&TIMESTAMP)?,
             names,
@@ -114,7 +122,9 @@ impl CsvReader {
         };
         let (key, value) = self.builder.parts();
         let result = fill(&self.time, &mut self.time_column)
-            .and_then(|()| self.key.iter().zip(&mut key.columns).try_for_each(|(cell, column)| fill(cell, column)))
+            .and_then(|()| {
+                self.key.iter().zip(&mut key.columns).try_for_each(|(cell, column)| fill(cell, column))
+            })
             .and_then(|()| {
                 self.value.iter().zip(&mut value.columns).try_for_each(|(cell, column)| fill(cell, column))
             });
@@ -125,13 +135,18 @@ impl CsvReader {
                 let message = format!("found the event time {time}, expected 1970-01-01T00:00:00Z or later");
                 Err(self.error(line, Some(self.time.index), message))
             }
-            None => Err(self.error(line, Some(self.time.index), "found no event time, expected one".to_owned())),
+            None => {
+                Err(self.error(line, Some(self.time.index), "found no event time, expected one".to_owned()))
+            }
         }
     }
 
     fn read_headers(&self) -> Vec<Header> {
         let header = |(name, index): &(String, usize)| {
-            let text = self.row.get(*index).filter(|text| !text.is_empty() && self.null.as_deref() != Some(*text))?;
+            let text = self
+                .row
+                .get(*index)
+                .filter(|text| !text.is_empty() && self.null.as_deref() != Some(*text))?;
             Some(Header { name: name.clone(), value: Some(text.as_bytes().to_vec()) })
         };
         self.headers.iter().filter_map(header).collect()
@@ -143,12 +158,15 @@ fn content(path: &Path, error: &::csv::Error) -> FeedError {
         let source = std::io::Error::new(source.kind(), source.to_string());
         return FeedError::Io { path: path.to_owned(), source };
     }
-    let place = Place { path: path.to_owned(), line: error.position().map_or(1, Position::line), column: None };
+    let place =
+        Place { path: path.to_owned(), line: error.position().map_or(1, Position::line), column: None };
     let message = match error.kind() {
         ::csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
             format!("found {len} cells, expected {expected_len} as in the header")
         }
-        ::csv::ErrorKind::Utf8 { err, .. } => format!("found text that is not UTF-8, in cell {}", err.field() + 1),
+        ::csv::ErrorKind::Utf8 { err, .. } => {
+            format!("found text that is not UTF-8, in cell {}", err.field() + 1)
+        }
         _ => error.to_string(),
     };
     FeedError::Content { place, message }
@@ -172,7 +190,10 @@ impl RecordReader for CsvReader {
                 Ok(time) => rows.push((line, time, self.read_headers())),
                 Err(error) => {
                     let (key, value) = self.builder.parts();
-                    key.columns.iter_mut().chain(&mut value.columns).for_each(|column| column.truncate(rows.len()));
+                    key.columns
+                        .iter_mut()
+                        .chain(&mut value.columns)
+                        .for_each(|column| column.truncate(rows.len()));
                     result = Err(error);
                     break;
                 }
