@@ -9,6 +9,7 @@
 
 pub mod codec;
 pub mod driver;
+pub mod feed;
 pub mod partitioner;
 pub mod plan;
 pub mod record;
