@@ -378,15 +378,15 @@ impl AggregatePlan {
     /// Adds a row to a group; a row with an [error](Arguments::errors) is not to be added. On an error the state is as
     /// before.
     pub fn update(&self, state: &mut GroupState, arguments: &Arguments, row: usize) -> Result<(), (Code, String)> {
-        self.add(state, &ArgumentsRow { arguments, row })
+        self.fold(state, &ArgumentsRow { arguments, row })
     }
 
     /// Adds a row by its stored [values](Arguments::row). On an error the state is as before.
     pub fn update_values(&self, state: &mut GroupState, values: &[Datum]) -> Result<(), (Code, String)> {
-        self.add(state, &StoredRow { values, arguments: self.0.arguments.len() })
+        self.fold(state, &StoredRow { values, arguments: self.0.arguments.len() })
     }
 
-    fn add(&self, state: &mut GroupState, row: &impl Row) -> Result<(), (Code, String)> {
+    fn fold(&self, state: &mut GroupState, row: &impl Row) -> Result<(), (Code, String)> {
         for index in &self.0.fallible {
             if let (Some(call), Some(accumulator)) = (self.0.calls.get(*index), state.calls.get(*index))
                 && row.included(&call.filters)

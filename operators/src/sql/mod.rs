@@ -16,7 +16,7 @@ mod tests;
 use std::ops::Range;
 
 use arrow::datatypes::DataType;
-use datafusion_sql::sqlparser::ast::Expr;
+use datafusion_sql::sqlparser::ast::{Expr, Spanned};
 
 use crate::diagnostic::Code;
 use crate::schema::{Schema, canonical, type_name};
@@ -129,7 +129,7 @@ fn boolean(expression: Expression, text: &str, span: Range<usize>) -> Result<Exp
         DataType::Utf8 => Some(format!("compare it, as in `{text} = '…'`")),
         _ => None,
     };
-    let message = format!("a condition has to be a bool, this is a {}", type_name(data_type));
+    let message = format!("a condition has to be a bool, this is {}", errors::with_article(&type_name(data_type)));
     Err(SqlError { code: Code::SqlNotBoolean, span, message, help })
 }
 
@@ -211,9 +211,10 @@ impl<'a> AggregateSyntax<'a> {
     /// Gives the calls their final numbers.
     pub fn renumber(&mut self, numbers: &[usize]) {
         fn walk(expr: &mut Expr, numbers: &[usize]) {
-            if let (Expr::Identifier(ident), Some(index)) = (&mut *expr, column_index(expr).and_then(|index| numbers.get(index)))
+            if let Expr::Identifier(_) = expr
+                && let Some(index) = column_index(expr).and_then(|index| numbers.get(index))
             {
-                ident.value = column_name(*index);
+                *expr = resolve::column_identifier(*index, expr.span());
             }
             syntax::children_mut(expr).into_iter().for_each(|child| walk(child, numbers));
         }

@@ -257,32 +257,69 @@ fn rewrite_functions(mut expr: Expr, context: &SimplifyContext) -> PlanResult<Ex
     Ok(expr)
 }
 
-/// Computes every part that has no column.
+/// Computes every part that has no column, and tries functions with some constant arguments on a null: a wrong pattern or
+/// unit fails for every row.
 fn fold(expr: Expr, schema: &DFSchema) -> Result<Expr, PlanError> {
     let mut failure = None;
     let folded = expr.transform_up(|node| {
-        let mut constant = true;
-        let mut parts = 0;
+        let (mut constants, mut parts) = (0, 0);
         node.apply_children(|child| {
             parts += 1;
-            constant &= matches!(child, Expr::Literal(_, _));
+            constants += usize::from(matches!(child, Expr::Literal(_, _)));
             Ok(TreeNodeRecursion::Continue)
         })?;
-        if !constant || parts == 0 {
+        if constants == 0 {
             return Ok(Transformed::no(node));
         }
-        match constant_value(&node, schema) {
-            Ok(value) => Ok(Transformed::yes(Expr::Literal(value, None))),
-            Err(error) => {
-                failure = Some(clean(&error));
-                Err(error)
-            }
-        }
+        let tried = if constants == parts {
+            constant_value(&node, schema).map(|value| Transformed::yes(Expr::Literal(value, None)))
+        } else if let Some(probe) = probe(&node) {
+            let tried = node.clone().map_children(|child| probe.instead_of(child, schema)).data()?;
+            constant_value(&tried, schema).map(|_| Transformed::no(node))
+        } else {
+            return Ok(Transformed::no(node));
+        };
+        tried.inspect_err(|error| failure = Some(clean(error)))
     });
     match (failure, folded) {
         (Some(message), _) => Err(PlanError::Constant(message)),
         (None, Err(error)) => Err(PlanError::Types(clean(&error))),
         (None, Ok(folded)) => Ok(folded.data),
+    }
+}
+
+/// What stands for the parts of a function that are no constants when it is tried.
+#[derive(Clone, Copy)]
+enum Probe {
+    Null,
+    /// Patterns are read only when there is a text.
+    Text,
+}
+
+fn probe(expr: &Expr) -> Option<Probe> {
+    use Operator::{RegexIMatch, RegexMatch, RegexNotIMatch, RegexNotMatch};
+    match expr {
+        Expr::ScalarFunction(function) if function.name().starts_with("regexp_") => Some(Probe::Text),
+        Expr::ScalarFunction(_) => Some(Probe::Null),
+        Expr::BinaryExpr(binary) => {
+            let regex = matches!(binary.op, RegexMatch | RegexIMatch | RegexNotMatch | RegexNotIMatch);
+            regex.then_some(Probe::Text)
+        }
+        _ => None,
+    }
+}
+
+impl Probe {
+    fn instead_of(self, part: Expr, schema: &DFSchema) -> PlanResult<Transformed<Expr>> {
+        if let Expr::Literal(_, _) = part {
+            return Ok(Transformed::no(part));
+        }
+        let data_type = part.get_type(schema)?;
+        let value = match self {
+            Probe::Text if is_string(&data_type) => ScalarValue::new_default(&data_type)?,
+            _ => ScalarValue::try_new_null(&data_type)?,
+        };
+        Ok(Transformed::yes(Expr::Literal(value, None)))
     }
 }
 
@@ -332,6 +369,9 @@ pub(super) fn clean(error: &DataFusionError) -> String {
         | DataFusionError::Internal(message) => message.clone(),
         other => other.strip_backtrace(),
     };
+    if message.to_lowercase().contains("regular expression did not compile") || message.contains("regex parse error") {
+        return "the pattern is no regular expression".to_owned();
+    }
     let line = message.lines().next().unwrap_or_default();
     let mut line = line.split(". This issue was likely caused by").next().unwrap_or_default();
     for prefix in ["Arrow error: ", "Cast error: ", "Compute error: ", "Parser error: ", "Execution error: "] {

@@ -8,9 +8,10 @@ use std::ops::Range;
 use arrow::datatypes::DataType;
 use datafusion_sql::sqlparser::ast::{
     AccessExpr, DuplicateTreatment, Expr, Function as Call, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
-    FunctionArguments, Ident, NullTreatment, ObjectName, ObjectNamePart, Spanned, Subscript, Value, ValueWithSpan,
+    FunctionArgumentList, FunctionArguments, Ident, NullTreatment, ObjectName, ObjectNamePart, Spanned, Subscript, Value, ValueWithSpan,
 };
 
+use super::errors::with_article;
 use super::functions::{AGGREGATES, Function, Registry};
 use super::source::Source;
 use super::syntax::{children_mut, refusal};
@@ -92,6 +93,10 @@ impl<'a, 's> Resolver<'a, 's> {
                 }
             }
             Expr::Function(_) => self.function(expr, place),
+            Expr::Substring { .. } => {
+                children_mut(expr).into_iter().for_each(|child| self.resolve(child, place));
+                self.substring(expr);
+            }
             _ => match refusal(expr) {
                 Some(reason) => {
                     let span = self.source.range(expr);
@@ -180,8 +185,9 @@ impl<'a, 's> Resolver<'a, 's> {
             (None, _) => {
                 let quoted = idents.first().is_some_and(|ident| ident.quote_style == Some('"'));
                 let names: Vec<&str> = self.scope.all_names().collect();
-                let help = did_you_mean(name(0), names.iter().copied().chain(self.scope.qualifiers()))
-                    .or_else(|| quoted.then(|| format!("a string stands in single quotes: '{}'", name(0))))
+                let help = quoted
+                    .then(|| format!("a string stands in single quotes: `'{}'`", name(0)))
+                    .or_else(|| did_you_mean(name(0), names.iter().copied().chain(self.scope.qualifiers())))
                     .or_else(|| (!names.is_empty()).then(|| format!("columns are {}", listed(names.iter().copied()))));
                 Err((0, format!("there is no column `{}`", name(0)), help))
             }
@@ -208,7 +214,7 @@ impl<'a, 's> Resolver<'a, 's> {
                     }
                 },
                 (Some(other), Some(name)) if !matches!(other, DataType::Struct(_)) => {
-                    let message = format!("there is no field `{name}` in a {}", type_name(other));
+                    let message = format!("there is no field `{name}` in {}", with_article(&type_name(other)));
                     return Err((self.source.bytes(key.span()), message, None));
                 }
                 (Some(DataType::List(item)), None) => Some(item.data_type()),
@@ -267,6 +273,7 @@ impl<'a, 's> Resolver<'a, 's> {
             Function::Unknown => {
                 let aggregates = AGGREGATES.iter().map(|(name, _)| *name);
                 let help = match name.as_str() {
+                    "if" | "iif" => Some("write `case when … then … else … end`".to_owned()),
                     "unnest" => Some("an `explode` step makes rows of a list".to_owned()),
                     _ => did_you_mean(&name, Registry::get().scalar_names().chain(aggregates)),
                 };
@@ -274,6 +281,31 @@ impl<'a, 's> Resolver<'a, 's> {
                 children_mut(expr).into_iter().for_each(|child| self.resolve(child, place));
             }
         }
+    }
+
+    /// `substring(s from 2 for 3)` is `substr(s, 2, 3)`.
+    fn substring(&mut self, expr: &mut Expr) {
+        let range = self.source.range(expr);
+        let name = Ident { value: "substr".to_owned(), quote_style: None, span: self.source.span(&self.source.token_at(range.start)) };
+        let Expr::Substring { expr: text, substring_from, substring_for, .. } = expr else { return };
+        let from = substring_from.take().map_or_else(|| Expr::value(Value::Number("1".to_owned(), false)), |from| *from);
+        let text = std::mem::replace(text.as_mut(), Expr::value(Value::Null));
+        let arguments = [Some(text), Some(from), substring_for.take().map(|count| *count)];
+        let arguments = arguments.into_iter().flatten().map(|part| FunctionArg::Unnamed(FunctionArgExpr::Expr(part)));
+        *expr = Expr::Function(Call {
+            name: ObjectName(vec![ObjectNamePart::Identifier(name)]),
+            uses_odbc_syntax: false,
+            parameters: FunctionArguments::None,
+            args: FunctionArguments::List(FunctionArgumentList {
+                duplicate_treatment: None,
+                args: arguments.collect(),
+                clauses: Vec::new(),
+            }),
+            filter: None,
+            null_treatment: None,
+            over: None,
+            within_group: Vec::new(),
+        });
     }
 
     /// Cuts an aggregate call out.
