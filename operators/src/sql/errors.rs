@@ -13,8 +13,8 @@ use datafusion_sql::sqlparser::tokenizer::{Location, Token};
 
 use super::SqlError;
 use super::functions::{Function, Registry};
-use super::resolve::column_index;
 use super::plan::{Columns, PlanError, is_string, plan};
+use super::resolve::column_index;
 use super::source::{MAX_TOKENS, Source, SourceError};
 use super::syntax::{children, depth};
 use crate::diagnostic::{Code, listed};
@@ -31,7 +31,10 @@ fn error(code: Code, span: Range<usize>, message: impl Into<String>, help: Optio
 pub(super) fn tokenize(sql: &str) -> Result<Source<'_>, SqlError> {
     Source::new(sql).map_err(|problem| match problem {
         SourceError::Token { message, at } => {
-            let end = sql.get(at..).and_then(|rest| rest.chars().next()).map_or(at, |letter| at + letter.len_utf8());
+            let end = sql
+                .get(at..)
+                .and_then(|rest| rest.chars().next())
+                .map_or(at, |letter| at + letter.len_utf8());
             error(Code::SqlSyntax, at..end, sentence(&message), None)
         }
         SourceError::TooLong => {
@@ -94,7 +97,10 @@ fn split_location(text: &str) -> (&str, Option<Location>) {
 
 /// The parser's words as a message of ours.
 fn sentence(text: &str) -> String {
-    let text = text.replace("Expected: ", "expected ").replace(", found: ", ", found ").replace("found EOF", "found the end");
+    let text = text
+        .replace("Expected: ", "expected ")
+        .replace(", found: ", ", found ")
+        .replace("found EOF", "found the end");
     let mut letters = text.trim_end_matches('.').chars();
     letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }
@@ -144,7 +150,14 @@ struct Part<'a> {
     data_type: Option<DataType>,
 }
 
-fn describe(source: &Source<'_>, syntax: &Expr, range: Range<usize>, parts: &[Part<'_>], problem: PlanError, columns: &Columns) -> SqlError {
+fn describe(
+    source: &Source<'_>,
+    syntax: &Expr,
+    range: Range<usize>,
+    parts: &[Part<'_>],
+    problem: PlanError,
+    columns: &Columns,
+) -> SqlError {
     let text = source.slice(&range);
     match problem {
         PlanError::NotAllowed(message) => error(Code::SqlNotAllowed, range, message, None),
@@ -160,8 +173,11 @@ fn describe(source: &Source<'_>, syntax: &Expr, range: Range<usize>, parts: &[Pa
             error(Code::SqlStringNumber, range, message, Some(help))
         }
         PlanError::Types(message) => {
-            let types: Vec<String> =
-                parts.iter().filter_map(|part| part.data_type.as_ref()).map(|data_type| type_name(data_type)).collect();
+            let types: Vec<String> = parts
+                .iter()
+                .filter_map(|part| part.data_type.as_ref())
+                .map(|data_type| type_name(data_type))
+                .collect();
             let code = if matches!(syntax, Expr::Function(_)) { Code::SqlArguments } else { Code::SqlTypes };
             let (message, help) = type_problem(syntax, &types, message, columns);
             error(code, range, message, help)
@@ -176,7 +192,8 @@ pub(super) fn with_article(name: &str) -> String {
 }
 
 fn is_mixed(parts: &[Part<'_>]) -> bool {
-    let any = |wanted: fn(&DataType) -> bool| parts.iter().any(|part| part.data_type.as_ref().is_some_and(wanted));
+    let any =
+        |wanted: fn(&DataType) -> bool| parts.iter().any(|part| part.data_type.as_ref().is_some_and(wanted));
     any(is_string) && any(DataType::is_numeric)
 }
 
@@ -193,7 +210,8 @@ fn string_number(source: &Source<'_>, parts: &[Part<'_>], from: &DataType) -> (S
                 "`{string}` is a string and `{number}` a number ({}): they are not mixed",
                 type_name(data_type)
             );
-            let as_string = if number_literal { format!("`'{number}'`") } else { format!("`cast({number} as string)`") };
+            let as_string =
+                if number_literal { format!("`'{number}'`") } else { format!("`cast({number} as string)`") };
             let bare = string.trim_matches('\'');
             let help = match (string_literal, bare.parse::<f64>()) {
                 (true, Ok(_)) => format!("write `{bare}` or {as_string}"),
@@ -228,7 +246,12 @@ fn cast_name(data_type: &DataType) -> String {
     }
 }
 
-fn type_problem(syntax: &Expr, types: &[String], planner: String, columns: &Columns) -> (String, Option<String>) {
+fn type_problem(
+    syntax: &Expr,
+    types: &[String],
+    planner: String,
+    columns: &Columns,
+) -> (String, Option<String>) {
     let list = types.join(" and ");
     match syntax {
         Expr::BinaryOp { op: BinaryOperator::And | BinaryOperator::Or, .. } => {
@@ -236,17 +259,20 @@ fn type_problem(syntax: &Expr, types: &[String], planner: String, columns: &Colu
         }
         Expr::BinaryOp { op, .. } => {
             let bools = types.iter().all(|name| name == "bool");
-            let help = (*op == BinaryOperator::StringConcat && bools).then(|| "for conditions write `or`".to_owned());
+            let help = (*op == BinaryOperator::StringConcat && bools)
+                .then(|| "for conditions write `or`".to_owned());
             (format!("`{}` does not go with {list}", op.to_string().to_lowercase()), help)
         }
-        Expr::UnaryOp { op: UnaryOperator::Not, .. } => (format!("`not` needs a bool, this is {}", with_article(&list)), None),
+        Expr::UnaryOp { op: UnaryOperator::Not, .. } => {
+            (format!("`not` needs a bool, this is {}", with_article(&list)), None)
+        }
         Expr::UnaryOp { op, .. } => (format!("`{op}` needs a number, this is {}", with_article(&list)), None),
         Expr::Function(function) => {
             let name = function.name.to_string();
             let usage = match Registry::get().lookup(&name) {
-                Function::Scalar(function) => {
-                    function.documentation().map(|documentation| documentation.syntax_example.trim().to_owned())
-                }
+                Function::Scalar(function) => function
+                    .documentation()
+                    .map(|documentation| documentation.syntax_example.trim().to_owned()),
                 _ => None,
             };
             let message = format!("`{name}` does not take ({})", types.join(", "));
@@ -257,23 +283,44 @@ fn type_problem(syntax: &Expr, types: &[String], planner: String, columns: &Colu
             (format!("{from} cannot become {to}"), None)
         }
         Expr::Cast { data_type, .. } => {
-            let known = ["bool", "int", "bigint", "real", "double", "decimal(p,s)", "string", "bytes", "date", "timestamp"];
+            let known = [
+                "bool",
+                "int",
+                "bigint",
+                "real",
+                "double",
+                "decimal(p,s)",
+                "string",
+                "bytes",
+                "date",
+                "timestamp",
+            ];
             let message = format!("there is no type `{data_type}` to cast to");
             (message, Some(format!("types are {}", listed(known))))
         }
         Expr::Case { .. } => (format!("the parts of `case` do not go together: {list}"), None),
         Expr::InList { .. } | Expr::Between { .. } => (format!("these are not compared: {list}"), None),
-        Expr::Like { .. } | Expr::ILike { .. } | Expr::SimilarTo { .. } => {
-            (format!("`like` compares strings, here are {list}"), Some("write `cast(… as string)`".to_owned()))
-        }
+        Expr::Like { .. } | Expr::ILike { .. } | Expr::SimilarTo { .. } => (
+            format!("`like` compares strings, here are {list}"),
+            Some("write `cast(… as string)`".to_owned()),
+        ),
         Expr::CompoundFieldAccess { .. } => {
             let of = types.first().cloned().unwrap_or_default();
-            (format!("`[…]` needs a list and a number, or a struct and a field's name; this is {}", with_article(&of)), None)
+            (
+                format!(
+                    "`[…]` needs a list and a number, or a struct and a field's name; this is {}",
+                    with_article(&of)
+                ),
+                None,
+            )
         }
-        Expr::Interval(_) => {
-            ("this is no interval".to_owned(), Some("an interval is written `interval '90 minutes'`".to_owned()))
+        Expr::Interval(_) => (
+            "this is no interval".to_owned(),
+            Some("an interval is written `interval '90 minutes'`".to_owned()),
+        ),
+        Expr::Extract { field, .. } => {
+            (format!("`extract({field} from …)` does not go with {}", with_article(&list)), None)
         }
-        Expr::Extract { field, .. } => (format!("`extract({field} from …)` does not go with {}", with_article(&list)), None),
         _ if types.is_empty() => (planner, None),
         _ => (format!("the types do not go together: {list}"), None),
     }

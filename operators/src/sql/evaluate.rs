@@ -12,10 +12,10 @@ use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::{CastExpr, Column};
 use datafusion_sql::sqlparser::ast::{Expr, Ident};
 
+use super::column_name;
 use super::plan::{Columns, Planned, clean};
 use super::resolve::column_index;
 use super::syntax::children_mut;
-use super::column_name;
 use crate::diagnostic::Code;
 use crate::schema::{Schema, TIMESTAMP, canonical, type_name};
 
@@ -155,7 +155,9 @@ impl Expression {
                         Err(error) => {
                             let message = self.message(&error.to_string());
                             parts.push(new_null_array(&self.0.data_type, to - from));
-                            errors.extend((from..to).map(|row| (first + row, Code::RecordExpression, message.clone())));
+                            errors.extend(
+                                (from..to).map(|row| (first + row, Code::RecordExpression, message.clone())),
+                            );
                         }
                     }
                 }

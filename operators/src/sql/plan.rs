@@ -10,23 +10,25 @@ use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema as ArrowSchema};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion_common::{DFSchema, DataFusionError, Result as PlanResult, ScalarValue, TableReference, plan_err};
+use datafusion_common::{
+    DFSchema, DataFusionError, Result as PlanResult, ScalarValue, TableReference, plan_err,
+};
+use datafusion_expr::execution_props::ExecutionProps;
 use datafusion_expr::expr::{Alias, Cast, TryCast};
 use datafusion_expr::planner::{ContextProvider, ExprPlanner, TypePlanner};
 use datafusion_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion_expr::{
-    AggregateUDF, BinaryExpr, ColumnarValue, Expr, ExprSchemable, HigherOrderUDF, Operator, ScalarUDF, TableSource,
-    Volatility, WindowUDF,
+    AggregateUDF, BinaryExpr, ColumnarValue, Expr, ExprSchemable, HigherOrderUDF, Operator, ScalarUDF,
+    TableSource, Volatility, WindowUDF,
 };
-use datafusion_expr::execution_props::ExecutionProps;
 use datafusion_optimizer::simplify_expressions::ExprSimplifier;
-use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion_physical_expr::expressions::BinaryExpr as PhysicalBinaryExpr;
+use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion_sql::sqlparser::ast::{self, ExactNumberInfo, TimezoneInfo};
 
-use super::functions::Registry;
 use super::column_name;
+use super::functions::Registry;
 use crate::schema::TIMESTAMP;
 
 /// The columns that resolved syntax speaks of, by number.
@@ -94,7 +96,8 @@ pub(super) fn plan(syntax: &ast::Expr, columns: &Columns) -> Result<Planned, Pla
 fn plan_unguarded(syntax: &ast::Expr, columns: &Columns) -> Result<Planned, PlanError> {
     let types = |error: DataFusionError| PlanError::Types(clean(&error));
     let schema = columns.schema.as_ref();
-    let options = ParserOptions::new().with_enable_ident_normalization(false).with_map_string_types_to_utf8view(false);
+    let options =
+        ParserOptions::new().with_enable_ident_normalization(false).with_map_string_types_to_utf8view(false);
     let expr = SqlToRel::new_with_options(Provider::get(), options)
         .sql_to_expr(syntax.clone(), schema, &mut PlannerContext::new())
         .map_err(types)?;
@@ -339,8 +342,11 @@ fn physical(expr: &Expr, schema: &DFSchema) -> PlanResult<Arc<dyn PhysicalExpr>>
     let physical = create_physical_expr(expr, schema, &ExecutionProps::new(), &Default::default())?;
     physical
         .transform_up(|node| {
-            let Some(binary) = node.downcast_ref::<PhysicalBinaryExpr>() else { return Ok(Transformed::no(node)) };
-            let checked = PhysicalBinaryExpr::new(binary.left().clone(), *binary.op(), binary.right().clone());
+            let Some(binary) = node.downcast_ref::<PhysicalBinaryExpr>() else {
+                return Ok(Transformed::no(node));
+            };
+            let checked =
+                PhysicalBinaryExpr::new(binary.left().clone(), *binary.op(), binary.right().clone());
             Ok(Transformed::yes(Arc::new(checked.with_fail_on_overflow(true)) as Arc<dyn PhysicalExpr>))
         })
         .data()
@@ -369,12 +375,15 @@ pub(super) fn clean(error: &DataFusionError) -> String {
         | DataFusionError::Internal(message) => message.clone(),
         other => other.strip_backtrace(),
     };
-    if message.to_lowercase().contains("regular expression did not compile") || message.contains("regex parse error") {
+    if message.to_lowercase().contains("regular expression did not compile")
+        || message.contains("regex parse error")
+    {
         return "the pattern is no regular expression".to_owned();
     }
     let line = message.lines().next().unwrap_or_default();
     let mut line = line.split(". This issue was likely caused by").next().unwrap_or_default();
-    for prefix in ["Arrow error: ", "Cast error: ", "Compute error: ", "Parser error: ", "Execution error: "] {
+    for prefix in ["Arrow error: ", "Cast error: ", "Compute error: ", "Parser error: ", "Execution error: "]
+    {
         line = line.strip_prefix(prefix).unwrap_or(line);
     }
     let words = [

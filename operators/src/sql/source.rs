@@ -43,7 +43,9 @@ impl<'a> Source<'a> {
             .raw
             .iter()
             .filter(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF))
-            .map(|token| (source.offset(token.span.start)..source.offset(token.span.end), token.token.clone()))
+            .map(|token| {
+                (source.offset(token.span.start)..source.offset(token.span.end), token.token.clone())
+            })
             .collect();
         Ok(source)
     }
@@ -180,7 +182,8 @@ impl<'a> Source<'a> {
             }
         }
         let (mut open, mut missing) = (0, 0);
-        let inside = self.tokens.iter().filter(|(bytes, _)| bytes.start >= range.start && bytes.end <= range.end);
+        let inside =
+            self.tokens.iter().filter(|(bytes, _)| bytes.start >= range.start && bytes.end <= range.end);
         for (_, token) in inside {
             open += weight(token);
             if open < 0 {

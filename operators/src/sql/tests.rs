@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array,
-    Int64Array, ListArray, RecordBatch, StringArray, StructArray, TimestampMillisecondArray,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array,
+    Int32Array, Int64Array, ListArray, RecordBatch, StringArray, StructArray, TimestampMillisecondArray,
 };
 use arrow::datatypes::{DataType, Field, Fields, Float32Type, Int64Type};
 use arrow::util::display::array_value_to_string;
@@ -184,11 +184,19 @@ fn expressions_give_values() {
         ("cast(raw as string)", "string", ["!", "null", ""]),
         // Time.
         ("date_trunc('hour', at)", "timestamp", ["2026-01-02T03:00:00", "null", "1970-01-01T00:00:00"]),
-        ("date_bin(interval '15 minutes', at)", "timestamp", ["2026-01-02T03:00:00", "null", "1970-01-01T00:00:00"]),
+        (
+            "date_bin(interval '15 minutes', at)",
+            "timestamp",
+            ["2026-01-02T03:00:00", "null", "1970-01-01T00:00:00"],
+        ),
         ("extract(hour from at)", "int32", ["3", "null", "0"]),
         ("extract(year from day)", "int32", ["2026", "null", "1970"]),
         ("date_part('epoch', at)", "float64", ["1767323045.678", "null", "0.0"]),
-        ("at + interval '90 minutes'", "timestamp", ["2026-01-02T04:34:05.678", "null", "1970-01-01T01:30:00"]),
+        (
+            "at + interval '90 minutes'",
+            "timestamp",
+            ["2026-01-02T04:34:05.678", "null", "1970-01-01T01:30:00"],
+        ),
         ("at > '2026-01-01T00:00:00Z'", "bool", ["true", "null", "false"]),
         ("at >= timestamp '2026-01-02 03:04:05.678'", "bool", ["true", "null", "false"]),
         ("at - at < interval '1 second'", "bool", ["true", "null", "true"]),
@@ -199,7 +207,11 @@ fn expressions_give_values() {
         ("day + 1", "date", ["2026-01-03", "null", "1970-01-02"]),
         ("day - date '2026-01-01'", "int64", ["1", "null", "-20454"]),
         // 03:04 on the clocks of Berlin is 02:04 UTC.
-        ("at at time zone 'Europe/Berlin'", "timestamp", ["2026-01-02T02:04:05.678", "null", "1969-12-31T23:00:00"]),
+        (
+            "at at time zone 'Europe/Berlin'",
+            "timestamp",
+            ["2026-01-02T02:04:05.678", "null", "1969-12-31T23:00:00"],
+        ),
         ("to_timestamp('2026-01-01')", "timestamp", ["2026-01-01T00:00:00"; 3]),
         ("to_char(at, '%Y-%m')", "string", ["2026-01", "null", "1970-01"]),
         ("make_date(2026, i, 1)", "date", ["2026-03-01", "null", "!"]),
@@ -269,15 +281,33 @@ fn mistakes_are_located() {
         ("sum(a) > 1", SqlAggregateNotAllowed, "sum(a)", "one row", "`aggregate`"),
         ("sum(sum(a))", SqlAggregateNotAllowed, "sum(sum(a))", "one row", ""),
         ("median(a)", SqlUnknownAggregate, "median", "not offered", "`sum`"),
-        ("a > 1 and country = 5", SqlStringNumber, "country = 5", "`country` is a string", "`cast(country as bigint)`"),
+        (
+            "a > 1 and country = 5",
+            SqlStringNumber,
+            "country = 5",
+            "`country` is a string",
+            "`cast(country as bigint)`",
+        ),
         ("a = '5'", SqlStringNumber, "a = '5'", "`'5'` is a string", "write `5`"),
         ("amount + country", SqlStringNumber, "amount + country", "not mixed", "cast(country as double)"),
         ("country || a", SqlStringNumber, "country || a", "not mixed", "cast(a as string)"),
         ("concat(country, a)", SqlStringNumber, "concat(country, a)", "not mixed", "cast(a as string)"),
         ("coalesce(country, 5)", SqlStringNumber, "coalesce(country, 5)", "not mixed", "`'5'`"),
         ("a in (1, 'x')", SqlStringNumber, "a in (1, 'x')", "not mixed", ""),
-        ("case when ok then 'x' else 5 end", SqlStringNumber, "case when ok then 'x' else 5 end", "not mixed", "`'5'`"),
-        ("a > 1 or upper(amount) = 'X'", SqlArguments, "upper(amount)", "does not take (float64)", "upper(str)"),
+        (
+            "case when ok then 'x' else 5 end",
+            SqlStringNumber,
+            "case when ok then 'x' else 5 end",
+            "not mixed",
+            "`'5'`",
+        ),
+        (
+            "a > 1 or upper(amount) = 'X'",
+            SqlArguments,
+            "upper(amount)",
+            "does not take (float64)",
+            "upper(str)",
+        ),
         ("substring(amount from 1)", SqlArguments, "substring(amount from 1)", "does not take", ""),
         ("at > 5", SqlTypes, "at > 5", "`>` does not go with timestamp and int64", ""),
         ("(a and ok) is null", SqlTypes, "a and ok", "need a bool on both sides", ""),
@@ -292,7 +322,13 @@ fn mistakes_are_located() {
         ("cast('x' as bigint) + 1", SqlConstantFails, "cast('x' as bigint)", "always fails", ""),
         ("at > 'hello'", SqlConstantFails, "at > 'hello'", "always fails", ""),
         ("date_trunc('houre', at)", SqlConstantFails, "date_trunc('houre', at)", "houre", ""),
-        ("regexp_like(country, '[')", SqlConstantFails, "regexp_like(country, '[')", "no regular expression", ""),
+        (
+            "regexp_like(country, '[')",
+            SqlConstantFails,
+            "regexp_like(country, '[')",
+            "no regular expression",
+            "",
+        ),
         ("country ~ '['", SqlConstantFails, "country ~ '['", "no regular expression", ""),
         ("null", SqlResultType, "null", "type null", "cast(null as string)"),
         ("at - at", SqlResultType, "at - at", "which no column has", "bigint"),
@@ -304,7 +340,11 @@ fn mistakes_are_located() {
         assert_eq!((error.code, &sql[error.span.clone()]), (*code, *words), "{sql}: {error:?}");
         assert!(error.message.contains(message), "{sql}: {}", error.message);
         assert!(error.help.as_deref().unwrap_or_default().contains(help), "{sql}: {:?}", error.help);
-        assert!(!error.message.contains("Utf8") && !error.message.contains("DataFusion"), "{sql}: {}", error.message);
+        assert!(
+            !error.message.contains("Utf8") && !error.message.contains("DataFusion"),
+            "{sql}: {}",
+            error.message
+        );
     }
 }
 
@@ -328,8 +368,10 @@ fn independent_mistakes_are_found_together() {
 
 #[test]
 fn several_inputs_are_told_apart() {
-    let one = Schema::new(Kind::Stream, vec![column("id", DataType::Utf8)], vec![column("x", DataType::Int64)]);
-    let other = Schema::new(Kind::Table, vec![column("id", DataType::Utf8)], vec![column("y", DataType::Int64)]);
+    let one =
+        Schema::new(Kind::Stream, vec![column("id", DataType::Utf8)], vec![column("x", DataType::Int64)]);
+    let other =
+        Schema::new(Kind::Table, vec![column("id", DataType::Utf8)], vec![column("y", DataType::Int64)]);
     let scope = Scope::new(&[("p", &one), ("c", &other)]);
     assert_eq!(compile("c.id", &scope).unwrap().as_column(), Some(2));
     assert_eq!(compile("y + x", &scope).unwrap().columns(), [1, 3]);
@@ -345,7 +387,10 @@ fn several_inputs_are_told_apart() {
         compile("c.id", &scope).unwrap().canonical_text(),
         compile("b.id", &renamed).unwrap().canonical_text()
     );
-    assert_ne!(compile("p.id", &scope).unwrap().canonical_text(), compile("c.id", &scope).unwrap().canonical_text());
+    assert_ne!(
+        compile("p.id", &scope).unwrap().canonical_text(),
+        compile("c.id", &scope).unwrap().canonical_text()
+    );
 }
 
 #[test]
@@ -367,7 +412,10 @@ fn messages_of_rows_name_the_expression() {
     };
     assert_eq!(message("a  / b", 2), "in `a / b`: division by zero");
     assert_eq!(message("a + 1", 2), "in `a + 1`: overflow: 9223372036854775807 + 1");
-    assert_eq!(message("cast(country as bigint)", 0), "in `cast(country as bigint)`: cannot cast string 'DE' to value of int64");
+    assert_eq!(
+        message("cast(country as bigint)", 0),
+        "in `cast(country as bigint)`: cannot cast string 'DE' to value of int64"
+    );
     let long = format!("{} / b", vec!["a"; 60].join(" * "));
     assert!(message(&long, 2).starts_with("in `a * a") && message(&long, 2).contains("…`: "));
 }
@@ -403,7 +451,12 @@ fn long_chains_and_deep_nesting_are_refused_or_work() {
     let row = rows().slice(0, 1);
     assert_eq!(values(&compiled(&format!("a + {}", sum(90))), &row), ["97"]);
     assert_eq!(values(&compiled(&format!("{}a{}", "(".repeat(20), ")".repeat(20))), &row), ["7"]);
-    for sql in [sum(200), sum(100_000), format!("{}a{}", "(".repeat(500), ")".repeat(500)), format!("{} a", "- ".repeat(500))] {
+    for sql in [
+        sum(200),
+        sum(100_000),
+        format!("{}a{}", "(".repeat(500), ")".repeat(500)),
+        format!("{} a", "- ".repeat(500)),
+    ] {
         let errors = compile(&sql, &scope()).unwrap_err();
         assert_eq!(errors[0].code, Code::SqlNotAllowed, "{}", errors[0]);
     }
@@ -414,7 +467,8 @@ fn one_failing_row_costs_no_other() {
     let count = 1000;
     let schema = Schema::new(Kind::Stream, vec![], vec![column("x", DataType::Int64)]);
     let values: Vec<i64> = (0..count).map(|row| row % 100).collect();
-    let rows = RecordBatch::try_new(schema.columns.clone(), vec![Arc::new(Int64Array::from(values))]).unwrap();
+    let rows =
+        RecordBatch::try_new(schema.columns.clone(), vec![Arc::new(Int64Array::from(values))]).unwrap();
     let expression = compile("100 / x", &Scope::new(&[("n", &schema)])).unwrap();
     let evaluated = expression.evaluate(&rows);
     let failed: Vec<usize> = evaluated.errors.iter().map(|(row, _, _)| *row).collect();
