@@ -173,11 +173,8 @@ fn describe(
             error(Code::SqlStringNumber, range, message, Some(help))
         }
         PlanError::Types(message) => {
-            let types: Vec<String> = parts
-                .iter()
-                .filter_map(|part| part.data_type.as_ref())
-                .map(|data_type| type_name(data_type))
-                .collect();
+            let types: Vec<String> =
+                parts.iter().filter_map(|part| part.data_type.as_ref()).map(type_name).collect();
             let code = if matches!(syntax, Expr::Function(_)) { Code::SqlArguments } else { Code::SqlTypes };
             let (message, help) = type_problem(syntax, &types, message, columns);
             error(code, range, message, help)

@@ -145,7 +145,7 @@ impl<'a, 's> Resolver<'a, 's> {
         };
         let mut accesses: Vec<AccessExpr> = idents.iter().skip(used).map(field_access).collect();
         accesses.extend(chain);
-        if let Err((span, message, help)) = self.fields(index, &accesses) {
+        if let Err(UnknownField { span, message, help }) = self.fields(index, &accesses) {
             return self.error(Code::SqlUnknownColumn, span.unwrap_or(whole), message, help);
         }
         if place == Place::Group {
@@ -201,11 +201,7 @@ impl<'a, 's> Resolver<'a, 's> {
     }
 
     /// Whether the fields that are accessed of a column exist.
-    fn fields(
-        &self,
-        index: usize,
-        accesses: &[AccessExpr],
-    ) -> Result<(), (Option<Range<usize>>, String, Option<String>)> {
+    fn fields(&self, index: usize, accesses: &[AccessExpr]) -> Result<(), UnknownField> {
         let mut data_type = self.scope.columns.data_type(index);
         for access in accesses {
             let AccessExpr::Subscript(Subscript::Index { index: key }) = access else { return Ok(()) };
@@ -216,17 +212,15 @@ impl<'a, 's> Resolver<'a, 's> {
                         let names = || fields.iter().map(|field| field.name().as_str());
                         let help = did_you_mean(name, names())
                             .unwrap_or_else(|| format!("its fields are {}", listed(names())));
-                        return Err((
-                            self.source.bytes(key.span()),
-                            format!("there is no field `{name}`"),
-                            Some(help),
-                        ));
+                        let span = self.source.bytes(key.span());
+                        let message = format!("there is no field `{name}`");
+                        return Err(UnknownField { span, message, help: Some(help) });
                     }
                 },
                 (Some(other), Some(name)) if !matches!(other, DataType::Struct(_)) => {
                     let message =
                         format!("there is no field `{name}` in {}", with_article(&type_name(other)));
-                    return Err((self.source.bytes(key.span()), message, None));
+                    return Err(UnknownField { span: self.source.bytes(key.span()), message, help: None });
                 }
                 (Some(DataType::List(item)), None) => Some(item.data_type()),
                 _ => return Ok(()),
@@ -393,6 +387,14 @@ impl<'a, 's> Resolver<'a, 's> {
         *expr = column_identifier(self.calls.len(), self.source.span(&range));
         self.calls.push(syntax);
     }
+}
+
+/// A field that its struct does not have.
+struct UnknownField {
+    /// Where it is named.
+    span: Option<Range<usize>>,
+    message: String,
+    help: Option<String>,
 }
 
 /// The identifier that stands for column number `index`.
