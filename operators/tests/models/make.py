@@ -62,11 +62,11 @@ def number(value):
     return None if np.isnan(value) else float(value)
 
 
-def folder(name, model, rows, backend, classes=None):
+def folder(name, model, rows, backend, classes=None, alone=False):
     """Writes one model folder and the answers of ONNX Runtime to `rows`.
 
     `classes` are the labels of its scores; an output that is a label is left out. Without a backend it is a model
-    that has to be refused.
+    that has to be refused. `alone` asks ONNX Runtime for one row at a time.
     """
     path = HERE / name
     path.mkdir()
@@ -84,8 +84,7 @@ def folder(name, model, rows, backend, classes=None):
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     tensor = session.get_inputs()[0].name
     values = INPUTS[rows] if backend else INPUTS[rows][:GOLDEN]
-    # What has to be refused is run row by row: some of it does not treat rows alone.
-    batches = [values] if backend else np.split(values, len(values))
+    batches = np.split(values, len(values)) if alone else [values]
     runs = [session.run(None, {tensor: batch}) for batch in batches]
     outputs = {}
     for output, *parts in zip(session.get_outputs(), *runs):
@@ -281,7 +280,7 @@ def handmade_models():
     handmade("handmade_classifiers", 1, nodes)
 
 
-def refused_models():
+def odd_models():
     x, y = TRAIN["wine"]
     pipeline = make_pipeline(StandardScaler(), DecisionTreeClassifier(max_depth=3, random_state=7)).fit(x, y)
     options = {id(pipeline): {"zipmap": False}}
@@ -289,17 +288,19 @@ def refused_models():
     graph = to_onnx(pipeline, initial_types=width, options=options, target_opset=OPSET)
     folder("refused_scaler", graph, "wine", None, ["0", "1", "2"])
 
-    def small(name, *nodes):
+    def small(name, backend, *nodes):
         graph = helper.make_graph(
             nodes,
             name,
             [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, 4])],
             [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
         )
-        folder(name, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), "handmade", None)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        folder(name, model, "handmade", backend, alone=True)
 
     small(
-        "refused_mixing",  # each row minus the mean of its batch
+        "handmade_mixing",  # each row minus the mean of its batch: nothing but zeros for rows that are alone
+        "tract",
         helper.make_node("IsNaN", ["X"], ["missing"]),
         helper.make_node("Constant", [], ["zero"], value_float=0.0),
         helper.make_node("Where", ["missing", "zero", "X"], ["filled"]),
@@ -308,6 +309,7 @@ def refused_models():
     )
     small(
         "refused_random",
+        None,
         helper.make_node("RandomUniformLike", ["X"], ["Y"], dtype=TensorProto.FLOAT, seed=7.0),
     )
 
@@ -334,5 +336,5 @@ if __name__ == "__main__":
     sklearn_models()
     boosted_models()
     handmade_models()
-    refused_models()
+    odd_models()
     (HERE / "cases.json").write_text(json.dumps(CASES, indent=1) + "\n")

@@ -416,7 +416,7 @@ mod tests {
     #[test]
     fn lists_and_indices_that_do_not_fit_are_refused() {
         assert_eq!(
-            broken("nodes_values", |list| drop(list.floats.pop())),
+            broken("nodes_values", |list| list.floats.truncate(2)),
             "`nodes_values` has 2 elements, expected are 3"
         );
         assert_eq!(
