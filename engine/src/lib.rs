@@ -8,5 +8,13 @@
 )]
 
 pub mod codec;
+pub mod driver;
+pub mod partitioner;
+pub mod plan;
 pub mod record;
+pub mod task;
 pub mod topology;
+
+#[cfg(test)]
+#[path = "../../operators/src/testing.rs"]
+mod testing;

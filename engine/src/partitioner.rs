@@ -1,11 +1,15 @@
 //! Which partition a key belongs to: Kafka's default, equal byte for byte to the Java client's, so that topics written
 //! here join with topics written there.
 
-/// The partition of a record with this key in a topic of `partitions` partitions. Records without a key have no partition
-/// of their own: where they go is the writer's choice.
+/// The hash of a key that decides its partition: `hash(key) % partitions`. Records without a key have no partition of
+/// their own: where they go is the writer's choice.
+pub fn hash(key: &[u8]) -> u32 {
+    murmur2(key) & 0x7fff_ffff
+}
+
+/// The partition of a record with this key in a topic of `partitions` partitions.
 pub fn partition(key: &[u8], partitions: u32) -> u32 {
-    let positive = murmur2(key) & 0x7fff_ffff;
-    positive.checked_rem(partitions).unwrap_or(0)
+    hash(key).checked_rem(partitions).unwrap_or(0)
 }
 
 /// The 32-bit murmur2 hash as Kafka's `Utils.murmur2` computes it.

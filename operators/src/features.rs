@@ -11,9 +11,10 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use millstream_state::{Fingerprint, StoreId, TaskState};
 
-use crate::aggregates::{AggregatePlan, Arguments, Contribution};
+use crate::aggregates::{AggregatePlan, GroupState, ResultBuilder};
 use crate::batch::Batch;
 use crate::config::{Field, FieldKind, Fields, Text, format_duration};
+use crate::datum::{Datum, read_values};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::key::KeyEncoder;
 use crate::operator::{
@@ -80,9 +81,7 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
         );
         return None;
     }
-    let mut signals: Vec<Signal> = Vec::new();
     let mut features = Vec::new();
-    let mut complete = true;
     for (name, value) in &entries {
         if input.index_of(name).is_some() {
             step.error(
@@ -91,32 +90,57 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
                 format!("`{}` has a column `{}` already", step.input().from.value, name.value),
                 "choose another name for the feature",
             );
-            complete = false;
-        }
-        let Some(feature) = columns.as_table(name.span.clone(), value, format!("feature `{}`", name.value)) else {
-            columns.wrong_type(name, value, "a table: { value = \"count(*)\", last = \"1h\" }");
-            complete = false;
             continue;
-        };
-        match resolve_feature(step, name, &feature, &mut signals) {
-            Some(feature) => features.push(feature),
-            None => complete = false,
+        }
+        match columns.as_table(name.span.clone(), value, format!("feature `{}`", name.value)) {
+            Some(fields) => features.extend(said(step, name, &fields)),
+            None => columns.wrong_type(name, value, "a table: { value = \"count(*)\", last = \"1h\" }"),
         }
     }
-    if !complete {
+    let named: Vec<(&str, &str, Option<Expression>)> =
+        features.iter().map(|said| (said.name.as_str(), said.value.value.as_str(), said.condition.clone())).collect();
+    let plan = match AggregatePlan::compile_where(&named, &step.scope()) {
+        Ok(plan) => plan,
+        Err(errors) => {
+            for (index, error) in errors {
+                if let Some(said) = features.get(index) {
+                    crate::operator::report_sql(step.diagnostics(), &said.value, vec![error]);
+                }
+            }
+            return None;
+        }
+    };
+    if features.len() != entries.len() {
         return None;
     }
-    let added = features.iter().map(|feature| feature.column.clone());
+    let mut windows: Vec<Trailing> = Vec::new();
+    let mut lasts: Vec<i64> = features.iter().map(|said| said.last).collect();
+    lasts.sort_unstable();
+    lasts.dedup();
+    for last in lasts {
+        let columns: Vec<usize> =
+            features.iter().enumerate().filter(|(_, said)| said.last == last).map(|(column, _)| column).collect();
+        windows.push(Trailing { last, plan: plan.part(&columns), columns });
+    }
+    let added = plan.output().into_iter().map(|(name, data_type)| column(name, data_type));
     let value = input.value_fields().iter().cloned().chain(added).collect();
     let schema =
         Schema { windowed: input.windowed, ..Schema::new(Kind::Stream, input.key_fields().to_vec(), value) };
-    let longest = features.iter().map(|feature| feature.last).max().unwrap_or_default();
+    let longest = windows.last().map_or(0, |window| window.last);
     let definition =
-        Features { input: input.clone(), schema: schema.clone(), signals, features, longest, grace, include_current };
+        Features { input: input.clone(), schema: schema.clone(), plan, windows, longest, grace, include_current };
     Some(Resolved::simple(schema, definition))
 }
 
-fn resolve_feature(step: &Step<'_>, name: &Text, fields: &Fields<'_>, signals: &mut Vec<Signal>) -> Option<Feature> {
+/// A feature as the file says it.
+struct Said {
+    name: String,
+    value: Text,
+    condition: Option<Expression>,
+    last: i64,
+}
+
+fn said(step: &Step<'_>, name: &Text, fields: &Fields<'_>) -> Option<Said> {
     fields.deny_unknown(["value", "last", "where"]);
     let value = fields.require_text("value", "say what to compute: value = \"count(*)\"");
     let condition = match fields.text("where") {
@@ -133,35 +157,18 @@ fn resolve_feature(step: &Step<'_>, name: &Text, fields: &Fields<'_>, signals: &
         step.error(Code::InvalidWindow, last.span, "a window of no length", "say how far back it reaches: \"1h\"");
         return None;
     }
-    let plan = AggregatePlan::compile(&[(name.value.as_str(), value.value.as_str())], &step.scope());
-    let plan = step.located(&value, plan.map_err(|errors| errors.into_iter().map(|(_, error)| error).collect()))?;
-    let (_, data_type) = plan.output().into_iter().next()?;
-    let signal = Signal { plan, condition };
-    let index = signals.iter().position(|known| known.identity() == signal.identity()).unwrap_or_else(|| {
-        signals.push(signal);
-        signals.len() - 1
-    });
-    Some(Feature { signal: index, last: last.value, column: column(&name.value, data_type) })
+    Some(Said { name: name.value.clone(), value, condition, last: last.value })
 }
 
-/// What a row contributes: features that differ in `last` only share it.
+/// The features that reach equally far back.
 #[derive(Clone, Debug)]
-struct Signal {
-    plan: AggregatePlan,
-    condition: Option<Expression>,
-}
-
-impl Signal {
-    fn identity(&self) -> (String, Option<String>) {
-        (self.plan.fingerprint(), self.condition.as_ref().map(Expression::canonical_text))
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Feature {
-    signal: usize,
+struct Trailing {
+    /// How far, in milliseconds.
     last: i64,
-    column: arrow::datatypes::FieldRef,
+    /// Their part of the whole plan.
+    plan: AggregatePlan,
+    /// Their positions among all features.
+    columns: Vec<usize>,
 }
 
 /// A checked `features`; times in milliseconds.
@@ -169,8 +176,10 @@ struct Feature {
 struct Features {
     input: Schema,
     schema: Schema,
-    signals: Vec<Signal>,
-    features: Vec<Feature>,
+    /// All features: what has to be kept of a row.
+    plan: AggregatePlan,
+    /// By length, shortest first.
+    windows: Vec<Trailing>,
     longest: i64,
     grace: i64,
     include_current: bool,
@@ -185,12 +194,8 @@ impl Features {
 
 impl Definition for Features {
     fn stores(&self) -> Vec<StoreDeclaration> {
-        let mut parts = vec!["features 1".to_owned(), self.longest.to_string()];
+        let mut parts = vec!["features 1".to_owned(), self.longest.to_string(), self.plan.values_fingerprint()];
         parts.extend(self.input.key_fields().iter().map(|field| type_name(field.data_type())));
-        for signal in &self.signals {
-            let (plan, condition) = signal.identity();
-            parts.extend([plan, condition.unwrap_or_default()]);
-        }
         let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
         vec![StoreDeclaration {
             suffix: "",
@@ -223,8 +228,8 @@ impl Definition for Features {
 #[derive(Debug)]
 struct Row {
     time: i64,
-    /// Per signal, what the row contributes; `None` where the signal's condition is not true.
-    contributions: Box<[Option<Contribution>]>,
+    /// What the features' aggregates take of it.
+    values: Vec<Datum>,
 }
 
 /// The rows of a key in order of time, equal times in order of arrival.
@@ -255,26 +260,12 @@ impl RunningFeatures {
         let definition = self.definition.clone();
         let store = context.store(0);
         let keys = self.keys.encode_all(input.rows.columns(), input.len())?;
-        let prepared: Vec<Arguments> = definition.signals.iter().map(|signal| signal.plan.prepare(&input.rows)).collect();
-        let mut failed = vec![false; input.len()];
-        let mut conditions = Vec::with_capacity(definition.signals.len());
-        for (signal, arguments) in definition.signals.iter().zip(&prepared) {
-            conditions.push(signal.condition.as_ref().map(|condition| {
-                let (matches, rows) = crate::filter::matching(condition, input, context);
-                rows.iter().for_each(|row| mark(&mut failed, *row));
-                matches
-            }));
-            for (row, code, message) in arguments.errors() {
-                if let (Some(seq), true) = (input.seq.get(*row), mark(&mut failed, *row)) {
-                    context.fail(*seq, *code, message.as_str());
-                }
-            }
-        }
-
-        let mut results: Vec<_> =
-            definition.features.iter().filter_map(|feature| Some(definition.signals.get(feature.signal)?.plan.results())).collect();
+        let arguments = definition.plan.prepare(&input.rows);
+        let usable = context.without_errors(input, arguments.errors());
+        let mut results: Vec<ResultBuilder> =
+            definition.windows.iter().map(|window| window.plan.results()).collect();
         let mut kept = Vec::with_capacity(input.len());
-        let mut store_key = Vec::new();
+        let (mut store_key, mut value) = (Vec::new(), Vec::new());
         for (row, (&time, &seq)) in input.time.iter().zip(&input.seq).enumerate() {
             if keys.is_null(row) {
                 context.count(DropReason::NullKey, 1);
@@ -284,14 +275,14 @@ impl RunningFeatures {
                 context.count(DropReason::NullValue, 1);
                 continue;
             }
-            if failed.get(row).copied().unwrap_or_default() {
+            if usable.as_ref().is_some_and(|usable| !usable.value(row)) {
                 continue;
             }
             self.pass_time(time, store, context.state);
             if self.stream_time.is_some_and(|stream_time| time < stream_time.saturating_sub(definition.grace)) {
                 context.count(DropReason::Late, 1);
             }
-            let current = Row { time, contributions: contributions(&prepared, &conditions, row) };
+            let current = Row { time, values: arguments.row(row) };
             let over = self.over();
             let key = keys.get(row);
             self.load(key, context.state, store)?;
@@ -316,7 +307,9 @@ impl RunningFeatures {
             if time > over {
                 let equal = rows.iter().take(position).rev().take_while(|row| row.time == time).count();
                 row_key(&mut store_key, time.div_euclid(definition.bucket()), key, time, equal as u32);
-                context.state.put(store, &store_key, &encode(&current));
+                value.clear();
+                arguments.write_row(row, &mut value);
+                context.state.put(store, &store_key, &value);
                 rows.insert(position, current);
                 self.recent_rows += 1;
             }
@@ -325,15 +318,19 @@ impl RunningFeatures {
             self.forget();
         }
 
-        let mut arrays = Vec::new();
+        let mut features = vec![None; definition.schema.columns.fields().len() - input.rows.num_columns()];
         let mut errors = Vec::new();
-        for result in results {
+        for (window, result) in definition.windows.iter().zip(results) {
             let (columns, failed) = result.finish();
-            arrays.extend(columns);
+            for (position, array) in window.columns.iter().zip(columns) {
+                if let Some(feature) = features.get_mut(*position) {
+                    *feature = Some(array);
+                }
+            }
             errors.extend(failed);
         }
         let rows = if kept.len() == input.len() { input.clone() } else { input.take(&kept)? };
-        let arrays = rows.rows.columns().iter().cloned().chain(arrays).collect();
+        let arrays = rows.rows.columns().iter().cloned().chain(features.into_iter().flatten()).collect();
         let output = rows.with_columns(&definition.schema.columns, arrays)?;
         errors.sort_by_key(|(row, _, _)| *row);
         errors.dedup_by_key(|(row, _, _)| *row);
@@ -388,7 +385,8 @@ impl RunningFeatures {
                     let (store_key, bytes) = item?;
                     let time = store_key.get(prefix..prefix + 8).and_then(|bytes| bytes.try_into().ok());
                     let time = i64::from_be_bytes(time.ok_or_else(|| OperatorError::Stored("a row's key is too short".to_owned()))?);
-                    rows.push_back(Row { time, contributions: decode(&bytes, self.definition.signals.len())? });
+                    let values = read_values(&bytes).map_err(|error| OperatorError::Stored(error.to_string()))?;
+                    rows.push_back(Row { time, values });
                 }
             }
         }
@@ -404,45 +402,21 @@ impl RunningFeatures {
     }
 }
 
-/// Marks a row and says whether it was not marked yet.
-fn mark(rows: &mut [bool], row: usize) -> bool {
-    rows.get_mut(row).is_some_and(|marked| !std::mem::replace(marked, true))
-}
-
-/// What the row contributes to each signal.
-fn contributions(
-    prepared: &[Arguments],
-    conditions: &[Option<arrow::array::BooleanArray>],
-    row: usize,
-) -> Box<[Option<Contribution>]> {
-    prepared
-        .iter()
-        .zip(conditions)
-        .map(|(arguments, condition)| {
-            condition.as_ref().is_none_or(|condition| condition.value(row)).then(|| arguments.contribution(row))
-        })
-        .collect()
-}
-
-/// The state of each feature for a row that would stand at `position`.
+/// The state of each window for a row that would stand at `position`.
 fn fold(
     definition: &Features,
     rows: &KeyRows,
     position: usize,
     current: &Row,
     over: i64,
-) -> Result<Vec<crate::aggregates::GroupState>, (Code, String)> {
-    let mut states = Vec::with_capacity(definition.features.len());
-    for feature in &definition.features {
-        let Some(signal) = definition.signals.get(feature.signal) else { continue };
-        let mut state = signal.plan.new_state();
-        let after = over.max(current.time.saturating_sub(feature.last));
+) -> Result<Vec<GroupState>, (Code, String)> {
+    let mut states = Vec::with_capacity(definition.windows.len());
+    for window in &definition.windows {
+        let mut state = window.plan.new_state();
+        let after = over.max(current.time.saturating_sub(window.last));
         let from = rows.partition_point(|row| row.time <= after).min(position);
-        let seen = rows.range(from..position).chain(definition.include_current.then_some(current));
-        for row in seen {
-            if let Some(Some(contribution)) = row.contributions.get(feature.signal) {
-                signal.plan.add(&mut state, contribution)?;
-            }
+        for row in rows.range(from..position).chain(definition.include_current.then_some(current)) {
+            window.plan.update_values(&mut state, &row.values)?;
         }
         states.push(state);
     }
@@ -456,32 +430,6 @@ fn row_key(bytes: &mut Vec<u8>, bucket: i64, key: &[u8], time: i64, n: u32) {
     bytes.extend_from_slice(key);
     bytes.extend_from_slice(&time.to_be_bytes());
     bytes.extend_from_slice(&n.to_be_bytes());
-}
-
-const LAYOUT: u8 = 1;
-
-fn encode(row: &Row) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut writer = millstream_state::value::ValueWriter::new(&mut bytes, LAYOUT);
-    for contribution in &row.contributions {
-        writer.put_option(contribution.is_some());
-        if let Some(contribution) = contribution {
-            contribution.write(&mut writer);
-        }
-    }
-    bytes
-}
-
-fn decode(bytes: &[u8], signals: usize) -> Result<Box<[Option<Contribution>]>, OperatorError> {
-    let stored = |error: millstream_state::value::ValueError| OperatorError::Stored(error.to_string());
-    let mut reader = millstream_state::value::ValueReader::new(bytes, LAYOUT).map_err(stored)?;
-    let mut contributions = Vec::with_capacity(signals);
-    for _ in 0..signals {
-        let present = reader.get_option().map_err(stored)?;
-        contributions.push(if present { Some(Contribution::read(&mut reader).map_err(stored)?) } else { None });
-    }
-    reader.finish().map_err(stored)?;
-    Ok(contributions.into())
 }
 
 impl Operator for RunningFeatures {

@@ -280,3 +280,107 @@ fn read_bytes(rest: &mut &[u8], out: &mut Vec<u8>) -> Result<(), KeyDecodeError>
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cmp::Ordering;
+    use std::sync::Arc;
+
+    use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::any_batch;
+
+    fn keys(rows: &RecordBatch) -> (KeyEncoder, Keys) {
+        let schema = rows.schema();
+        let encoder = KeyEncoder::new(schema.fields().iter().map(|field| field.data_type())).unwrap();
+        let keys = encoder.encode_all(rows.columns(), rows.num_rows()).unwrap();
+        (encoder, keys)
+    }
+
+    /// The order of the language, value by value.
+    fn order(left: Value<'_>, right: Value<'_>) -> Ordering {
+        match (left, right) {
+            (Value::Null, Value::Null) => Ordering::Equal,
+            (Value::Null, _) => Ordering::Less,
+            (_, Value::Null) => Ordering::Greater,
+            (Value::Bool(a), Value::Bool(b)) => a.cmp(&b),
+            (Value::Int32(a), Value::Int32(b)) | (Value::Date(a), Value::Date(b)) => a.cmp(&b),
+            (Value::Int64(a), Value::Int64(b)) | (Value::Timestamp(a), Value::Timestamp(b)) => a.cmp(&b),
+            (Value::Float32(a), Value::Float32(b)) => a.total_cmp(&b),
+            (Value::Float64(a), Value::Float64(b)) => a.total_cmp(&b),
+            (Value::Decimal(a, _), Value::Decimal(b, _)) => a.cmp(&b),
+            (Value::String(a), Value::String(b)) => a.as_bytes().cmp(b.as_bytes()),
+            (Value::Bytes(a), Value::Bytes(b)) => a.cmp(b),
+            (Value::List(a, a_start, a_end), Value::List(b, b_start, b_end)) => {
+                let items = (a_start..a_end).zip(b_start..b_end);
+                items
+                    .map(|(i, j)| order(a.value(i), b.value(j)))
+                    .find(|order| order.is_ne())
+                    .unwrap_or((a_end - a_start).cmp(&(b_end - b_start)))
+            }
+            (Value::Struct(a, i), Value::Struct(b, j)) => row_order(a, i, b, j),
+            other => panic!("two types: {other:?}"),
+        }
+    }
+
+    fn row_order(a: &[Column<'_>], i: usize, b: &[Column<'_>], j: usize) -> Ordering {
+        a.iter().zip(b).map(|(a, b)| order(a.value(i), b.value(j))).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+    }
+
+    proptest! {
+        #[test]
+        fn keys_sort_as_their_columns(rows in any_batch()) {
+            let (_, keys) = keys(&rows);
+            let columns = Column::all(rows.columns()).unwrap();
+            for i in 0..rows.num_rows() {
+                prop_assert_eq!(keys.is_null(i), columns.iter().all(|column| column.is_null(i)));
+                for j in 0..rows.num_rows() {
+                    let expected = row_order(&columns, i, &columns, j);
+                    prop_assert_eq!(keys.get(i).cmp(keys.get(j)), expected, "{} {}", i, j);
+                    // No key is the beginning of another, so that what follows a key does not disturb the order.
+                    prop_assert!(expected.is_eq() || !keys.get(j).starts_with(keys.get(i)));
+                }
+            }
+        }
+
+        #[test]
+        fn keys_come_back(rows in any_batch(), cut in any::<prop::sample::Index>()) {
+            let (encoder, keys) = keys(&rows);
+            let mut decoder = encoder.decoder().unwrap();
+            for key in keys.iter() {
+                prop_assert!(decoder.push(&key[..cut.index(key.len())]).is_err());
+                let mut followed = key.to_vec();
+                followed.extend_from_slice(&[7, 7]);
+                prop_assert_eq!(decoder.push(&followed), Ok(&[7u8, 7][..]));
+            }
+            prop_assert_eq!(decoder.len(), rows.num_rows());
+            let arrays = decoder.finish().unwrap();
+            let again = encoder.encode_all(&arrays, rows.num_rows()).unwrap();
+            prop_assert!(again.iter().eq(keys.iter()));
+        }
+    }
+
+    /// Keys lie in stores and changelogs: these bytes may not change.
+    #[test]
+    fn the_bytes_are_pinned() {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(vec![Some("a\0b"), None])),
+            Arc::new(Int64Array::from(vec![Some(-1), None])),
+        ];
+        let encoder = KeyEncoder::new([&DataType::Utf8, &DataType::Int64]).unwrap();
+        let keys = encoder.encode_all(&columns, 2).unwrap();
+        let first = [1, b'a', 0, 0xff, b'b', 0, 0, 1, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+        assert_eq!(keys.get(0), first);
+        assert_eq!(keys.get(1), [0, 0]);
+        assert_eq!((keys.is_null(0), keys.is_null(1)), (false, true));
+        assert_eq!(columns[0].len(), keys.len());
+    }
+
+    #[test]
+    fn a_stream_without_key_has_empty_keys() {
+        let keys = KeyEncoder::new([]).unwrap().encode_all(&[], 3).unwrap();
+        assert_eq!((keys.len(), keys.get(2), keys.is_null(2)), (3, &[][..], false));
+    }
+}

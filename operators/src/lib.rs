@@ -8,11 +8,17 @@
     expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")
 )]
 
+// Tests share a file with other crates' tests, which know this crate by its name.
+#[cfg(test)]
+extern crate self as millstream_operators;
+
 pub mod aggregate;
+pub mod aggregates;
 pub mod batch;
 pub mod branch;
 pub mod columns;
 pub mod config;
+pub mod datum;
 pub mod diagnostic;
 pub mod explode;
 pub mod features;
@@ -20,10 +26,14 @@ pub mod filter;
 mod hash;
 pub mod key;
 pub mod merge;
+pub mod model;
 pub mod operator;
 pub mod registry;
 pub mod rekey;
 pub mod row;
 pub mod schema;
 pub mod select;
+pub mod sql;
+#[cfg(test)]
+mod testing;
 pub mod to_stream;

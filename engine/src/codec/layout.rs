@@ -44,6 +44,37 @@ pub struct FieldLayout {
     pub children: Vec<FieldLayout>,
 }
 
+impl FieldLayout {
+    /// A field named like its column, and so all fields within.
+    pub fn of_column(name: &str, data_type: &DataType) -> Self {
+        let children = match data_type {
+            DataType::List(item) => vec![FieldLayout::of_column(item.name(), item.data_type())],
+            DataType::Struct(fields) => {
+                fields.iter().map(|field| FieldLayout::of_column(field.name(), field.data_type())).collect()
+            }
+            _ => Vec::new(),
+        };
+        FieldLayout { name: name.to_owned(), field: name.to_owned(), data_type: data_type.clone(), children }
+    }
+}
+
+impl Format {
+    /// The format of keys of these columns if the user names none: raw for one string, int32, int64 or bytes column, else
+    /// JSON.
+    pub fn default_for_key(columns: &[FieldLayout]) -> Self {
+        match columns {
+            [one] => match one.data_type {
+                DataType::Utf8 => Format::String,
+                DataType::Binary => Format::Bytes,
+                DataType::Int32 => Format::Int32,
+                DataType::Int64 => Format::Int64,
+                _ => Format::Json,
+            },
+            _ => Format::Json,
+        }
+    }
+}
+
 /// What a metadata column holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metadata {

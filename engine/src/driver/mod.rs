@@ -1,0 +1,522 @@
+//! Whole applications in memory: a topic is a queue, a commit is a call.
+//!
+//! The driver makes the same calls to its tasks as a run on Kafka: epochs, commits with changelogs, restores. Order is fixed:
+//! what an earlier input caused comes first, through repartition topics too, so that a run can be repeated exactly.
+
+pub mod cases;
+pub mod pipe;
+pub mod written;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use millstream_operators::batch::Batch;
+use millstream_operators::operator::Advance;
+use millstream_operators::schema::Kind;
+use millstream_state::{StateDirectory, StateError, StateOptions, StoreId, TaskState};
+
+use crate::plan::{Origin, Plan, PlanError, SubTopology};
+use crate::record::Record;
+use crate::task::{NodeCounters, OutputRecord, Rank, RecordError, Task, TaskError};
+use crate::topology::{OutputRef, Topology};
+
+/// What stops the driver although no record is to blame.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// A task failed.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// The state failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The topology cannot be run with this partition count.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The driver broke a promise.
+    #[error("internal error in the driver (please report it): {0}")]
+    Internal(String),
+}
+
+/// How the driver runs an application.
+#[derive(Clone, Debug)]
+pub struct DriverOptions {
+    /// Partitions of the sources' topics.
+    pub partitions: u32,
+    /// Where the stores are; `None`: in memory.
+    pub state: Option<StateLocation>,
+}
+
+impl Default for DriverOptions {
+    fn default() -> Self {
+        DriverOptions { partitions: 1, state: None }
+    }
+}
+
+/// Stores on disk.
+#[derive(Clone, Debug)]
+pub struct StateLocation {
+    /// The state directory.
+    pub directory: PathBuf,
+    /// Bytes for caches and write buffers.
+    pub memory: u64,
+}
+
+/// A record for a source.
+#[derive(Clone, Debug)]
+pub struct SourceRecord {
+    /// The position of the source in the topology.
+    pub source: usize,
+    /// The partition; `None`: that of its key.
+    pub partition: Option<i32>,
+    /// The record; its offset is given by the driver.
+    pub record: Record,
+}
+
+/// A record that was written.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The number, within the call, of the input that caused it.
+    pub cause: usize,
+    /// The sink, by position in the file; `None` for a dead letter.
+    pub sink: Option<usize>,
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: u32,
+    /// The record.
+    pub record: Record,
+    /// Whether it is a change of a table.
+    pub kind: Kind,
+}
+
+/// Rows of a node that was asked for.
+#[derive(Clone, Debug)]
+pub struct Tapped {
+    /// The position in the list of [`Driver::tap`].
+    pub tap: usize,
+    /// The number, within the call, of the input that caused each row.
+    pub causes: Vec<usize>,
+    /// The rows.
+    pub batch: Batch,
+}
+
+/// What a call did.
+#[derive(Debug, Default)]
+pub struct Ran {
+    /// Records written, in order: by cause, depth of the sub-topology, sink, output.
+    pub written: Vec<Written>,
+    /// Records that were skipped or dead-lettered.
+    pub errors: Vec<RecordError>,
+    /// The error that stopped the application, and the number of the input that caused it.
+    pub stopped: Option<(usize, RecordError)>,
+    /// Rows of the nodes that were asked for.
+    pub tapped: Vec<Tapped>,
+}
+
+/// A record that waits for a task.
+struct Waiting {
+    cause: usize,
+    input: usize,
+    record: Record,
+}
+
+/// A task with the topics that belong to it.
+struct Running {
+    task: Task,
+    waiting: Vec<Waiting>,
+    /// Per store, its changelog partition, compacted.
+    changelogs: Vec<Changelog>,
+    /// Offsets and metadata of the last commit.
+    committed: Option<(Vec<i64>, Vec<u8>)>,
+    /// Wall clock of the last input.
+    last_input: i64,
+    /// Wall clock up to which silence has moved stream time.
+    followed: i64,
+    dirty: bool,
+}
+
+#[derive(Clone, Default)]
+struct Changelog {
+    newest: HashMap<Box<[u8]>, Box<[u8]>>,
+    next_offset: i64,
+}
+
+/// An application in memory.
+pub struct Driver {
+    topology: Arc<Topology>,
+    plan: Arc<Plan>,
+    options: DriverOptions,
+    /// Keeps the state directory locked.
+    directory: Option<StateDirectory>,
+    /// Per sub-topology, its tasks by partition.
+    tasks: Vec<Vec<Running>>,
+    /// Per source: its sub-topology and the number of the input there.
+    sources: Vec<(usize, usize)>,
+    /// Per repartition topic: who reads it.
+    readers: HashMap<String, (usize, usize)>,
+    next_offsets: HashMap<(usize, usize, usize), i64>,
+    taps: Vec<(usize, usize)>,
+    now: i64,
+    started: bool,
+    largest_time: Option<i64>,
+    unkeyed: u32,
+}
+
+impl Driver {
+    /// Opens all tasks of a planned topology, with empty stores.
+    pub fn new(topology: Arc<Topology>, plan: Arc<Plan>, options: DriverOptions) -> Result<Self, DriverError> {
+        let directory = match &options.state {
+            Some(location) => Some(StateDirectory::open(&location.directory, &topology.app.id)?),
+            None => None,
+        };
+        let mut sources = vec![(0, 0); topology.sources.len()];
+        let mut readers = HashMap::new();
+        for (position, sub) in plan.sub_topologies.iter().enumerate() {
+            for (number, input) in sub.inputs.iter().enumerate() {
+                match &input.origin {
+                    Origin::Source(source) => {
+                        let index = topology.sources.iter().position(|found| found.name == source.name);
+                        if let Some(slot) = index.and_then(|index| sources.get_mut(index)) {
+                            *slot = (position, number);
+                        }
+                    }
+                    Origin::Repartition { .. } => {
+                        readers.insert(input.topic.clone(), (position, number));
+                    }
+                }
+            }
+        }
+        let mut driver = Driver {
+            topology,
+            plan,
+            options,
+            directory,
+            tasks: Vec::new(),
+            sources,
+            readers,
+            next_offsets: HashMap::new(),
+            taps: Vec::new(),
+            now: 0,
+            started: false,
+            largest_time: None,
+            unkeyed: 0,
+        };
+        let counts = driver.plan.partitions(|_| driver.options.partitions)?;
+        for (sub, count) in driver.plan.clone().sub_topologies.iter().zip(counts) {
+            let mut tasks = Vec::new();
+            for partition in 0..count {
+                let changelogs = vec![Changelog::default(); sub.stores.len()];
+                let task = driver.open(sub, partition, &changelogs, None)?;
+                let (waiting, committed) = (Vec::new(), None);
+                tasks.push(Running { task, waiting, changelogs, committed, last_input: 0, followed: 0, dirty: false });
+            }
+            driver.tasks.push(tasks);
+        }
+        Ok(driver)
+    }
+
+    /// A task with stores restored from their changelogs.
+    fn open(
+        &self,
+        sub: &Arc<SubTopology>,
+        partition: u32,
+        changelogs: &[Changelog],
+        committed: Option<&(Vec<i64>, Vec<u8>)>,
+    ) -> Result<Task, DriverError> {
+        let specs = Task::store_specs(sub);
+        let mut state = match (&self.directory, &self.options.state) {
+            (Some(directory), Some(location)) => {
+                let name = format!("{}-{partition}", sub.name);
+                TaskState::open(directory, &name, &specs, &StateOptions::new(location.memory))?
+            }
+            _ => TaskState::in_memory(&specs),
+        };
+        for (store, changelog) in changelogs.iter().enumerate() {
+            let mut records: Vec<_> = changelog.newest.iter().map(|(key, value)| (key.to_vec(), Some(value.to_vec()))).collect();
+            records.sort();
+            state.restore(StoreId(store), &mut records.into_iter(), changelog.next_offset)?;
+        }
+        let offsets = committed.map_or_else(|| vec![0; sub.inputs.len()], |(offsets, _)| offsets.clone());
+        let metadata = committed.map(|(_, metadata)| metadata.as_slice());
+        Ok(Task::open(sub.clone(), partition as i32, state, offsets, metadata)?)
+    }
+
+    /// The topology that runs.
+    pub fn topology(&self) -> &Arc<Topology> {
+        &self.topology
+    }
+
+    /// The wall clock, in milliseconds since 1970.
+    pub fn now(&self) -> i64 {
+        self.now
+    }
+
+    /// Asks for the rows of these nodes with every call.
+    pub fn tap(&mut self, outputs: &[OutputRef]) -> Result<(), DriverError> {
+        let found: Option<Vec<(usize, usize)>> =
+            outputs.iter().map(|output| self.plan.find(output).map(|(sub, slot, _)| (sub, slot))).collect();
+        self.taps = found.ok_or_else(|| DriverError::Internal("a tapped node does not exist".to_owned()))?;
+        self.apply_taps();
+        Ok(())
+    }
+
+    fn apply_taps(&mut self) {
+        for (position, tasks) in self.tasks.iter_mut().enumerate() {
+            let slots: Vec<usize> =
+                self.taps.iter().filter(|(sub, _)| *sub == position).map(|(_, slot)| *slot).collect();
+            tasks.iter_mut().for_each(|running| running.task.tap(slots.clone()));
+        }
+    }
+
+    /// Processes `records` as one batch, each to its end.
+    pub fn run(&mut self, records: Vec<SourceRecord>) -> Result<Ran, DriverError> {
+        for (cause, SourceRecord { source, partition, mut record }) in records.into_iter().enumerate() {
+            if !self.started {
+                self.started = true;
+                self.now = record.timestamp;
+            }
+            let (sub, input) = self.sources.get(source).copied().unwrap_or_default();
+            let count = self.tasks.get(sub).map_or(1, |tasks| tasks.len() as u32);
+            let partition = match (partition, &record.key) {
+                (Some(partition), _) => partition as u32 % count,
+                (None, Some(key)) => crate::partitioner::partition(key, count),
+                (None, None) => {
+                    self.unkeyed = self.unkeyed.wrapping_add(1);
+                    self.unkeyed % count
+                }
+            } as usize;
+            record.offset = self.next_offset(sub, partition, input);
+            self.wait(sub, partition, Waiting { cause, input, record });
+        }
+        let mut ran = Ran::default();
+        self.drain(&mut ran)?;
+        Ok(self.in_order(ran))
+    }
+
+    fn next_offset(&mut self, sub: usize, partition: usize, input: usize) -> i64 {
+        let next = self.next_offsets.entry((sub, partition, input)).or_default();
+        *next += 1;
+        *next - 1
+    }
+
+    fn wait(&mut self, sub: usize, partition: usize, waiting: Waiting) {
+        if let Some(running) = self.tasks.get_mut(sub).and_then(|tasks| tasks.get_mut(partition)) {
+            running.waiting.push(waiting);
+        }
+    }
+
+    fn in_order(&self, mut ran: Ran) -> Ran {
+        // Tasks were run by depth, and each gives its outputs in order.
+        ran.written.sort_by_key(|written| written.cause);
+        ran
+    }
+
+    /// Runs tasks until no record waits.
+    fn drain(&mut self, ran: &mut Ran) -> Result<(), DriverError> {
+        loop {
+            let mut waited = false;
+            for sub in 0..self.tasks.len() {
+                waited |= self.drain_sub(sub, ran)?;
+                if ran.stopped.is_some() {
+                    return Ok(());
+                }
+            }
+            if !waited {
+                return Ok(());
+            }
+        }
+    }
+
+    fn drain_sub(&mut self, sub: usize, ran: &mut Ran) -> Result<bool, DriverError> {
+        let mut waited = false;
+        let count = self.tasks.get(sub).map_or(0, Vec::len);
+        for partition in 0..count {
+            let Some(running) = self.tasks.get_mut(sub).and_then(|tasks| tasks.get_mut(partition)) else { continue };
+            if running.waiting.is_empty() {
+                continue;
+            }
+            waited = true;
+            let mut waiting = std::mem::take(&mut running.waiting);
+            waiting.sort_by_key(|waiting| (waiting.cause, waiting.input));
+            let causes: Vec<usize> = waiting.iter().map(|waiting| waiting.cause).collect();
+            let records = waiting.into_iter().map(|waiting| (waiting.input, waiting.record)).collect();
+            running.dirty = true;
+            running.last_input = self.now;
+            running.followed = self.now;
+            let epoch = running.task.process(records, self.now)?;
+            self.largest_time = self.largest_time.max(epoch.largest_time);
+            self.take_over(sub, partition, epoch, &causes, ran);
+            if ran.stopped.is_some() {
+                break;
+            }
+        }
+        Ok(waited)
+    }
+
+    fn take_over(&mut self, sub: usize, partition: usize, epoch: crate::task::Epoch, causes: &[usize], ran: &mut Ran) {
+        let cause_of = |seq: u32| causes.get(seq as usize).copied().unwrap_or_default();
+        for OutputRecord { topic, hash, mut record, seq, rank, kind } in epoch.outputs {
+            let cause = cause_of(seq);
+            if let (Rank::Repartition(_), Some(&(reader, input))) = (rank, self.readers.get(&*topic)) {
+                let count = self.tasks.get(reader).map_or(1, Vec::len);
+                let target = hash.map_or(partition, |hash| hash as usize) % count;
+                record.offset = self.next_offset(reader, target, input);
+                self.wait(reader, target, Waiting { cause, input, record });
+                continue;
+            }
+            let sink = match rank {
+                Rank::Sink(sink) => Some(sink),
+                _ => None,
+            };
+            let partition = hash.map_or(partition as u32, |hash| hash % self.options.partitions);
+            ran.written.push(Written { cause, sink, topic, partition, record, kind });
+        }
+        for (slot, batch) in epoch.tapped {
+            let causes: Vec<usize> = batch.seq.iter().map(|seq| cause_of(*seq)).collect();
+            for (tap, _) in self.taps.iter().enumerate().filter(|(_, tapped)| **tapped == (sub, slot)) {
+                ran.tapped.push(Tapped { tap, causes: causes.clone(), batch: batch.clone() });
+            }
+        }
+        ran.errors.extend(epoch.errors);
+        ran.stopped = ran.stopped.take().or(epoch.stopped.map(|error| (cause_of(error.seq), error)));
+    }
+
+    /// Sets every operator's stream time to the largest input time so far plus `by` milliseconds, upstream first.
+    pub fn advance(&mut self, by: i64) -> Result<Ran, DriverError> {
+        let to = self.largest_time.unwrap_or_default().saturating_add(by);
+        self.advance_all(Advance::To(to))
+    }
+
+    /// Closes windows and sends what is held back.
+    pub fn finish(&mut self) -> Result<Ran, DriverError> {
+        self.advance_all(Advance::End)
+    }
+
+    fn advance_all(&mut self, to: Advance) -> Result<Ran, DriverError> {
+        let mut ran = Ran::default();
+        for sub in 0..self.tasks.len() {
+            self.drain_sub(sub, &mut ran)?;
+            let count = self.tasks.get(sub).map_or(0, Vec::len);
+            for partition in 0..count {
+                self.advance_task(sub, partition, to, &mut ran)?;
+            }
+        }
+        self.drain(&mut ran)?;
+        Ok(self.in_order(ran))
+    }
+
+    fn advance_task(&mut self, sub: usize, partition: usize, to: Advance, ran: &mut Ran) -> Result<(), DriverError> {
+        let running = self.tasks.get_mut(sub).and_then(|tasks| tasks.get_mut(partition));
+        if let Some(running) = running {
+            running.dirty = true;
+            let epoch = running.task.advance(to)?;
+            self.take_over(sub, partition, epoch, &[0], ran);
+        }
+        Ok(())
+    }
+
+    /// The wall clock goes on. Where all inputs have been silent for `idle-after`, stream time follows it.
+    pub fn wall_clock(&mut self, by: i64) -> Result<Ran, DriverError> {
+        self.now = self.now.saturating_add(by);
+        let mut ran = Ran::default();
+        for sub in 0..self.tasks.len() {
+            self.drain_sub(sub, &mut ran)?;
+            let Some(idle_after) = self.plan.sub_topologies.get(sub).and_then(|sub| sub.idle_after) else { continue };
+            let count = self.tasks.get(sub).map_or(0, Vec::len);
+            for partition in 0..count {
+                let running = self.tasks.get(sub).and_then(|tasks| tasks.get(partition));
+                let Some(running) = running.filter(|running| self.now - running.last_input >= idle_after) else {
+                    continue;
+                };
+                let Some(time) = running.task.stream_time() else { continue };
+                let to = time.saturating_add(self.now - running.followed).min(self.now);
+                self.advance_task(sub, partition, Advance::To(to), &mut ran)?;
+                if let Some(running) = self.tasks.get_mut(sub).and_then(|tasks| tasks.get_mut(partition)) {
+                    running.followed = self.now;
+                }
+            }
+        }
+        self.drain(&mut ran)?;
+        Ok(self.in_order(ran))
+    }
+
+    /// Commits every task: changes go to the changelogs, and only then into the stores.
+    pub fn commit(&mut self) -> Result<(), DriverError> {
+        for running in self.tasks.iter_mut().flatten().filter(|running| running.dirty) {
+            running.dirty = false;
+            let commit = running.task.commit();
+            for change in &commit.changelog {
+                let Some(changelog) = running.changelogs.get_mut(change.store.0) else { continue };
+                changelog.next_offset += 1;
+                match &change.value {
+                    Some(value) => changelog.newest.insert(change.key.clone(), value.clone()),
+                    None => changelog.newest.remove(&change.key),
+                };
+            }
+            running.committed = Some((commit.offsets.clone(), commit.metadata.clone()));
+            let offsets = running.changelogs.iter().map(|changelog| changelog.next_offset).collect();
+            running.task.committed(commit, offsets)?;
+        }
+        Ok(())
+    }
+
+    /// Commits, drops the process with its stores, and starts again from topics, changelogs and committed offsets.
+    pub fn restart(&mut self) -> Result<(), DriverError> {
+        self.commit()?;
+        let mut dropped: Vec<Vec<_>> = Vec::new();
+        for tasks in std::mem::take(&mut self.tasks) {
+            dropped.push(tasks.into_iter().map(|running| (running.changelogs, running.committed, running.last_input, running.followed)).collect());
+        }
+        if let (Some(directory), Some(location)) = (self.directory.take(), self.options.state.clone()) {
+            directory.clear()?;
+            drop(directory);
+            self.directory = Some(StateDirectory::open(&location.directory, &self.topology.app.id)?);
+        }
+        for (sub, tasks) in self.plan.clone().sub_topologies.iter().zip(dropped) {
+            let mut reopened = Vec::new();
+            for (partition, (changelogs, committed, last_input, followed)) in tasks.into_iter().enumerate() {
+                let task = self.open(sub, partition as u32, &changelogs, committed.as_ref())?;
+                let waiting = Vec::new();
+                reopened.push(Running { task, waiting, changelogs, committed, last_input, followed, dirty: false });
+            }
+            self.tasks.push(reopened);
+        }
+        self.apply_taps();
+        Ok(())
+    }
+
+    /// Rows that went through each step, all tasks together, by step in the order of the plan.
+    pub fn counters(&self) -> Vec<(String, NodeCounters)> {
+        let mut totals: Vec<(String, NodeCounters)> = Vec::new();
+        for (sub, tasks) in self.plan.sub_topologies.iter().zip(&self.tasks) {
+            for (number, node) in sub.nodes.iter().enumerate() {
+                let mut total = NodeCounters::default();
+                for counters in tasks.iter().filter_map(|running| running.task.counters().get(number)) {
+                    total.rows_in += counters.rows_in;
+                    total.rows_out += counters.rows_out;
+                    total.errors += counters.errors;
+                    for (reason, rows) in &counters.dropped {
+                        *total.dropped.entry(*reason).or_default() += rows;
+                    }
+                }
+                totals.push((node.name.clone(), total));
+            }
+        }
+        totals
+    }
+
+    /// The content of every store, by name and partition, in key order: for tests of restores.
+    pub fn stores(&self) -> Result<BTreeMap<(String, usize), Vec<(Vec<u8>, Vec<u8>)>>, DriverError> {
+        let mut contents = BTreeMap::new();
+        for (sub, tasks) in self.plan.sub_topologies.iter().zip(&self.tasks) {
+            for (partition, running) in tasks.iter().enumerate() {
+                for (number, store) in sub.stores.iter().enumerate() {
+                    let name = (store.spec.name.clone(), partition);
+                    contents.insert(name, running.task.store_content(StoreId(number))?);
+                }
+            }
+        }
+        Ok(contents)
+    }
+}

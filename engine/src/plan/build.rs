@@ -1,0 +1,377 @@
+//! Cuts the graph at its topics.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use millstream_operators::operator::{Definition, Wanted};
+use millstream_operators::schema::{Kind, Schema};
+use millstream_state::StoreSpec;
+
+use super::{GROUP_BY, Origin, Plan, PlanError, PlanInput, PlanNode, PlanOutput, PlanSlot, PlanStore, SubTopology};
+use crate::topology::{OutputRef, StepNode, Topology};
+
+/// Something that fills slots.
+enum Vertex<'a> {
+    /// A source, by position.
+    Source(usize),
+    /// What a repartition topic brings, after the step it belongs to.
+    Topic { step: &'a StepNode, schema: &'a Schema, partitions: Option<u32> },
+    /// The first half of a step with `group-by`.
+    Regroup { step: &'a StepNode, schema: &'a Schema, definition: &'a Arc<dyn Definition> },
+    /// A step.
+    Step(&'a StepNode),
+}
+
+/// Where rows come from: a vertex and the number of its output.
+type Port = (usize, usize);
+
+struct Graph<'a> {
+    vertices: Vec<Vertex<'a>>,
+    /// Per vertex, the ports it reads.
+    inputs: Vec<Vec<Port>>,
+    /// The ports that fill a repartition topic, with the vertex that reads it.
+    topics: Vec<(Port, usize)>,
+    /// What an output of a source or step stands for.
+    ports: BTreeMap<OutputRef, Port>,
+}
+
+impl Plan {
+    /// Plans a checked topology.
+    ///
+    /// # Errors
+    /// [`PlanError::PartitionCounts`] if explicit partition counts contradict each other.
+    pub fn new(topology: &Topology) -> Result<Plan, PlanError> {
+        let graph = Graph::new(topology)?;
+        let plan = graph.cut(topology)?;
+        // Without knowing any topic, explicit counts must at least agree with each other.
+        for sub in &plan.sub_topologies {
+            let explicit = sub.inputs.iter().filter_map(|input| match input.origin {
+                Origin::Repartition { partitions: Some(count), .. } => Some((&input.node, count)),
+                _ => None,
+            });
+            let explicit: Vec<_> = explicit.collect();
+            for pair in explicit.windows(2) {
+                if let [(first, first_count), (second, second_count)] = pair
+                    && first_count != second_count
+                {
+                    return Err(PlanError::PartitionCounts {
+                        first: (*first).clone(),
+                        first_count: *first_count,
+                        second: (*second).clone(),
+                        second_count: *second_count,
+                    });
+                }
+            }
+        }
+        Ok(plan)
+    }
+}
+
+/// The rekey steps that need a topic: a path leads from them to a step that finds rows by key.
+fn rekeys_with_topic(topology: &Topology) -> BTreeSet<&str> {
+    let mut with_topic = BTreeSet::new();
+    // Against the flow: whether rows of a step's output must lie in the partition of their key.
+    let mut needed: BTreeMap<&str, bool> = BTreeMap::new();
+    for step in topology.steps.iter().rev() {
+        let needs = topology
+            .steps
+            .iter()
+            .filter(|consumer| consumer.inputs.iter().any(|input| input.node == step.name))
+            .any(|consumer| {
+                let regroups = consumer.resolved.regroup.is_some();
+                let rekeys = consumer.resolved.rekeys.is_some();
+                !regroups && (consumer.spec.keyed || (!rekeys && needed.get(consumer.name.as_str()) == Some(&true)))
+            });
+        needed.insert(&step.name, needs);
+        if needs && step.resolved.rekeys.is_some() {
+            with_topic.insert(step.name.as_str());
+        }
+    }
+    with_topic
+}
+
+impl<'a> Graph<'a> {
+    fn new(topology: &'a Topology) -> Result<Self, PlanError> {
+        let with_topic = rekeys_with_topic(topology);
+        let mut graph =
+            Graph { vertices: Vec::new(), inputs: Vec::new(), topics: Vec::new(), ports: BTreeMap::new() };
+        for (position, source) in topology.sources.iter().enumerate() {
+            let vertex = graph.add(Vertex::Source(position), Vec::new());
+            graph.ports.insert(OutputRef { node: source.name.clone(), output: None }, (vertex, 0));
+        }
+        for step in &topology.steps {
+            let ports: Option<Vec<Port>> = step.inputs.iter().map(|input| graph.ports.get(input).copied()).collect();
+            let mut ports = ports.ok_or_else(|| PlanError::Internal(format!("`{}` reads from nowhere", step.name)))?;
+            if let Some(regroup) = &step.resolved.regroup {
+                let first = Vertex::Regroup { step, schema: &regroup.schema, definition: &regroup.definition };
+                let first = graph.add(first, ports);
+                let topic = graph.add(Vertex::Topic { step, schema: &regroup.schema, partitions: None }, Vec::new());
+                graph.topics.push(((first, 0), topic));
+                ports = vec![(topic, 0)];
+            }
+            let vertex = graph.add(Vertex::Step(step), ports);
+            for (number, output) in step.resolved.outputs.iter().enumerate() {
+                let mut port = (vertex, number);
+                if let (Some(rekeys), true) = (step.resolved.rekeys, with_topic.contains(step.name.as_str())) {
+                    let topic = Vertex::Topic { step, schema: &output.schema, partitions: rekeys.partitions };
+                    let topic = graph.add(topic, Vec::new());
+                    graph.topics.push((port, topic));
+                    port = (topic, 0);
+                }
+                graph.ports.insert(OutputRef { node: step.name.clone(), output: output.name.clone() }, port);
+            }
+        }
+        Ok(graph)
+    }
+
+    fn add(&mut self, vertex: Vertex<'a>, inputs: Vec<Port>) -> usize {
+        self.vertices.push(vertex);
+        self.inputs.push(inputs);
+        self.vertices.len() - 1
+    }
+
+    /// For each vertex, the smallest vertex it is connected with other than through a topic.
+    fn components(&self) -> Vec<usize> {
+        let mut component: Vec<usize> = (0..self.vertices.len()).collect();
+        for (vertex, inputs) in self.inputs.iter().enumerate() {
+            for (input, _) in inputs {
+                let (Some(&a), Some(&b)) = (component.get(vertex), component.get(*input)) else { continue };
+                let (from, to) = (a.max(b), a.min(b));
+                component.iter_mut().filter(|found| **found == from).for_each(|found| *found = to);
+            }
+        }
+        component
+    }
+
+    fn cut(&self, topology: &Topology) -> Result<Plan, PlanError> {
+        let components = self.components();
+        let component = |vertex: usize| components.get(vertex).copied().unwrap_or_default();
+        // A component comes after those that write its topics; a topic within one component is no step further.
+        let mut depths: BTreeMap<usize, usize> = components.iter().map(|component| (*component, 0)).collect();
+        for _ in 0..depths.len() {
+            for (port, topic) in &self.topics {
+                let (from, to) = (component(port.0), component(*topic));
+                let depth = depths.get(&from).copied().unwrap_or_default() + 1;
+                if from != to && depths.get(&to).is_some_and(|known| *known < depth) && depth <= components.len() {
+                    depths.insert(to, depth);
+                }
+            }
+        }
+        let mut order: Vec<(usize, String, usize)> = depths
+            .iter()
+            .filter_map(|(component, depth)| Some((*depth, self.name(&components, *component, topology)?, *component)))
+            .collect();
+        order.sort();
+        let positions: BTreeMap<usize, usize> =
+            order.iter().enumerate().map(|(position, (_, _, component))| (*component, position)).collect();
+        let mut sub_topologies = Vec::with_capacity(order.len());
+        for (depth, name, number) in order {
+            let members: Vec<usize> = (0..self.vertices.len()).filter(|vertex| component(*vertex) == number).collect();
+            sub_topologies.push(Arc::new(self.sub_topology(topology, name, depth, &members, &|vertex| {
+                positions.get(&component(vertex)).copied().unwrap_or_default()
+            })?));
+        }
+        let mut plan = Plan { app: topology.app.id.clone(), sub_topologies };
+        plan.inherit_idle();
+        Ok(plan)
+    }
+
+    /// The alphabetically first input of a component.
+    fn name(&self, components: &[usize], component: usize, topology: &Topology) -> Option<String> {
+        self.vertices
+            .iter()
+            .zip(components)
+            .filter(|(_, found)| **found == component)
+            .filter_map(|(vertex, _)| match vertex {
+                Vertex::Source(position) => topology.sources.get(*position).map(|source| source.name.clone()),
+                Vertex::Topic { step, .. } => Some(step.name.clone()),
+                Vertex::Regroup { .. } | Vertex::Step(_) => None,
+            })
+            .min()
+    }
+
+    fn schema(&self, topology: &Topology, port: Port) -> Result<Schema, PlanError> {
+        let schema = match self.vertices.get(port.0) {
+            Some(Vertex::Source(position)) => topology.sources.get(*position).map(|source| &source.layout.schema),
+            Some(Vertex::Topic { schema, .. } | Vertex::Regroup { schema, .. }) => Some(*schema),
+            Some(Vertex::Step(step)) => step.resolved.outputs.get(port.1).map(|output| &output.schema),
+            None => None,
+        };
+        schema.cloned().ok_or_else(|| PlanError::Internal("an output does not exist".to_owned()))
+    }
+
+    fn sub_topology(
+        &self,
+        topology: &Topology,
+        name: String,
+        depth: usize,
+        members: &[usize],
+        position: &dyn Fn(usize) -> usize,
+    ) -> Result<SubTopology, PlanError> {
+        let app = &topology.app.id;
+        let mut slots: BTreeMap<Port, usize> = BTreeMap::new();
+        for vertex in members {
+            let outputs = match self.vertices.get(*vertex) {
+                Some(Vertex::Step(step)) => step.resolved.outputs.len(),
+                _ => 1,
+            };
+            for output in 0..outputs {
+                let next = slots.len();
+                slots.insert((*vertex, output), next);
+            }
+        }
+        let slot = |port: &Port| slots.get(port).copied().unwrap_or_default();
+
+        let mut outputs = Vec::new();
+        for (number, sink) in topology.sinks.iter().enumerate() {
+            if let Some(port) = self.ports.get(&sink.from).filter(|port| slots.contains_key(port)) {
+                outputs.push(PlanOutput::Sink {
+                    sink: Arc::new(sink.clone()),
+                    position: number,
+                    slot: slot(port),
+                    schema: self.schema(topology, *port)?,
+                });
+            }
+        }
+        let mut inputs = Vec::new();
+        for (port, topic) in &self.topics {
+            let Some(Vertex::Topic { step, schema, partitions }) = self.vertices.get(*topic) else { continue };
+            let topic_name = format!("{app}-{}-repartition", step.name);
+            if slots.contains_key(port) {
+                outputs.push(PlanOutput::Repartition {
+                    node: step.name.clone(),
+                    topic: topic_name.clone(),
+                    slot: slot(port),
+                    schema: (*schema).clone(),
+                });
+            }
+            if let Some(slot) = slots.get(&(*topic, 0)) {
+                let origin = Origin::Repartition {
+                    schema: (*schema).clone(),
+                    partitions: *partitions,
+                    from: position(port.0),
+                };
+                inputs.push(PlanInput { node: step.name.clone(), topic: topic_name, slot: *slot, origin });
+            }
+        }
+        let sources = members.iter().filter_map(|vertex| match self.vertices.get(*vertex) {
+            Some(Vertex::Source(position)) => Some((slot(&(*vertex, 0)), topology.sources.get(*position)?)),
+            _ => None,
+        });
+        let mut all_inputs: Vec<PlanInput> = sources
+            .map(|(slot, source)| PlanInput {
+                node: source.name.clone(),
+                topic: source.topic.clone(),
+                slot,
+                origin: Origin::Source(Arc::new(source.clone())),
+            })
+            .collect();
+        all_inputs.extend(inputs);
+
+        let mut nodes = Vec::new();
+        let mut stores = Vec::new();
+        for vertex in members {
+            let (step, definition, op, schemas): (_, _, _, Vec<(Option<String>, Schema)>) = match self.vertices.get(*vertex) {
+                Some(Vertex::Regroup { step, schema, definition }) => {
+                    (step, *definition, GROUP_BY, vec![(None, (*schema).clone())])
+                }
+                Some(Vertex::Step(step)) => {
+                    let outputs = step.resolved.outputs.iter();
+                    let outputs = outputs.map(|output| (output.name.clone(), output.schema.clone())).collect();
+                    (step, &step.resolved.definition, step.spec.name, outputs)
+                }
+                _ => continue,
+            };
+            let mut own_stores = Vec::new();
+            for store in definition.stores() {
+                let name = format!("{}{}", step.name, store.suffix);
+                own_stores.push(stores.len());
+                stores.push(PlanStore {
+                    changelog: format!("{app}-{name}-changelog"),
+                    spec: StoreSpec { name, fingerprint: store.fingerprint },
+                    kind: store.kind,
+                });
+            }
+            let outputs = schemas.into_iter().enumerate().map(|(number, (name, schema))| PlanSlot {
+                name,
+                slot: slot(&(*vertex, number)),
+                schema,
+                used: false,
+            });
+            nodes.push(PlanNode {
+                name: step.name.clone(),
+                op,
+                definition: definition.clone(),
+                inputs: self.inputs.get(*vertex).map(|ports| ports.iter().map(slot).collect()).unwrap_or_default(),
+                outputs: outputs.collect(),
+                stores: own_stores,
+                wanted: Wanted { fold: true, before: false },
+                on_error: step.on_error,
+                dead_letter: step.dead_letter.clone(),
+            });
+        }
+        let mut sub = SubTopology {
+            name,
+            depth,
+            inputs: all_inputs,
+            nodes,
+            outputs,
+            stores,
+            slots: slots.len(),
+            idle_after: None,
+        };
+        sub.decide_wanted();
+        Ok(sub)
+    }
+}
+
+impl SubTopology {
+    /// Against the flow: what each node's consumers want of it. Sinks of tables can be folded and need no replaced row.
+    fn decide_wanted(&mut self) {
+        let mut wanted: BTreeMap<usize, Wanted> = BTreeMap::new();
+        let mut used: BTreeSet<usize> = self
+            .outputs
+            .iter()
+            .map(|output| match output {
+                PlanOutput::Sink { slot, .. } | PlanOutput::Repartition { slot, .. } => *slot,
+            })
+            .collect();
+        for node in self.nodes.iter_mut().rev() {
+            for output in &mut node.outputs {
+                output.used = used.contains(&output.slot);
+                if let Some(found) = wanted.get(&output.slot).filter(|_| output.schema.kind == Kind::Table) {
+                    node.wanted.fold &= found.fold;
+                    node.wanted.before |= found.before;
+                }
+            }
+            let asks = Wanted {
+                fold: node.definition.folds_through() && node.wanted.fold,
+                before: node.definition.needs_before(&node.wanted),
+            };
+            for slot in &node.inputs {
+                used.insert(*slot);
+                let known = wanted.entry(*slot).or_insert(Wanted { fold: true, before: false });
+                known.fold &= asks.fold;
+                known.before |= asks.before;
+            }
+        }
+    }
+}
+
+impl Plan {
+    /// A repartition topic inherits the largest `idle-after` above it, and none if a source above has none.
+    fn inherit_idle(&mut self) {
+        let mut known: Vec<Option<i64>> = Vec::new();
+        for sub in &mut self.sub_topologies {
+            let above = sub.inputs.iter().map(|input| match &input.origin {
+                Origin::Source(source) => source.idle_after,
+                Origin::Repartition { from, .. } => known.get(*from).copied().flatten(),
+            });
+            let idle_after = above.collect::<Option<Vec<i64>>>().and_then(|all| all.into_iter().max());
+            if let Some(sub) = Arc::get_mut(sub) {
+                sub.idle_after = idle_after;
+            }
+            known.push(idle_after);
+        }
+    }
+}

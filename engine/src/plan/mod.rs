@@ -1,0 +1,242 @@
+//! From a checked topology to what runs: sub-topologies, their tasks, internal topics and stores.
+//!
+//! A sub-topology is a connected part of the graph between topics. Its rows move through *slots*: each input and each output
+//! of a node has one, and an epoch fills them in order.
+
+mod build;
+pub mod describe;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use millstream_operators::operator::{Definition, StoreKind, Wanted};
+use millstream_operators::schema::Schema;
+use millstream_state::StoreSpec;
+
+use crate::topology::{OnError, OutputRef, Sink, Source};
+
+/// What runs.
+#[derive(Debug)]
+pub struct Plan {
+    /// `[app] id`.
+    pub app: String,
+    /// Every sub-topology after those that write its repartition topics, then by name.
+    pub sub_topologies: Vec<Arc<SubTopology>>,
+}
+
+/// A connected part of the graph between topics.
+#[derive(Debug)]
+pub struct SubTopology {
+    /// The alphabetically first of its input nodes.
+    pub name: String,
+    /// How many repartition topics lie between the sources and it.
+    pub depth: usize,
+    /// The topics it reads: sources in the order of the file, then repartition topics.
+    pub inputs: Vec<PlanInput>,
+    /// The running steps, each after those it reads from.
+    pub nodes: Vec<PlanNode>,
+    /// The topics it writes: sinks in the order of the file, then repartition topics.
+    pub outputs: Vec<PlanOutput>,
+    /// Its stores.
+    pub stores: Vec<PlanStore>,
+    /// How many slots an epoch has.
+    pub slots: usize,
+    /// Milliseconds of silence after which stream time follows the wall clock, if all sources above allow it.
+    pub idle_after: Option<i64>,
+}
+
+/// A topic that a sub-topology reads.
+#[derive(Debug)]
+pub struct PlanInput {
+    /// The source, or the step whose repartition topic it is.
+    pub node: String,
+    /// The topic.
+    pub topic: String,
+    /// Where its rows go.
+    pub slot: usize,
+    /// How its records are read.
+    pub origin: Origin,
+}
+
+/// Whose topic an input is.
+#[derive(Debug)]
+pub enum Origin {
+    /// A topic of the user.
+    Source(Arc<Source>),
+    /// A topic of ours, written by the sub-topology at position `from` of the plan.
+    Repartition {
+        /// The rows.
+        schema: Schema,
+        /// The partition count that the user asked for.
+        partitions: Option<u32>,
+        /// The position in the plan of the sub-topology that writes it.
+        from: usize,
+    },
+}
+
+/// A running step.
+#[derive(Debug)]
+pub struct PlanNode {
+    /// The step's name.
+    pub name: String,
+    /// The operator's name.
+    pub op: &'static str,
+    /// What runs.
+    pub definition: Arc<dyn Definition>,
+    /// The slots it reads.
+    pub inputs: Vec<usize>,
+    /// Its outputs, and the slots it fills.
+    pub outputs: Vec<PlanSlot>,
+    /// Its stores: positions in [`SubTopology::stores`].
+    pub stores: Vec<usize>,
+    /// What its consumers want.
+    pub wanted: Wanted,
+    /// What happens to a record on which it fails.
+    pub on_error: OnError,
+    /// The topic of dead letters.
+    pub dead_letter: String,
+}
+
+/// An output of a running step.
+#[derive(Debug)]
+pub struct PlanSlot {
+    /// The output's name, if it is not the one that the step's own name stands for.
+    pub name: Option<String>,
+    /// The slot.
+    pub slot: usize,
+    /// The rows.
+    pub schema: Schema,
+    /// Whether anything reads it.
+    pub used: bool,
+}
+
+/// A topic that a sub-topology writes.
+#[derive(Debug)]
+pub enum PlanOutput {
+    /// A sink.
+    Sink {
+        /// The sink.
+        sink: Arc<Sink>,
+        /// Its position in the file.
+        position: usize,
+        /// The slot it reads.
+        slot: usize,
+        /// The slot's rows.
+        schema: Schema,
+    },
+    /// A repartition topic.
+    Repartition {
+        /// The step it belongs to.
+        node: String,
+        /// The topic.
+        topic: String,
+        /// The slot it reads.
+        slot: usize,
+        /// The slot's rows.
+        schema: Schema,
+    },
+}
+
+/// A store of a sub-topology: each of its tasks has one.
+#[derive(Debug)]
+pub struct PlanStore {
+    /// Name and fingerprint.
+    pub spec: StoreSpec,
+    /// How it is kept.
+    pub kind: StoreKind,
+    /// The topic that holds its changes.
+    pub changelog: String,
+}
+
+/// A topology that cannot be planned.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The inputs of a sub-topology must have equally many partitions.
+    #[error(
+        "`{first}` has {first_count} partitions and `{second}` has {second_count}, but their rows meet in one task; \
+         give both the same count, or put `rekey` with `partitions = {first_count}` after `{second}`"
+    )]
+    PartitionCounts {
+        /// An input.
+        first: String,
+        /// Its partitions.
+        first_count: u32,
+        /// Another input of the same sub-topology.
+        second: String,
+        /// Its partitions.
+        second_count: u32,
+    },
+    /// The planner broke a promise.
+    #[error("internal error in the planner (please report it): {0}")]
+    Internal(String),
+}
+
+impl Plan {
+    /// Where the rows of a source or of a step's output are: the sub-topology's position, the slot, and the rows.
+    pub fn find(&self, output: &OutputRef) -> Option<(usize, usize, &Schema)> {
+        self.sub_topologies.iter().enumerate().find_map(|(position, sub)| {
+            let source = sub.inputs.iter().find_map(|input| match &input.origin {
+                Origin::Source(source) if source.name == output.node => Some((input.slot, &source.layout.schema)),
+                _ => None,
+            });
+            let step = || {
+                let nodes = sub.nodes.iter().filter(|node| node.name == output.node && node.op != GROUP_BY);
+                nodes.flat_map(|node| &node.outputs).find(|found| found.name == output.output)
+            };
+            let (slot, schema) = source.or_else(|| step().map(|found| (found.slot, &found.schema)))?;
+            Some((position, slot, schema))
+        })
+    }
+
+    /// The partition count of each sub-topology, when the topics of sources have those of `source_partitions`.
+    ///
+    /// # Errors
+    /// [`PlanError::PartitionCounts`] if inputs that meet in one task have different counts.
+    pub fn partitions(&self, source_partitions: impl Fn(&str) -> u32) -> Result<Vec<u32>, PlanError> {
+        let mut counts: BTreeMap<usize, u32> = BTreeMap::new();
+        for (position, sub) in self.sub_topologies.iter().enumerate() {
+            let mut fixed: Option<(&str, u32)> = None;
+            let mut inherited = 1;
+            for input in &sub.inputs {
+                let count = match &input.origin {
+                    Origin::Source(source) => Some(source_partitions(&source.topic)),
+                    Origin::Repartition { partitions: Some(count), .. } => Some(*count),
+                    Origin::Repartition { from, .. } => {
+                        inherited = inherited.max(counts.get(from).copied().unwrap_or(1));
+                        None
+                    }
+                };
+                match (fixed, count) {
+                    (Some((first, first_count)), Some(second_count)) if first_count != second_count => {
+                        return Err(PlanError::PartitionCounts {
+                            first: first.to_owned(),
+                            first_count,
+                            second: input.node.clone(),
+                            second_count,
+                        });
+                    }
+                    (None, Some(count)) => fixed = Some((&input.node, count)),
+                    _ => {}
+                }
+            }
+            counts.insert(position, fixed.map_or(inherited, |(_, count)| count));
+        }
+        Ok(counts.into_values().collect())
+    }
+}
+
+/// The `op` of the first half of a step with `group-by`.
+pub const GROUP_BY: &str = "group-by";
+
+impl SubTopology {
+    /// The columns of a slot's rows.
+    pub fn slot_columns(&self, slot: usize) -> arrow::datatypes::SchemaRef {
+        let inputs = self.inputs.iter().filter(|input| input.slot == slot).map(|input| match &input.origin {
+            Origin::Source(source) => source.layout.schema.columns.clone(),
+            Origin::Repartition { schema, .. } => schema.columns.clone(),
+        });
+        let outputs = self.nodes.iter().flat_map(|node| &node.outputs).filter(|output| output.slot == slot);
+        let columns = inputs.chain(outputs.map(|output| output.schema.columns.clone())).next();
+        columns.unwrap_or_else(|| Arc::new(arrow::datatypes::Schema::empty()))
+    }
+}

@@ -1,0 +1,540 @@
+//! One task: a sub-topology on one partition number, with its stores.
+//!
+//! A task is free of IO. Records come in as a call, an epoch runs the graph over them, and what is to be written comes out;
+//! so do commits: [`Task::commit`] says what a commit must hold, [`Task::committed`] is told that it succeeded. Between two
+//! epochs a task is a function of its stores and its committed position, so that a restart is not visible.
+
+mod output;
+mod position;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use millstream_operators::batch::Batch;
+use millstream_operators::columns::UnsupportedType;
+use millstream_operators::diagnostic::Code;
+use millstream_operators::operator::{Advance, Context, DropReason, Operator, OperatorError};
+use millstream_operators::row::{RowCodec, RowDecoder};
+use millstream_state::{ChangelogRecord, Checkpoint, StateError, StoreId, StoreSpec, TaskState};
+
+use self::output::{OutputWriter, dead_letter};
+use crate::codec::decode::SourceDecoder;
+use crate::plan::{Origin, SubTopology};
+use crate::record::Record;
+use crate::topology::{OnError, Source};
+
+pub use self::output::{OutputRecord, Rank};
+
+/// What stops a task although no record is to blame.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// An operator failed.
+    #[error("step `{node}`: {error}")]
+    Operator {
+        /// The step.
+        node: String,
+        /// What happened.
+        error: OperatorError,
+    },
+    /// The state failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Arrays did not fit each other.
+    #[error("internal error in a task (please report it): {0}")]
+    Arrow(#[from] ArrowError),
+    /// A committed position cannot be read.
+    #[error("the committed position of a task cannot be read: {0}")]
+    Position(String),
+}
+
+impl From<UnsupportedType> for TaskError {
+    fn from(unsupported: UnsupportedType) -> Self {
+        TaskError::Arrow(unsupported.into())
+    }
+}
+
+/// A record that failed, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordError {
+    /// The source, step or sink on which it failed.
+    pub node: String,
+    /// Stable code.
+    pub code: Code,
+    /// What was wrong.
+    pub message: String,
+    /// The topic of the task's input record.
+    pub topic: String,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// Its sequence number in the epoch.
+    pub seq: u32,
+    /// What was done about it.
+    pub on_error: OnError,
+}
+
+impl std::fmt::Display for RecordError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let RecordError { node, code, message, topic, partition, offset, .. } = self;
+        write!(f, "error[{code}] in `{node}`, record {topic}/{partition} offset {offset}: {message}")
+    }
+}
+
+/// What an epoch did.
+#[derive(Debug, Default)]
+pub struct Epoch {
+    /// How many of the records it processed: all of them, unless it was stopped.
+    pub processed: usize,
+    /// What is to be written, in the order of (sequence number, rank).
+    pub outputs: Vec<OutputRecord>,
+    /// Records that were skipped or dead-lettered.
+    pub errors: Vec<RecordError>,
+    /// The error that stopped the epoch before record number `processed`.
+    pub stopped: Option<RecordError>,
+    /// Rows of the slots that were asked for.
+    pub tapped: Vec<(usize, Batch)>,
+    /// The largest event time of the records.
+    pub largest_time: Option<i64>,
+}
+
+/// What a commit must hold, all of it or nothing.
+#[derive(Debug)]
+pub struct Commit {
+    /// Per input, the next offset to read.
+    pub offsets: Vec<i64>,
+    /// Stream times; kept as the metadata of the committed offset.
+    pub metadata: Vec<u8>,
+    /// Changes of the stores.
+    pub changelog: Vec<ChangelogRecord>,
+}
+
+/// How many rows went through a step.
+#[derive(Clone, Debug, Default)]
+pub struct NodeCounters {
+    /// Rows in.
+    pub rows_in: u64,
+    /// Rows out, all outputs.
+    pub rows_out: u64,
+    /// Rows dropped or late, by reason.
+    pub dropped: BTreeMap<DropReason, u64>,
+    /// Errors of rows.
+    pub errors: u64,
+}
+
+/// Reads the records of an input.
+enum InputReader {
+    Source { decoder: Box<SourceDecoder>, source: Arc<Source> },
+    Repartition { codec: RowCodec, columns: SchemaRef },
+}
+
+/// A running task.
+pub struct Task {
+    sub: Arc<SubTopology>,
+    partition: i32,
+    state: TaskState,
+    readers: Vec<InputReader>,
+    operators: Vec<Box<dyn Operator>>,
+    /// Per node, its stores in `state`.
+    stores: Vec<Vec<StoreId>>,
+    writers: Vec<OutputWriter>,
+    offsets: Vec<i64>,
+    counters: Vec<NodeCounters>,
+    taps: Vec<usize>,
+}
+
+/// An error of a row, before it is known what it does to the record.
+struct Failure {
+    seq: u32,
+    node: String,
+    code: Code,
+    message: String,
+    on_error: OnError,
+    dead_letter: Option<Arc<str>>,
+}
+
+/// What one pass over the graph gave.
+#[derive(Default)]
+struct Pass {
+    outputs: Vec<OutputRecord>,
+    failures: Vec<Failure>,
+    tapped: Vec<(usize, Batch)>,
+    counters: Vec<NodeCounters>,
+    largest_time: Option<i64>,
+}
+
+impl Task {
+    /// The stores that a task of `sub` has.
+    pub fn store_specs(sub: &SubTopology) -> Vec<StoreSpec> {
+        sub.stores.iter().map(|store| store.spec.clone()).collect()
+    }
+
+    /// Opens a task over restored `state`; `offsets` and `metadata` are what was committed last, if anything was.
+    pub fn open(
+        sub: Arc<SubTopology>,
+        partition: i32,
+        state: TaskState,
+        offsets: Vec<i64>,
+        metadata: Option<&[u8]>,
+    ) -> Result<Self, TaskError> {
+        let mut readers = Vec::with_capacity(sub.inputs.len());
+        for input in &sub.inputs {
+            readers.push(match &input.origin {
+                Origin::Source(source) => InputReader::Source {
+                    decoder: Box::new(SourceDecoder::new(&source.layout, &source.topic)?),
+                    source: source.clone(),
+                },
+                Origin::Repartition { schema, .. } => {
+                    InputReader::Repartition { codec: RowCodec::new(&schema.columns)?, columns: schema.columns.clone() }
+                }
+            });
+        }
+        let mut operators = Vec::with_capacity(sub.nodes.len());
+        for node in &sub.nodes {
+            let built = node.definition.build(&node.wanted);
+            operators.push(built.map_err(|error| TaskError::Operator { node: node.name.clone(), error })?);
+        }
+        let stores = sub.nodes.iter().map(|node| node.stores.iter().map(|store| StoreId(*store)).collect()).collect();
+        let writers = sub.outputs.iter().map(OutputWriter::new).collect::<Result<_, _>>()?;
+        let counters = vec![NodeCounters::default(); sub.nodes.len()];
+        let mut task =
+            Task { sub, partition, state, readers, operators, stores, writers, offsets, counters, taps: Vec::new() };
+        let positions = match metadata {
+            Some(bytes) => position::decode(bytes).map_err(|error| TaskError::Position(error.to_string()))?,
+            None => BTreeMap::new(),
+        };
+        task.reset(&positions);
+        Ok(task)
+    }
+
+    /// The largest stream time of its operators.
+    pub fn stream_time(&self) -> Option<i64> {
+        self.operators.iter().filter_map(|operator| operator.position()).max()
+    }
+
+    /// The partition number.
+    pub fn partition(&self) -> i32 {
+        self.partition
+    }
+
+    /// The sub-topology.
+    pub fn sub_topology(&self) -> &Arc<SubTopology> {
+        &self.sub
+    }
+
+    /// How many rows went through each step.
+    pub fn counters(&self) -> &[NodeCounters] {
+        &self.counters
+    }
+
+    /// Per input, the next offset to read.
+    pub fn offsets(&self) -> &[i64] {
+        &self.offsets
+    }
+
+    /// Asks for the rows of these slots with every epoch.
+    pub fn tap(&mut self, slots: Vec<usize>) {
+        self.taps = slots;
+    }
+
+    fn positions(&self) -> BTreeMap<String, i64> {
+        let nodes = self.sub.nodes.iter().zip(&self.operators);
+        nodes.filter_map(|(node, operator)| Some((position::name(node), operator.position()?))).collect()
+    }
+
+    fn reset(&mut self, positions: &BTreeMap<String, i64>) {
+        for (node, operator) in self.sub.nodes.iter().zip(&mut self.operators) {
+            operator.reset(positions.get(&position::name(node)).copied());
+        }
+    }
+
+    /// Processes `records`, each with the number of its input, in this order. `now` is the wall clock.
+    ///
+    /// A record whose error must stop the process ends the epoch before it: everything before it is processed, and
+    /// nothing of it.
+    pub fn process(&mut self, records: Vec<(usize, Record)>, now: i64) -> Result<Epoch, TaskError> {
+        let before = self.positions();
+        let pass = self.pass(&records, now)?;
+        let fatal = pass.failures.iter().filter(|failure| failure.on_error == OnError::Fail).min_by_key(|f| f.seq);
+        let Some(fatal) = fatal else {
+            return self.finish(records, pass, None);
+        };
+        let stopped = self.record_error(fatal, &records);
+        self.state.abort_epoch();
+        self.reset(&before);
+        let mut records = records;
+        records.truncate(fatal.seq as usize);
+        let pass = if records.is_empty() { Pass::default() } else { self.pass(&records, now)? };
+        self.finish(records, pass, Some(stopped))
+    }
+
+    /// Stream time goes on without a record.
+    pub fn advance(&mut self, to: Advance) -> Result<Epoch, TaskError> {
+        let slots = (0..self.sub.slots).map(|_| None).collect();
+        let pass = self.run(slots, Some(to))?;
+        self.finish(Vec::new(), pass, None)
+    }
+
+    fn finish(
+        &mut self,
+        records: Vec<(usize, Record)>,
+        mut pass: Pass,
+        stopped: Option<RecordError>,
+    ) -> Result<Epoch, TaskError> {
+        self.state.end_epoch();
+        let processed = records.len();
+        for (input, record) in &records {
+            if let Some(offset) = self.offsets.get_mut(*input) {
+                *offset = (*offset).max(record.offset + 1);
+            }
+        }
+        for (total, counted) in self.counters.iter_mut().zip(pass.counters) {
+            total.rows_in += counted.rows_in;
+            total.rows_out += counted.rows_out;
+            total.errors += counted.errors;
+            for (reason, rows) in counted.dropped {
+                *total.dropped.entry(reason).or_default() += rows;
+            }
+        }
+        pass.failures.sort_by_key(|failure| failure.seq);
+        let errors: Vec<RecordError> =
+            pass.failures.iter().map(|failure| self.record_error(failure, &records)).collect();
+        for (failure, error) in pass.failures.iter().zip(&errors) {
+            if let (Some(topic), Some((_, record))) = (&failure.dead_letter, records.get(failure.seq as usize)) {
+                let known = |written: &OutputRecord| written.rank == Rank::DeadLetter && written.is_letter_of(error);
+                if !pass.outputs.iter().any(known) {
+                    pass.outputs.push(dead_letter(topic.clone(), record, error));
+                }
+            }
+        }
+        pass.outputs.sort_by_key(|output| (output.seq, output.rank));
+        Ok(Epoch {
+            processed,
+            outputs: pass.outputs,
+            errors,
+            stopped,
+            tapped: pass.tapped,
+            largest_time: pass.largest_time,
+        })
+    }
+
+    fn record_error(&self, failure: &Failure, records: &[(usize, Record)]) -> RecordError {
+        let (input, offset) =
+            records.get(failure.seq as usize).map_or((0, -1), |(input, record)| (*input, record.offset));
+        RecordError {
+            node: failure.node.clone(),
+            code: failure.code,
+            message: failure.message.clone(),
+            topic: self.sub.inputs.get(input).map(|input| input.topic.clone()).unwrap_or_default(),
+            partition: self.partition,
+            offset,
+            seq: failure.seq,
+            on_error: failure.on_error,
+        }
+    }
+
+    /// Decodes the records and runs the graph over them.
+    fn pass(&mut self, records: &[(usize, Record)], now: i64) -> Result<Pass, TaskError> {
+        let mut slots: Vec<Option<Batch>> = (0..self.sub.slots).map(|_| None).collect();
+        let mut failures = Vec::new();
+        let mut largest_time = None;
+        for (number, (input, reader)) in self.sub.inputs.iter().zip(&mut self.readers).enumerate() {
+            let own = records.iter().enumerate().filter(|(_, (input, _))| *input == number);
+            let (seqs, own): (Vec<u32>, Vec<&Record>) =
+                own.map(|(seq, (_, record))| (seq as u32, record)).unzip();
+            if own.is_empty() {
+                continue;
+            }
+            let (batch, errors) = reader.read(&own, self.partition, &seqs, now)?;
+            largest_time = largest_time.max(batch.time.iter().max().copied());
+            if let Some(slot) = slots.get_mut(input.slot) {
+                *slot = Some(batch);
+            }
+            failures.extend(errors.into_iter().map(|(seq, code, message)| {
+                let (on_error, topic) = match &input.origin {
+                    Origin::Source(source) => (source.on_error, source.dead_letter.as_str()),
+                    Origin::Repartition { .. } => (OnError::Fail, ""),
+                };
+                Failure::new(seq, &input.node, code, message, on_error, topic)
+            }));
+        }
+        let mut pass = self.run(slots, None)?;
+        failures.append(&mut pass.failures);
+        Ok(Pass { failures, largest_time, ..pass })
+    }
+
+    /// Runs every node over what is in its slots, then lets stream time go on.
+    fn run(&mut self, mut slots: Vec<Option<Batch>>, advance: Option<Advance>) -> Result<Pass, TaskError> {
+        let mut pass = Pass::default();
+        for (number, node) in self.sub.nodes.iter().enumerate() {
+            let mut counted = NodeCounters::default();
+            let filled = |slot: &usize| slots.get(*slot).is_some_and(|batch| batch.as_ref().is_some_and(|b| !b.is_empty()));
+            if advance.is_none() && !node.inputs.iter().any(filled) {
+                pass.counters.push(counted);
+                continue;
+            }
+            let inputs: Vec<Batch> = node
+                .inputs
+                .iter()
+                .map(|slot| match slots.get(*slot) {
+                    Some(Some(batch)) => batch.clone(),
+                    _ => Batch::empty(&self.sub.slot_columns(*slot)),
+                })
+                .collect();
+            counted.rows_in = inputs.iter().map(|batch| batch.len() as u64).sum();
+            let (Some(operator), Some(stores)) = (self.operators.get_mut(number), self.stores.get(number)) else {
+                continue;
+            };
+            let mut context = Context::new(&mut self.state, stores);
+            let failed = |error| TaskError::Operator { node: node.name.clone(), error };
+            let mut outputs = Vec::new();
+            if counted.rows_in > 0 {
+                outputs = operator.process(&inputs, &mut context).map_err(failed)?;
+            }
+            if let Some(to) = advance {
+                let caused = operator.advance(to, 0, &mut context).map_err(failed)?;
+                outputs = concatenated(node, outputs, caused)?;
+            }
+            counted.errors = context.errors.len() as u64;
+            counted.dropped = std::mem::take(&mut context.dropped);
+            pass.failures.extend(context.errors.into_iter().map(|error| {
+                Failure::new(error.seq, &node.name, error.code, error.message, node.on_error, &node.dead_letter)
+            }));
+            for (output, batch) in node.outputs.iter().zip(outputs) {
+                counted.rows_out += batch.len() as u64;
+                if let Some(slot) = slots.get_mut(output.slot) {
+                    *slot = Some(batch);
+                }
+            }
+            pass.counters.push(counted);
+        }
+        for writer in &mut self.writers {
+            if let Some(Some(batch)) = slots.get(writer.slot()) {
+                let errors = writer.write(batch, &mut pass.outputs)?;
+                pass.failures.extend(errors.into_iter().map(|(seq, code, message)| {
+                    Failure::new(seq, writer.node(), code, message, OnError::Fail, "")
+                }));
+            }
+        }
+        for slot in &self.taps {
+            if let Some(Some(batch)) = slots.get_mut(*slot).map(Option::take) {
+                pass.tapped.push((*slot, batch));
+            }
+        }
+        Ok(pass)
+    }
+
+    /// What a commit must hold now.
+    pub fn commit(&mut self) -> Commit {
+        Commit {
+            offsets: self.offsets.clone(),
+            metadata: position::encode(&self.positions()),
+            changelog: self.state.changelog(),
+        }
+    }
+
+    /// The commit succeeded: its writes become the stores' content. `changelog_offsets` are the next offsets of the changelog
+    /// partitions after it, per store.
+    pub fn committed(&mut self, commit: Commit, changelog_offsets: Vec<i64>) -> Result<(), TaskError> {
+        let inputs = self.sub.inputs.iter().zip(&commit.offsets);
+        let input_offsets =
+            inputs.map(|(input, offset)| ((input.topic.clone(), self.partition), *offset)).collect();
+        self.state.promote(Checkpoint { input_offsets, changelog_offsets, metadata: commit.metadata })?;
+        Ok(())
+    }
+
+    /// Every entry of a store, in key order.
+    pub fn store_content(&self, store: StoreId) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StateError> {
+        let all = self.state.scan(store, &[], &[0xff; 64])?;
+        all.map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
+    }
+
+    /// Bytes of writes that are not committed.
+    pub fn staged_bytes(&self) -> usize {
+        self.state.staged_bytes()
+    }
+}
+
+impl Failure {
+    fn new(seq: u32, node: &str, code: Code, message: String, on_error: OnError, dead_letter: &str) -> Self {
+        let dead_letter = (on_error == OnError::DeadLetter).then(|| Arc::from(dead_letter));
+        Failure { seq, node: node.to_owned(), code, message, on_error, dead_letter }
+    }
+}
+
+/// Per output, the rows of `first` and then those of `second`.
+fn concatenated(
+    node: &crate::plan::PlanNode,
+    first: Vec<Batch>,
+    second: Vec<Batch>,
+) -> Result<Vec<Batch>, TaskError> {
+    if first.is_empty() || second.is_empty() {
+        return Ok(if first.is_empty() { second } else { first });
+    }
+    let pairs = node.outputs.iter().zip(first.into_iter().zip(second));
+    pairs.map(|(output, (a, b))| Ok(Batch::interleave(&output.schema.columns, &[a, b])?)).collect()
+}
+
+impl InputReader {
+    /// The rows of `records`, whose sequence numbers are `seqs`, and the errors of those that have none.
+    #[expect(clippy::type_complexity, reason = "the same triple as everywhere: sequence number, code, message")]
+    fn read(
+        &mut self,
+        records: &[&Record],
+        partition: i32,
+        seqs: &[u32],
+        now: i64,
+    ) -> Result<(Batch, Vec<(u32, Code, String)>), TaskError> {
+        let seq_of = |index: usize| seqs.get(index).copied().unwrap_or_default();
+        match self {
+            InputReader::Source { decoder, source } => {
+                let decoded = decoder.decode(records, partition)?;
+                let mut errors: Vec<_> =
+                    decoded.errors.into_iter().map(|(index, code, message)| (seq_of(index), code, message)).collect();
+                let batch = Batch {
+                    rows: decoded.columns,
+                    time: decoded.time,
+                    seq: decoded.rows.iter().map(|index| seq_of(*index)).collect(),
+                    kind: None,
+                    null_value: decoded.null_value,
+                };
+                let Some(max_ahead) = source.max_ahead else { return Ok((batch, errors)) };
+                let limit = now.saturating_add(max_ahead);
+                let ahead: Vec<bool> = batch.time.iter().map(|time| *time > limit).collect();
+                if ahead.iter().any(|ahead| *ahead) {
+                    for ((time, seq), _) in batch.time.iter().zip(&batch.seq).zip(&ahead).filter(|(_, ahead)| **ahead) {
+                        let message = format!(
+                            "event time {time} is {} ms ahead of the wall clock; `max-ahead` allows {max_ahead} ms",
+                            time - now
+                        );
+                        errors.push((*seq, Code::RecordTime, message));
+                    }
+                    let keep = ahead.iter().map(|ahead| Some(!ahead)).collect();
+                    return Ok((batch.filter(&keep)?, errors));
+                }
+                Ok((batch, errors))
+            }
+            InputReader::Repartition { codec, columns } => {
+                let mut decoder: RowDecoder = codec.decoder()?;
+                let mut batch = Batch::empty(columns);
+                let mut nulls = Vec::with_capacity(records.len());
+                let mut errors = Vec::new();
+                for (record, seq) in records.iter().zip(seqs) {
+                    match output::read_repartitioned(record, &mut decoder) {
+                        Ok(is_null) => {
+                            batch.time.push(record.timestamp);
+                            batch.seq.push(*seq);
+                            nulls.push(is_null);
+                        }
+                        Err(message) => errors.push((*seq, Code::RecordDecode, message)),
+                    }
+                }
+                batch.rows = decoder.finish()?;
+                batch.null_value = nulls.iter().any(|null| *null).then(|| nulls.into());
+                Ok((batch, errors))
+            }
+        }
+    }
+}

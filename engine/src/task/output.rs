@@ -1,0 +1,280 @@
+//! What a task writes: records of sinks, of repartition topics, and dead letters.
+
+use std::sync::Arc;
+
+use arrow::array::cast::AsArray;
+use millstream_operators::batch::{Batch, RowKind};
+use millstream_operators::columns::UnsupportedType;
+use millstream_operators::diagnostic::Code;
+use millstream_operators::row::{RowCodec, RowDecoder};
+use millstream_operators::schema::Kind;
+use millstream_operators::sql::Expression;
+
+use super::{RecordError, TaskError};
+use crate::codec::encode::SinkEncoder;
+use crate::codec::layout::{FieldLayout, Format, SinkLayout};
+use crate::partitioner::hash;
+use crate::plan::PlanOutput;
+use crate::record::{Header, Record};
+use crate::topology::{Sink, SinkTopic};
+
+/// The order of records that one input record caused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// Sinks in the order of the file.
+    Sink(usize),
+    /// Repartition topics in the order of their steps.
+    Repartition(usize),
+    /// Dead letters.
+    DeadLetter,
+}
+
+/// A record to be written.
+#[derive(Clone, Debug)]
+pub struct OutputRecord {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The hash of the key that decides the partition; `None`: the partition of the task, modulo the topic's.
+    pub hash: Option<u32>,
+    /// The record; its offset is not known yet.
+    pub record: Record,
+    /// Sequence number of the input record that caused it.
+    pub seq: u32,
+    /// Where it came from.
+    pub rank: Rank,
+    /// Whether it is a change of a table.
+    pub kind: Kind,
+}
+
+impl OutputRecord {
+    /// Whether it is the dead letter of this record and node already.
+    pub(super) fn is_letter_of(&self, error: &RecordError) -> bool {
+        let node = self.record.headers.iter().rev().find(|header| header.name == "millstream.error.node");
+        self.seq == error.seq && node.and_then(|node| node.value.as_deref()) == Some(error.node.as_bytes())
+    }
+}
+
+/// Makes records of the rows of a slot.
+pub(super) struct OutputWriter {
+    slot: usize,
+    node: String,
+    form: Form,
+    rank: Rank,
+}
+
+enum Form {
+    Sink { sink: Arc<Sink>, encoder: Box<SinkEncoder>, topic: Topic, kind: Kind },
+    Repartition { topic: Arc<str>, keys: Box<SinkEncoder>, rows: RowCodec },
+}
+
+enum Topic {
+    Fixed(Arc<str>),
+    Expression(Expression),
+}
+
+type RowErrors = Vec<(u32, Code, String)>;
+
+impl OutputWriter {
+    pub fn new(output: &PlanOutput) -> Result<Self, UnsupportedType> {
+        Ok(match output {
+            PlanOutput::Sink { sink, position, slot, schema } => OutputWriter {
+                slot: *slot,
+                node: sink.name.clone(),
+                rank: Rank::Sink(*position),
+                form: Form::Sink {
+                    encoder: Box::new(SinkEncoder::new(&sink.layout)),
+                    topic: match &sink.topic {
+                        SinkTopic::Fixed(name) => Topic::Fixed(Arc::from(name.as_str())),
+                        SinkTopic::Expression(expression) => Topic::Expression(expression.clone()),
+                    },
+                    sink: sink.clone(),
+                    kind: schema.kind,
+                },
+            },
+            PlanOutput::Repartition { node, topic, slot, schema } => {
+                // The key is written as a user's topic would have it, so that both put a key into the same partition.
+                let fields = schema.key_fields().iter();
+                let key: Vec<FieldLayout> =
+                    fields.map(|field| FieldLayout::of_column(field.name(), field.data_type())).collect();
+                let layout = SinkLayout {
+                    schema: schema.clone(),
+                    key_format: Format::default_for_key(&key),
+                    key,
+                    value: Vec::new(),
+                    value_format: Format::Json,
+                    headers: Vec::new(),
+                    time: None,
+                };
+                OutputWriter {
+                    slot: *slot,
+                    node: node.clone(),
+                    rank: Rank::Repartition(*slot),
+                    form: Form::Repartition {
+                        topic: Arc::from(topic.as_str()),
+                        keys: Box::new(SinkEncoder::new(&layout)),
+                        rows: RowCodec::new(&schema.columns)?,
+                    },
+                }
+            }
+        })
+    }
+
+    pub fn slot(&self) -> usize {
+        self.slot
+    }
+
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Adds the records of `batch`; gives the errors of rows that have none.
+    pub fn write(&mut self, batch: &Batch, records: &mut Vec<OutputRecord>) -> Result<RowErrors, TaskError> {
+        match &mut self.form {
+            Form::Sink { sink, encoder, topic, kind } => {
+                // Consumers of a topic see what a row is now, not what it was.
+                let current = batch.kind.as_ref().filter(|kinds| kinds.contains(&RowKind::UpdateBefore));
+                let current = match current {
+                    Some(kinds) => {
+                        let keep = kinds.iter().map(|kind| Some(*kind != RowKind::UpdateBefore)).collect();
+                        &batch.filter(&keep)?
+                    }
+                    None => batch,
+                };
+                write_sink(sink, encoder, topic, *kind, self.rank, current, records)
+            }
+            Form::Repartition { topic, keys, rows } => {
+                let keys = keys.encode(&batch.rows, |_| true)?;
+                let encoder = rows.encoder(&batch.rows)?;
+                for (row, ((key, time), seq)) in keys.iter().zip(&batch.time).zip(&batch.seq).enumerate() {
+                    // A row without key can be found by nobody after the topic.
+                    let Ok(Some(key)) = key.map(|key| key.key) else { continue };
+                    let mut value = vec![u8::from(batch.is_null_value(row))];
+                    encoder.encode(row, &mut value);
+                    records.push(OutputRecord {
+                        topic: topic.clone(),
+                        hash: Some(hash(key)),
+                        record: Record {
+                            key: Some(key.to_vec()),
+                            value: Some(value),
+                            timestamp: *time,
+                            headers: Vec::new(),
+                            offset: -1,
+                        },
+                        seq: *seq,
+                        rank: self.rank,
+                        kind: Kind::Stream,
+                    });
+                }
+                Ok(Vec::new())
+            }
+        }
+    }
+}
+
+fn write_sink(
+    sink: &Sink,
+    encoder: &mut SinkEncoder,
+    topic: &Topic,
+    kind: Kind,
+    rank: Rank,
+    batch: &Batch,
+    records: &mut Vec<OutputRecord>,
+) -> Result<RowErrors, TaskError> {
+    let mut errors: Vec<(usize, Code, String)> = Vec::new();
+    let is_null = |row: usize| batch.is_null_value(row) || batch.kind(row) == RowKind::Delete;
+    let topics = match topic {
+        Topic::Fixed(_) => None,
+        Topic::Expression(expression) => {
+            let evaluated = expression.evaluate(&batch.rows);
+            errors.extend(evaluated.errors);
+            Some(evaluated.values)
+        }
+    };
+    let rows = match &sink.columns {
+        None => batch.rows.clone(),
+        Some(columns) => {
+            let mut arrays: Vec<_> = batch.rows.columns().iter().take(sink.layout.schema.key).cloned().collect();
+            for (_, expression) in columns {
+                let evaluated = expression.evaluate(&batch.rows);
+                errors.extend(evaluated.errors.into_iter().filter(|(row, _, _)| !is_null(*row)));
+                arrays.push(evaluated.values);
+            }
+            millstream_operators::batch::record_batch(&sink.layout.schema.columns, arrays, batch.len())?
+        }
+    };
+    let encoded = encoder.encode(&rows, is_null)?;
+    for (row, (record, (time, seq))) in encoded.iter().zip(batch.time.iter().zip(&batch.seq)).enumerate() {
+        if errors.iter().any(|(failed, _, _)| *failed == row) {
+            continue;
+        }
+        let record = match record {
+            Ok(record) => record,
+            Err((code, message)) => {
+                errors.push((row, *code, message.clone()));
+                continue;
+            }
+        };
+        let topic = match (topic, &topics) {
+            (Topic::Fixed(name), _) => name.clone(),
+            (Topic::Expression(_), Some(names)) if names.is_valid(row) => {
+                let name = names.as_string::<i32>().value(row);
+                if let Some(reason) = crate::topology::topic_name_error(name) {
+                    errors.push((row, Code::RecordEncode, format!("`{name}` cannot be a topic: {reason}")));
+                    continue;
+                }
+                Arc::from(name)
+            }
+            (Topic::Expression(_), _) => {
+                errors.push((row, Code::RecordEncode, "the topic's name is null".to_owned()));
+                continue;
+            }
+        };
+        let headers = record.headers();
+        records.push(OutputRecord {
+            topic,
+            hash: record.partition_key.map(hash),
+            record: Record {
+                key: record.key.map(<[u8]>::to_vec),
+                value: record.value.map(<[u8]>::to_vec),
+                timestamp: record.time.unwrap_or(*time),
+                headers: headers
+                    .map(|(name, value)| Header { name: name.to_owned(), value: Some(value.to_vec()) })
+                    .collect(),
+                offset: -1,
+            },
+            seq: *seq,
+            rank,
+            kind,
+        });
+    }
+    let seq_of = |row: usize| batch.seq.get(row).copied().unwrap_or_default();
+    Ok(errors.into_iter().map(|(row, code, message)| (seq_of(row), code, message)).collect())
+}
+
+/// Reads a record of a repartition topic into `decoder`; says whether the row's value is null.
+pub(super) fn read_repartitioned(record: &Record, decoder: &mut RowDecoder) -> Result<bool, String> {
+    match record.value.as_deref().and_then(<[u8]>::split_first) {
+        Some((is_null, row)) => {
+            decoder.push(row).map_err(|error| error.to_string())?;
+            Ok(*is_null != 0)
+        }
+        None => Err("a record of a repartition topic is empty".to_owned()),
+    }
+}
+
+/// The dead letter of `record`: as it came, and headers that say what was wrong.
+pub(super) fn dead_letter(topic: Arc<str>, record: &Record, error: &RecordError) -> OutputRecord {
+    let mut letter = record.clone();
+    letter.offset = -1;
+    for (name, value) in [
+        ("code", error.code.number().to_owned()),
+        ("node", error.node.clone()),
+        ("topic", error.topic.clone()),
+        ("partition", error.partition.to_string()),
+        ("offset", error.offset.to_string()),
+        ("message", error.message.clone()),
+    ] {
+        letter.headers.push(Header { name: format!("millstream.error.{name}"), value: Some(value.into_bytes()) });
+    }
+    OutputRecord { topic, hash: None, record: letter, seq: error.seq, rank: Rank::DeadLetter, kind: Kind::Stream }
+}

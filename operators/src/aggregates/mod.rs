@@ -1,0 +1,747 @@
+//! SQL aggregates over the rows of a group, one row after the other.
+//!
+//! The state of a group is a function of its rows and their order alone: batches, restarts and stored bytes in between
+//! change nothing, to the last bit. Nulls are ignored except by `count(*)`, `first_value` and `last_value` (unless they say
+//! `ignore nulls`); the sum of nothing is null, its count 0. Integer and decimal sums are exact and an overflow is an error
+//! of the row; averages of integers and decimals are exact until the final division.
+
+mod accumulator;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array,
+    Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray, new_null_array,
+};
+use arrow::datatypes::{
+    DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit,
+    TimestampMillisecondType,
+};
+
+use crate::batch::record_batch;
+use crate::columns::UnsupportedType;
+pub use crate::datum::DecodeError;
+use crate::datum::{Datum, DatumBuilder, DatumRef, Reader};
+use crate::diagnostic::Code;
+use crate::schema::type_name;
+use crate::sql::{AggregateSyntax, CallSyntax, Columns, Expression, Scope, SqlError};
+
+use accumulator::{Accumulator, Kind};
+
+/// The version of a group state's bytes.
+const LAYOUT: u8 = 1;
+
+/// The aggregate columns of a step, compiled; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct AggregatePlan(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Each argument expression once.
+    arguments: Vec<Expression>,
+    /// Each filter expression once.
+    filters: Vec<Expression>,
+    calls: Vec<Call>,
+    outputs: Vec<Output>,
+    /// What expressions over calls see: the results of all calls that were compiled together.
+    results: Columns,
+    /// Positions in `calls` of those that may overflow.
+    fallible: Vec<usize>,
+}
+
+/// One aggregate call; columns that make the same call share it.
+#[derive(Clone, Debug)]
+struct Call {
+    /// Its column in `results`.
+    number: usize,
+    kind: Kind,
+    argument: Option<usize>,
+    /// All have to be true.
+    filters: Vec<usize>,
+    argument_type: DataType,
+    data_type: DataType,
+    text: String,
+    /// With resolved names and types.
+    canonical: String,
+}
+
+#[derive(Clone, Debug)]
+struct Output {
+    name: String,
+    value: OutputValue,
+}
+
+#[derive(Clone, Debug)]
+enum OutputValue {
+    /// The call with this number.
+    Call(usize),
+    /// An expression over calls.
+    Expression(Expression),
+}
+
+impl OutputValue {
+    fn calls(&self) -> Vec<usize> {
+        match self {
+            OutputValue::Call(number) => vec![*number],
+            OutputValue::Expression(expression) => expression.columns(),
+        }
+    }
+}
+
+/// What the calls remember of one group.
+#[derive(Clone, Debug)]
+pub struct GroupState {
+    calls: Vec<Accumulator>,
+}
+
+/// Collects what is needed while columns are compiled one after the other.
+#[derive(Default)]
+struct Compiler {
+    arguments: Vec<Expression>,
+    filters: Vec<Expression>,
+    calls: Vec<Call>,
+}
+
+/// The position of an expression that computes the same, added if there is none.
+fn shared(expressions: &mut Vec<Expression>, expression: Expression) -> usize {
+    let text = expression.canonical_text();
+    match expressions.iter().position(|known| known.canonical_text() == text) {
+        Some(position) => position,
+        None => {
+            expressions.push(expression);
+            expressions.len() - 1
+        }
+    }
+}
+
+impl Compiler {
+    /// Compiles a call and gives its number.
+    fn call(
+        &mut self,
+        syntax: &AggregateSyntax<'_>,
+        call: &CallSyntax,
+        condition: Option<&Expression>,
+        scope: &Scope,
+    ) -> Result<usize, Vec<SqlError>> {
+        let mut errors = Vec::new();
+        let mut collect = |outcome: Result<Expression, Vec<SqlError>>| match outcome {
+            Ok(expression) => Some(expression),
+            Err(found) => {
+                errors.extend(found);
+                None
+            }
+        };
+        let arguments: Vec<Expression> =
+            call.arguments.iter().filter_map(|argument| collect(syntax.argument(argument, scope))).collect();
+        let filter = call.filter.as_ref().map(|filter| collect(syntax.filter(filter, scope)));
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let text = syntax.text(call);
+        let (kind, data_type) = resolve_call(call, &arguments, text).map_err(|error| vec![error])?;
+        let argument = arguments.into_iter().next();
+        let mut filters: Vec<usize> = condition
+            .cloned()
+            .into_iter()
+            .chain(filter.flatten())
+            .map(|filter| shared(&mut self.filters, filter))
+            .collect();
+        filters.dedup();
+        let argument_type = argument.as_ref().map_or(DataType::Null, |argument| argument.data_type().clone());
+        let canonical = {
+            let argument = argument.as_ref().map_or("*".to_owned(), Expression::canonical_text);
+            let filters: Vec<String> = filters
+                .iter()
+                .filter_map(|filter| self.filters.get(*filter))
+                .map(|filter| format!(" filter ({})", filter.canonical_text()))
+                .collect();
+            format!("{kind:?} ({argument}){} {}", filters.concat(), type_name(&data_type))
+        };
+        if let Some(known) = self.calls.iter().find(|known| known.canonical == canonical) {
+            return Ok(known.number);
+        }
+        let number = self.calls.len();
+        let argument = argument.map(|argument| shared(&mut self.arguments, argument));
+        let text = text.to_owned();
+        self.calls.push(Call { number, kind, argument, filters, argument_type, data_type, text, canonical });
+        Ok(number)
+    }
+
+    fn results(&self) -> Columns {
+        Columns::new(self.calls.iter().map(|call| (call.canonical.clone(), call.data_type.clone())))
+    }
+
+    fn column(
+        &mut self,
+        sql: &str,
+        condition: Option<&Expression>,
+        scope: &Scope,
+    ) -> Result<OutputValue, Vec<SqlError>> {
+        let mut syntax = AggregateSyntax::parse(sql, scope)?;
+        let mut numbers = Vec::new();
+        let mut errors = Vec::new();
+        for call in &syntax.calls {
+            match self.call(&syntax, call, condition, scope) {
+                Ok(number) => numbers.push(number),
+                Err(found) => errors.extend(found),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        syntax.renumber(&numbers);
+        match syntax.only_call() {
+            Some(number) => Ok(OutputValue::Call(number)),
+            None => Ok(OutputValue::Expression(syntax.outer(&self.results())?)),
+        }
+    }
+}
+
+/// What a call computes over arguments of these types, and the type of its result.
+fn resolve_call(call: &CallSyntax, arguments: &[Expression], text: &str) -> Result<(Kind, DataType), SqlError> {
+    use DataType::{Decimal128, Float32, Float64, Int32, Int64};
+    let error = |code, message: String, help: Option<String>| SqlError { code, span: call.range.clone(), message, help };
+    let name = call.name;
+    if call.distinct && name != "count" {
+        let message = format!("`distinct` is offered for `count` only, not for `{name}`");
+        return Err(error(Code::SqlNotAllowed, message, None));
+    }
+    if call.ignore_nulls && !matches!(name, "first_value" | "last_value") {
+        let message = format!("`ignore nulls` belongs to `first_value` and `last_value`; `{name}` ignores them anyway");
+        return Err(error(Code::SqlNotAllowed, message, None));
+    }
+    let data_type = match (call.star, arguments) {
+        (true, []) if name == "count" && !call.distinct => return Ok((Kind::CountRows, Int64)),
+        (false, [argument]) => argument.data_type(),
+        _ => {
+            let help = if name == "count" { "`count(*)` or `count(x)`".to_owned() } else { format!("`{name}(x)`") };
+            let message = format!("`{name}` takes one argument, here are {}", arguments.len());
+            return Err(error(Code::SqlArguments, message, Some(help)));
+        }
+    };
+    let numeric = matches!(data_type, Int32 | Int64 | Float32 | Float64 | Decimal128(_, _));
+    let scale = if let Decimal128(_, scale) = data_type { *scale } else { 0 };
+    let variance = |sample, root| (Kind::Variance { scale, sample, root }, Float64);
+    Ok(match (name, data_type) {
+        ("count", _) if call.distinct => (Kind::CountDistinct, Int64),
+        ("count", _) => (Kind::Count, Int64),
+        ("first_value", _) => (Kind::First { ignore_nulls: call.ignore_nulls }, data_type.clone()),
+        ("last_value", _) => (Kind::Last { ignore_nulls: call.ignore_nulls }, data_type.clone()),
+        ("min", DataType::List(_) | DataType::Struct(_)) | ("max", DataType::List(_) | DataType::Struct(_)) => {
+            let message = format!("`{text}`: a {} has no order", type_name(data_type));
+            return Err(error(Code::SqlArguments, message, None));
+        }
+        ("min", _) => (Kind::Min, data_type.clone()),
+        ("max", _) => (Kind::Max, data_type.clone()),
+        _ if !numeric => {
+            let argument = arguments.first().map_or("", |argument| argument.text());
+            let help = match data_type {
+                DataType::Utf8 => Some(format!("if it holds numbers, `{name}(cast({argument} as double))`")),
+                DataType::Boolean => Some(format!("true rows are counted by `count(*) filter (where {argument})`")),
+                _ => None,
+            };
+            let message = format!("`{name}` needs numbers, `{argument}` is a {}", type_name(data_type));
+            return Err(error(Code::SqlArguments, message, help));
+        }
+        ("sum", Int32 | Int64) => (Kind::SumInt, Int64),
+        ("sum", Decimal128(_, scale)) => (Kind::SumDecimal, Decimal128(38, *scale)),
+        ("sum", _) => (Kind::SumFloat, Float64),
+        ("avg", Int32 | Int64) => (Kind::AvgInt, Float64),
+        ("avg", Decimal128(precision, scale)) => {
+            let finer = (38 - *scale).clamp(0, 4);
+            (Kind::AvgDecimal(u32::from(finer.unsigned_abs())), Decimal128((*precision + 4).min(38), *scale + finer))
+        }
+        ("avg", _) => (Kind::AvgFloat, Float64),
+        ("var", _) => variance(true, false),
+        ("var_pop", _) => variance(false, false),
+        ("stddev", _) => variance(true, true),
+        ("stddev_pop", _) => variance(false, true),
+        _ => return Err(error(Code::SqlUnknownAggregate, format!("the aggregate `{name}` is not offered"), None)),
+    })
+}
+
+impl AggregatePlan {
+    /// Compiles columns, each an output name and an SQL expression over aggregates.
+    pub fn compile(columns: &[(&str, &str)], scope: &Scope) -> Result<AggregatePlan, Vec<(usize, SqlError)>> {
+        let columns: Vec<(&str, &str, Option<Expression>)> =
+            columns.iter().map(|(name, sql)| (*name, *sql, None)).collect();
+        Self::compile_where(&columns, scope)
+    }
+
+    /// Compiles columns, each with a condition that rows have to meet for all of its calls.
+    pub fn compile_where(
+        columns: &[(&str, &str, Option<Expression>)],
+        scope: &Scope,
+    ) -> Result<AggregatePlan, Vec<(usize, SqlError)>> {
+        let mut compiler = Compiler::default();
+        let mut outputs = Vec::new();
+        let mut errors = Vec::new();
+        for (index, (name, sql, condition)) in columns.iter().enumerate() {
+            match compiler.column(sql, condition.as_ref(), scope) {
+                Ok(value) => outputs.push(Output { name: (*name).to_owned(), value }),
+                Err(found) => errors.extend(found.into_iter().map(|error| (index, error))),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let results = compiler.results();
+        let Compiler { arguments, filters, calls, .. } = compiler;
+        Ok(AggregatePlan(Arc::new(Inner::new(arguments, filters, calls, outputs, results))))
+    }
+
+    /// The plan of some of the columns, by their positions. It takes the same [arguments](Self::prepare) and the same
+    /// stored values as the whole, while its states hold the calls of these columns only.
+    pub fn part(&self, columns: &[usize]) -> AggregatePlan {
+        let inner = &self.0;
+        let outputs: Vec<Output> = columns.iter().filter_map(|column| inner.outputs.get(*column).cloned()).collect();
+        let used: BTreeSet<usize> = outputs.iter().flat_map(|output| output.value.calls()).collect();
+        let calls = inner.calls.iter().filter(|call| used.contains(&call.number)).cloned().collect();
+        let (arguments, filters) = (inner.arguments.clone(), inner.filters.clone());
+        AggregatePlan(Arc::new(Inner::new(arguments, filters, calls, outputs, inner.results.clone())))
+    }
+
+    /// The output columns.
+    pub fn output(&self) -> Vec<(String, DataType)> {
+        let data_type = |value: &OutputValue| match value {
+            OutputValue::Call(number) => self.0.results.data_type(*number).cloned().unwrap_or(DataType::Null),
+            OutputValue::Expression(expression) => expression.data_type().clone(),
+        };
+        self.0.outputs.iter().map(|output| (output.name.clone(), data_type(&output.value))).collect()
+    }
+
+    /// Changes when the bytes of a state would be read wrongly.
+    pub fn fingerprint(&self) -> String {
+        let calls: Vec<&str> = self.0.calls.iter().map(|call| call.canonical.as_str()).collect();
+        format!("aggregates {LAYOUT}: {}", calls.join("; "))
+    }
+
+    /// Changes when stored [values](Arguments::row) would be read wrongly.
+    pub fn values_fingerprint(&self) -> String {
+        let texts = |expressions: &[Expression]| {
+            expressions.iter().map(Expression::canonical_text).collect::<Vec<_>>().join("; ")
+        };
+        format!("values {LAYOUT}: {} where {}", texts(&self.0.arguments), texts(&self.0.filters))
+    }
+
+    /// The first column that has to remember every distinct value, which only a window bounds.
+    pub fn needs_window(&self) -> Option<usize> {
+        let distinct = |number: &usize| {
+            self.0.calls.iter().any(|call| call.number == *number && call.kind == Kind::CountDistinct)
+        };
+        self.0.outputs.iter().position(|output| output.value.calls().iter().any(distinct))
+    }
+
+    /// Evaluates arguments and filters for a batch.
+    pub fn prepare(&self, rows: &RecordBatch) -> Arguments {
+        let mut failures: BTreeMap<usize, Vec<(Source, Code, String)>> = BTreeMap::new();
+        let mut evaluate = |expression: &Expression, source: Source| {
+            let evaluated = expression.evaluate(rows);
+            for (row, code, message) in evaluated.errors {
+                failures.entry(row).or_default().push((source, code, message));
+            }
+            evaluated.values
+        };
+        let values = self
+            .0
+            .arguments
+            .iter()
+            .enumerate()
+            .map(|(index, expression)| TypedArray::new(&evaluate(expression, Source::Argument(index))))
+            .collect();
+        let filters = self
+            .0
+            .filters
+            .iter()
+            .enumerate()
+            .map(|(index, expression)| evaluate(expression, Source::Filter(index)).as_boolean().clone())
+            .collect();
+        let mut arguments = Arguments { plan: self.clone(), values, filters, errors: Vec::new() };
+        arguments.errors = failures
+            .into_iter()
+            .filter_map(|(row, failures)| {
+                let (code, message) = arguments.failure(row, &failures)?;
+                Some((row, code, message))
+            })
+            .collect();
+        arguments
+    }
+
+    /// A group without rows.
+    pub fn new_state(&self) -> GroupState {
+        GroupState { calls: self.0.calls.iter().map(|call| Accumulator::new(call.kind)).collect() }
+    }
+
+    /// Adds a row to a group; a row with an [error](Arguments::errors) is not to be added. On an error the state is as
+    /// before.
+    pub fn update(&self, state: &mut GroupState, arguments: &Arguments, row: usize) -> Result<(), (Code, String)> {
+        self.add(state, &ArgumentsRow { arguments, row })
+    }
+
+    /// Adds a row by its stored [values](Arguments::row). On an error the state is as before.
+    pub fn update_values(&self, state: &mut GroupState, values: &[Datum]) -> Result<(), (Code, String)> {
+        self.add(state, &StoredRow { values, arguments: self.0.arguments.len() })
+    }
+
+    fn add(&self, state: &mut GroupState, row: &impl Row) -> Result<(), (Code, String)> {
+        for index in &self.0.fallible {
+            if let (Some(call), Some(accumulator)) = (self.0.calls.get(*index), state.calls.get(*index))
+                && row.included(&call.filters)
+                && accumulator.check(&row.argument(call.argument)).is_err()
+            {
+                return Err(overflow(call));
+            }
+        }
+        for (call, accumulator) in self.0.calls.iter().zip(&mut state.calls) {
+            if row.included(&call.filters) {
+                accumulator.add(call.kind, &row.argument(call.argument));
+            }
+        }
+        Ok(())
+    }
+
+    /// The types of a row's stored values, in order; each may be null.
+    pub fn value_types(&self) -> Vec<DataType> {
+        let arguments = self.0.arguments.iter().map(|argument| argument.data_type().clone());
+        arguments.chain(self.0.filters.iter().map(|_| DataType::Boolean)).collect()
+    }
+
+    /// Appends the bytes of a state.
+    pub fn write(&self, state: &GroupState, out: &mut Vec<u8>) {
+        out.push(LAYOUT);
+        state.calls.iter().for_each(|accumulator| accumulator.write(out));
+    }
+
+    /// Reads what [`write`](Self::write) has written.
+    pub fn read(&self, bytes: &[u8]) -> Result<GroupState, DecodeError> {
+        let mut bytes = bytes;
+        let mut reader = Reader::new(&mut bytes);
+        match reader.byte()? {
+            LAYOUT => {}
+            found => return Err(DecodeError::Version { found, expected: LAYOUT }),
+        }
+        let calls: Result<Vec<Accumulator>, DecodeError> = self
+            .0
+            .calls
+            .iter()
+            .map(|call| Accumulator::read(call.kind, &call.argument_type, &mut reader))
+            .collect();
+        let state = GroupState { calls: calls? };
+        reader.end()?;
+        Ok(state)
+    }
+
+    /// Collects results of groups.
+    pub fn results(&self) -> ResultBuilder {
+        let builders = self.0.calls.iter().map(|call| DatumBuilder::new(&call.data_type)).collect();
+        ResultBuilder { plan: self.clone(), builders, rows: 0, empty: Vec::new(), errors: Vec::new() }
+    }
+}
+
+impl Inner {
+    fn new(
+        arguments: Vec<Expression>,
+        filters: Vec<Expression>,
+        calls: Vec<Call>,
+        outputs: Vec<Output>,
+        results: Columns,
+    ) -> Self {
+        let can_overflow = |kind: &Kind| matches!(kind, Kind::SumInt | Kind::SumDecimal | Kind::AvgDecimal(_));
+        let fallible =
+            calls.iter().enumerate().filter(|(_, call)| can_overflow(&call.kind)).map(|(index, _)| index).collect();
+        Inner { arguments, filters, calls, outputs, results, fallible }
+    }
+}
+
+fn overflow(call: &Call) -> (Code, String) {
+    (Code::RecordOverflow, format!("`{}` leaves the range of {}", call.text, type_name(&call.data_type)))
+}
+
+/// A row as the calls see it.
+trait Row {
+    /// Whether all these filters are true.
+    fn included(&self, filters: &[usize]) -> bool;
+    /// The value of an argument; null without one.
+    fn argument(&self, argument: Option<usize>) -> DatumRef<'_>;
+}
+
+struct ArgumentsRow<'a> {
+    arguments: &'a Arguments,
+    row: usize,
+}
+
+impl Row for ArgumentsRow<'_> {
+    #[inline]
+    fn included(&self, filters: &[usize]) -> bool {
+        filters.iter().all(|filter| self.arguments.filter(*filter, self.row))
+    }
+
+    #[inline]
+    fn argument(&self, argument: Option<usize>) -> DatumRef<'_> {
+        match argument.and_then(|argument| self.arguments.values.get(argument)) {
+            Some(values) => values.value(self.row),
+            None => DatumRef::Null,
+        }
+    }
+}
+
+struct StoredRow<'a> {
+    values: &'a [Datum],
+    /// How many of the values are arguments; the others are filters.
+    arguments: usize,
+}
+
+impl Row for StoredRow<'_> {
+    #[inline]
+    fn included(&self, filters: &[usize]) -> bool {
+        filters.iter().all(|filter| matches!(self.values.get(self.arguments + filter), Some(Datum::Bool(true))))
+    }
+
+    #[inline]
+    fn argument(&self, argument: Option<usize>) -> DatumRef<'_> {
+        argument.and_then(|argument| self.values.get(argument)).map_or(DatumRef::Null, Datum::by_ref)
+    }
+}
+
+/// The expression that a failure comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Argument(usize),
+    Filter(usize),
+}
+
+/// The arguments and filters of a batch's rows, evaluated.
+#[derive(Clone, Debug)]
+pub struct Arguments {
+    plan: AggregatePlan,
+    values: Vec<TypedArray>,
+    filters: Vec<BooleanArray>,
+    errors: Vec<(usize, Code, String)>,
+}
+
+impl Arguments {
+    /// The rows that cannot be added, in order, with the first reason.
+    pub fn errors(&self) -> &[(usize, Code, String)] {
+        &self.errors
+    }
+
+    /// Whether the filters of a call let a row in.
+    pub fn included(&self, call: usize, row: usize) -> bool {
+        self.call(call).is_some_and(|call| call.filters.iter().all(|filter| self.filter(*filter, row)))
+    }
+
+    /// The value of an argument of a call; null for `count(*)`.
+    pub fn datum(&self, call: usize, argument: usize, row: usize) -> Datum {
+        let values = self.call(call).and_then(|call| self.values.get(call.argument.filter(|_| argument == 0)?));
+        values.map_or(Datum::Null, |values| values.value(row).to_datum())
+    }
+
+    /// What has to be stored of a row to add it again later: the value of each argument, then whether each filter is true.
+    pub fn row(&self, row: usize) -> Vec<Datum> {
+        let values = self.values.iter().map(|values| values.value(row).to_datum());
+        values.chain((0..self.filters.len()).map(|filter| Datum::Bool(self.filter(filter, row)))).collect()
+    }
+
+    /// Appends the bytes of [`row`](Self::row), to be read by [`read_values`](crate::datum::read_values).
+    pub fn write_row(&self, row: usize, out: &mut Vec<u8>) {
+        self.values.iter().for_each(|values| values.value(row).write(out));
+        (0..self.filters.len()).for_each(|filter| DatumRef::Bool(self.filter(filter, row)).write(out));
+    }
+
+    fn call(&self, call: usize) -> Option<&Call> {
+        self.plan.0.calls.get(call)
+    }
+
+    /// Null is not true.
+    #[inline]
+    fn filter(&self, filter: usize, row: usize) -> bool {
+        self.filters.get(filter).is_some_and(|values| values.is_valid(row) && values.value(row))
+    }
+
+    /// The first failure of a row that a call depends on: what a filter keeps out cannot fail.
+    fn failure(&self, row: usize, failures: &[(Source, Code, String)]) -> Option<(Code, String)> {
+        let of = |wanted: Source| {
+            let found = failures.iter().find(|(source, _, _)| *source == wanted);
+            found.map(|(_, code, message)| (*code, message.clone()))
+        };
+        for call in &self.plan.0.calls {
+            let mut included = true;
+            for filter in &call.filters {
+                if let Some(failure) = of(Source::Filter(*filter)) {
+                    return Some(failure);
+                }
+                included = self.filter(*filter, row);
+                if !included {
+                    break;
+                }
+            }
+            if let (true, Some(argument)) = (included, call.argument)
+                && let Some(failure) = of(Source::Argument(argument))
+            {
+                return Some(failure);
+            }
+        }
+        None
+    }
+}
+
+/// An array whose type has been looked up once.
+#[derive(Clone, Debug)]
+enum TypedArray {
+    Bool(BooleanArray),
+    Int32(Int32Array),
+    Int64(Int64Array),
+    Float32(Float32Array),
+    Float64(Float64Array),
+    Decimal(Decimal128Array),
+    Date(Date32Array),
+    Timestamp(TimestampMillisecondArray),
+    String(StringArray),
+    Bytes(BinaryArray),
+    Nested(ArrayRef),
+}
+
+impl TypedArray {
+    fn new(array: &ArrayRef) -> Self {
+        match array.data_type() {
+            DataType::Boolean => TypedArray::Bool(array.as_boolean().clone()),
+            DataType::Int32 => TypedArray::Int32(array.as_primitive::<Int32Type>().clone()),
+            DataType::Int64 => TypedArray::Int64(array.as_primitive::<Int64Type>().clone()),
+            DataType::Float32 => TypedArray::Float32(array.as_primitive::<Float32Type>().clone()),
+            DataType::Float64 => TypedArray::Float64(array.as_primitive::<Float64Type>().clone()),
+            DataType::Decimal128(_, _) => TypedArray::Decimal(array.as_primitive::<Decimal128Type>().clone()),
+            DataType::Date32 => TypedArray::Date(array.as_primitive::<Date32Type>().clone()),
+            DataType::Timestamp(TimeUnit::Millisecond, _) => {
+                TypedArray::Timestamp(array.as_primitive::<TimestampMillisecondType>().clone())
+            }
+            DataType::Utf8 => TypedArray::String(array.as_string::<i32>().clone()),
+            DataType::Binary => TypedArray::Bytes(array.as_binary::<i32>().clone()),
+            _ => TypedArray::Nested(array.clone()),
+        }
+    }
+
+    #[inline]
+    fn value(&self, row: usize) -> DatumRef<'_> {
+        macro_rules! value {
+            ($array:expr, $kind:ident) => {
+                if $array.is_null(row) { DatumRef::Null } else { DatumRef::$kind($array.value(row)) }
+            };
+        }
+        match self {
+            TypedArray::Bool(array) => value!(array, Bool),
+            TypedArray::Int32(array) => value!(array, Int32),
+            TypedArray::Int64(array) => value!(array, Int64),
+            TypedArray::Float32(array) => value!(array, Float32),
+            TypedArray::Float64(array) => value!(array, Float64),
+            TypedArray::Decimal(array) => value!(array, Decimal),
+            TypedArray::Date(array) => value!(array, Date),
+            TypedArray::Timestamp(array) => value!(array, Timestamp),
+            TypedArray::String(array) => value!(array, String),
+            TypedArray::Bytes(array) => value!(array, Bytes),
+            TypedArray::Nested(array) => match Datum::from_array(array, row) {
+                Datum::Null => DatumRef::Null,
+                value => DatumRef::Nested(value),
+            },
+        }
+    }
+}
+
+/// Collects the results of groups into columns.
+#[derive(Debug)]
+pub struct ResultBuilder {
+    plan: AggregatePlan,
+    /// One per call.
+    builders: Result<Vec<DatumBuilder>, UnsupportedType>,
+    rows: usize,
+    /// Rows without a group.
+    empty: Vec<usize>,
+    errors: Vec<(usize, Code, String)>,
+}
+
+impl ResultBuilder {
+    /// Adds the results of a group.
+    pub fn push(&mut self, state: &GroupState) {
+        let row = self.rows;
+        self.rows += 1;
+        let Ok(builders) = &mut self.builders else { return };
+        for ((call, accumulator), builder) in self.plan.0.calls.iter().zip(&state.calls).zip(builders) {
+            let outcome = match accumulator.result(call.kind) {
+                Ok(result) => {
+                    builder.append(&result).map_err(|error| (Code::RecordExpression, format!("in `{}`: {error}", call.text)))
+                }
+                Err(_) => {
+                    builder.append_null();
+                    Err(overflow(call))
+                }
+            };
+            if let Err((code, message)) = outcome {
+                self.errors.push((row, code, message));
+            }
+        }
+    }
+
+    /// Adds a row whose columns are all null.
+    pub fn push_null(&mut self) {
+        self.empty.push(self.rows);
+        self.rows += 1;
+        if let Ok(builders) = &mut self.builders {
+            builders.iter_mut().for_each(DatumBuilder::append_null);
+        }
+    }
+
+    /// The columns, in the order of [`AggregatePlan::output`], and the rows that failed: each once, in order.
+    pub fn finish(self) -> (Vec<ArrayRef>, Vec<(usize, Code, String)>) {
+        let rows = self.rows;
+        let output = self.plan.output();
+        let (arrays, mut errors) = match self.columns() {
+            Ok(finished) => finished,
+            Err(message) => {
+                let arrays = output.iter().map(|(_, data_type)| new_null_array(data_type, rows)).collect();
+                (arrays, (0..rows).map(|row| (row, Code::RecordExpression, message.clone())).collect())
+            }
+        };
+        errors.sort_by_key(|(row, _, _)| *row);
+        errors.dedup_by_key(|(row, _, _)| *row);
+        (arrays, errors)
+    }
+
+    #[expect(clippy::type_complexity, reason = "columns and errors, as `finish` gives them")]
+    fn columns(self) -> Result<(Vec<ArrayRef>, Vec<(usize, Code, String)>), String> {
+        let text = |error: &dyn std::fmt::Display| format!("the results of aggregates: {error}");
+        let Inner { calls, outputs, results, .. } = self.plan.0.as_ref();
+        let mut finished: BTreeMap<usize, ArrayRef> = BTreeMap::new();
+        for (call, builder) in calls.iter().zip(self.builders.map_err(|error| text(&error))?) {
+            finished.insert(call.number, builder.finish().map_err(|error| text(&error))?);
+        }
+        let column = |number: usize| {
+            let data_type = results.data_type(number).cloned().unwrap_or(DataType::Null);
+            finished.get(&number).cloned().unwrap_or_else(|| new_null_array(&data_type, self.rows))
+        };
+        let all = || {
+            let arrays = (0..results.arrow().fields().len()).map(column).collect();
+            record_batch(results.arrow(), arrays, self.rows).map_err(|error| text(&error))
+        };
+        let is_empty = |row: &usize| self.empty.binary_search(row).is_ok();
+        let nulls = BooleanArray::from_iter((0..self.rows).map(|row| Some(is_empty(&row))));
+        let mut errors = self.errors;
+        let mut arrays = Vec::new();
+        for output in outputs {
+            arrays.push(match &output.value {
+                OutputValue::Call(number) => column(*number),
+                OutputValue::Expression(expression) => {
+                    let evaluated = expression.evaluate(&all()?);
+                    errors.extend(evaluated.errors.into_iter().filter(|(row, _, _)| !is_empty(row)));
+                    // An expression can make something of nulls (`coalesce`), a missing group stays null.
+                    match self.empty.is_empty() {
+                        true => evaluated.values,
+                        false => arrow::compute::nullif(&evaluated.values, &nulls).map_err(|error| text(&error))?,
+                    }
+                }
+            });
+        }
+        Ok((arrays, errors))
+    }
+}

@@ -1,0 +1,349 @@
+//! The staged writes of one store, and the cache that they become.
+//!
+//! An entry is *dirty* while the database lacks it, and *unlogged* while the changelog lacks it. Clean entries stay
+//! as a cache of what the database holds: a value, or the knowledge that there is none. Two levels can be taken
+//! back: the running epoch by an undo log of moved-out old values, and everything since the last promotion by
+//! dropping the dirty entries. Reads see one map, never a stack of them.
+
+use std::{cell::Cell, mem};
+
+use crate::{
+    expired::{Addition, Expired},
+    small_bytes::SmallBytes,
+    table::{Range, SlotId, Table},
+};
+
+/// What an entry costs besides its key and value: its slot and its places in the indexes.
+const ENTRY_BYTES: usize = 80;
+
+/// What an expired range costs, about.
+const RANGE_BYTES: usize = 96;
+
+#[derive(Clone, Copy, Default)]
+struct Marks {
+    dirty: bool,
+    unlogged: bool,
+}
+
+#[derive(Default)]
+struct Entry {
+    /// `None`: there is no such key.
+    value: Option<SmallBytes>,
+    /// The epoch that wrote it last; the undo log knows the value before that.
+    epoch: u64,
+    marks: Marks,
+    /// Read or written since the eviction last looked at it.
+    used: Cell<bool>,
+}
+
+/// How to take back one change of the running epoch.
+enum Undo {
+    /// The entry was added.
+    Added(SlotId),
+    /// The entry had another value.
+    Changed { id: SlotId, value: Option<SmallBytes>, epoch: u64, marks: Marks },
+    /// The entry was unlinked by an expiry; its slot is kept until the epoch ends.
+    Unlinked(SlotId),
+    /// A range was expired.
+    Expired(Addition),
+}
+
+pub(crate) struct Staged {
+    table: Table<Entry>,
+    expired: Expired,
+    /// The running epoch. Starts at 1, so that no entry seems to be of it by default.
+    epoch: u64,
+    undo: Vec<Undo>,
+    /// Slots that became dirty or unlogged. A slot may be in a list twice, or without its mark since the change was
+    /// taken back: the entry's mark decides.
+    dirty: Vec<SlotId>,
+    unlogged: Vec<SlotId>,
+    dirty_bytes: usize,
+    bytes: usize,
+    /// Where the eviction goes on.
+    hand: SlotId,
+}
+
+impl Staged {
+    pub(crate) fn new() -> Self {
+        Self {
+            table: Table::new(),
+            expired: Expired::default(),
+            epoch: 1,
+            undo: Vec::new(),
+            dirty: Vec::new(),
+            unlogged: Vec::new(),
+            dirty_bytes: 0,
+            bytes: 0,
+            hand: 0,
+        }
+    }
+
+    /// `None`: only the database knows. `Some(None)`: there is no such key.
+    #[inline]
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Option<&[u8]>> {
+        match self.table.find(key) {
+            Some(id) => {
+                let entry = self.table.value(id);
+                entry.used.set(true);
+                Some(entry.value.as_deref())
+            }
+            None => self.expired.end_over(key).map(|_| None),
+        }
+    }
+
+    pub(crate) fn write(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let id = match self.table.find(key) {
+            Some(id) => {
+                self.uncharge(id);
+                let epoch = self.epoch;
+                let entry = self.table.value_mut(id);
+                if entry.epoch == epoch {
+                    match (&mut entry.value, value) {
+                        (Some(old), Some(new)) => old.assign(new),
+                        (old, new) => *old = new.map(SmallBytes::from),
+                    }
+                } else {
+                    let undo = Undo::Changed {
+                        id,
+                        value: mem::replace(&mut entry.value, value.map(SmallBytes::from)),
+                        epoch: mem::replace(&mut entry.epoch, epoch),
+                        marks: entry.marks,
+                    };
+                    self.undo.push(undo);
+                }
+                id
+            }
+            None => {
+                let value = value.map(SmallBytes::from);
+                let id = self.table.insert(key, Entry { value, epoch: self.epoch, ..Entry::default() });
+                self.undo.push(Undo::Added(id));
+                id
+            }
+        };
+        let entry = self.table.value_mut(id);
+        entry.used.set(true);
+        let marks = mem::replace(&mut entry.marks, Marks { dirty: true, unlogged: true });
+        if !marks.dirty {
+            self.dirty.push(id);
+        }
+        if !marks.unlogged {
+            self.unlogged.push(id);
+        }
+        self.charge(id);
+    }
+
+    pub(crate) fn expire(&mut self, from: &[u8], to: &[u8]) {
+        if from >= to {
+            return;
+        }
+        let ids: Vec<SlotId> = self.table.range(from, to).map(|(_, id)| id).collect();
+        for id in ids {
+            self.uncharge(id);
+            self.table.unlink(id);
+            self.undo.push(Undo::Unlinked(id));
+        }
+        let addition = self.expired.add(from, to);
+        self.undo.push(Undo::Expired(addition));
+    }
+
+    pub(crate) fn end_epoch(&mut self) {
+        if self.undo.is_empty() {
+            return;
+        }
+        for undo in self.undo.drain(..) {
+            if let Undo::Unlinked(id) = undo {
+                self.table.release(id);
+            }
+        }
+        self.epoch += 1;
+    }
+
+    pub(crate) fn abort_epoch(&mut self) {
+        while let Some(undo) = self.undo.pop() {
+            match undo {
+                Undo::Added(id) => {
+                    self.uncharge(id);
+                    self.table.remove(id);
+                }
+                Undo::Changed { id, value, epoch, marks } => {
+                    self.uncharge(id);
+                    let entry = self.table.value_mut(id);
+                    *entry = Entry { value, epoch, marks, used: Cell::new(true) };
+                    self.charge(id);
+                }
+                Undo::Unlinked(id) => {
+                    self.table.link(id);
+                    self.charge(id);
+                }
+                Undo::Expired(addition) => self.expired.undo(addition),
+            }
+        }
+        self.epoch += 1;
+    }
+
+    /// Calls back with the newest value of every unlogged key, in key order; from now on they count as logged.
+    pub(crate) fn take_unlogged(&mut self, mut take: impl FnMut(&[u8], Option<&[u8]>)) {
+        self.end_epoch();
+        let table = &mut self.table;
+        let mut ids = mem::take(&mut self.unlogged);
+        ids.retain(|&id| mem::take(&mut table.value_mut(id).marks.unlogged));
+        sort_by_key(&mut ids, table);
+        for &id in &ids {
+            take(table.key(id), table.value(id).value.as_deref());
+        }
+        ids.clear();
+        self.unlogged = ids;
+    }
+
+    /// How many writes the changelog lacks.
+    pub(crate) fn unlogged(&self) -> usize {
+        self.unlogged.iter().filter(|&&id| self.table.value(id).marks.unlogged).count()
+    }
+
+    /// The ranges that the database still has to delete.
+    pub(crate) fn expired(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.expired.iter()
+    }
+
+    /// The entries that the database lacks.
+    pub(crate) fn dirty(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        self.dirty.iter().filter_map(|&id| {
+            let entry = self.table.value(id);
+            entry.marks.dirty.then(|| (self.table.key(id), entry.value.as_deref()))
+        })
+    }
+
+    /// The database and the changelog have it all now; what is staged becomes the cache.
+    pub(crate) fn mark_clean(&mut self) {
+        self.end_epoch();
+        for id in self.dirty.drain(..) {
+            self.table.value_mut(id).marks.dirty = false;
+        }
+        // Only numbers without a mark are left.
+        self.unlogged.clear();
+        self.dirty_bytes = 0;
+        self.expired.clear();
+    }
+
+    pub(crate) fn discard(&mut self) {
+        self.end_epoch();
+        for id in mem::take(&mut self.dirty) {
+            if self.table.value(id).marks.dirty {
+                self.uncharge(id);
+                self.table.remove(id);
+            }
+        }
+        self.unlogged.clear();
+        self.expired.clear();
+    }
+
+    /// Forgets clean entries, the longest unused first (CLOCK), until what is kept fits. To be called when there are
+    /// no others.
+    pub(crate) fn evict(&mut self, bound: usize) {
+        if bound == 0 {
+            self.table.clear();
+            self.bytes = 0;
+            self.hand = 0;
+            return;
+        }
+        // Two rounds: the first may only take the marks of use away.
+        for _ in 0..2 * u64::from(self.table.slots()) {
+            if self.bytes <= bound {
+                return;
+            }
+            let id = self.hand;
+            self.hand = if id + 1 < self.table.slots() { id + 1 } else { 0 };
+            let entry = self.table.value(id);
+            // A free slot has no epoch.
+            if entry.epoch != 0 && !entry.marks.dirty && !entry.used.take() {
+                self.uncharge(id);
+                self.table.remove(id);
+            }
+        }
+    }
+
+    /// Forgets every clean entry, since the database has changed under them.
+    pub(crate) fn forget_clean(&mut self) {
+        self.end_epoch();
+        for id in 0..self.table.slots() {
+            let entry = self.table.value(id);
+            if entry.epoch != 0 && !entry.marks.dirty {
+                self.uncharge(id);
+                self.table.remove(id);
+            }
+        }
+    }
+
+    pub(crate) fn staged_bytes(&self) -> usize {
+        self.dirty_bytes + self.expired.len() * RANGE_BYTES
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The entries in a range, in key order.
+    pub(crate) fn range(&self, from: &[u8], to: &[u8]) -> StagedRange<'_> {
+        StagedRange { slots: self.table.range(from, to), table: &self.table }
+    }
+
+    /// The ranges that hide what the database holds.
+    pub(crate) fn hidden(&self) -> &Expired {
+        &self.expired
+    }
+
+    fn cost(&self, id: SlotId) -> usize {
+        let value = self.table.value(id).value.as_ref();
+        ENTRY_BYTES + self.table.key(id).len() + value.map_or(0, |value| value.len())
+    }
+
+    fn charge(&mut self, id: SlotId) {
+        let cost = self.cost(id);
+        self.bytes += cost;
+        if self.table.value(id).marks.dirty {
+            self.dirty_bytes += cost;
+        }
+    }
+
+    fn uncharge(&mut self, id: SlotId) {
+        let cost = self.cost(id);
+        self.bytes -= cost;
+        if self.table.value(id).marks.dirty {
+            self.dirty_bytes -= cost;
+        }
+    }
+}
+
+/// Sorts slots by key. The first bytes are compared as a number: most comparisons end there and follow no pointer.
+fn sort_by_key(ids: &mut [SlotId], table: &Table<Entry>) {
+    let mut prefixed: Vec<(u128, SlotId)> = ids.iter().map(|&id| (prefix(table.key(id)), id)).collect();
+    prefixed.sort_unstable_by(|(a, a_id), (b, b_id)| {
+        a.cmp(b).then_with(|| table.key(*a_id).cmp(table.key(*b_id)))
+    });
+    for (to, (_, id)) in ids.iter_mut().zip(prefixed) {
+        *to = id;
+    }
+}
+
+fn prefix(key: &[u8]) -> u128 {
+    let mut bytes = [0; 16];
+    for (to, from) in bytes.iter_mut().zip(key) {
+        *to = *from;
+    }
+    u128::from_be_bytes(bytes)
+}
+
+pub(crate) struct StagedRange<'a> {
+    slots: Range<'a>,
+    table: &'a Table<Entry>,
+}
+
+impl<'a> Iterator for StagedRange<'a> {
+    type Item = (&'a [u8], Option<&'a [u8]>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (key, id) = self.slots.next()?;
+        Some((key, self.table.value(id).value.as_deref()))
+    }
+}

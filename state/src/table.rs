@@ -1,0 +1,179 @@
+//! A map from byte keys to values: hashed for points, ordered for ranges.
+//!
+//! Points are the hot path and cost one hash lookup. The order of the keys is kept in a second index that is built
+//! by the first range access and maintained from then on, so a store that is never scanned never pays for it.
+//! An entry has a stable number, its *slot*, under which others (undo log, list of dirty entries) refer to it; both
+//! indexes always hold exactly the linked slots.
+
+use std::{
+    cell::OnceCell,
+    collections::{BTreeMap, btree_map},
+    hash::BuildHasher,
+    ops::Bound,
+};
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use crate::small_bytes::SmallBytes;
+
+/// The number of an entry, valid until it is released.
+pub(crate) type SlotId = u32;
+
+type Order = BTreeMap<SmallBytes, SlotId>;
+
+#[derive(Default)]
+struct Slot<T> {
+    key: SmallBytes,
+    value: T,
+}
+
+pub(crate) struct Table<T> {
+    slots: Vec<Slot<T>>,
+    free: Vec<SlotId>,
+    hashed: HashTable<SlotId>,
+    order: OnceCell<Order>,
+    hasher: DefaultHashBuilder,
+}
+
+impl<T: Default> Table<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            hashed: HashTable::new(),
+            order: OnceCell::new(),
+            hasher: DefaultHashBuilder::default(),
+        }
+    }
+
+    #[inline]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "hot; slot numbers come from this table and are never out of bounds"
+    )]
+    fn slot(&self, id: SlotId) -> &Slot<T> {
+        &self.slots[id as usize]
+    }
+
+    #[inline]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "hot; slot numbers come from this table and are never out of bounds"
+    )]
+    fn slot_mut(&mut self, id: SlotId) -> &mut Slot<T> {
+        &mut self.slots[id as usize]
+    }
+
+    #[inline]
+    fn hash(&self, key: &[u8]) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    /// The slot of a linked entry.
+    #[inline]
+    pub(crate) fn find(&self, key: &[u8]) -> Option<SlotId> {
+        self.hashed.find(self.hash(key), |&id| *self.slot(id).key == *key).copied()
+    }
+
+    #[inline]
+    pub(crate) fn key(&self, id: SlotId) -> &[u8] {
+        &self.slot(id).key
+    }
+
+    #[inline]
+    pub(crate) fn value(&self, id: SlotId) -> &T {
+        &self.slot(id).value
+    }
+
+    #[inline]
+    pub(crate) fn value_mut(&mut self, id: SlotId) -> &mut T {
+        &mut self.slot_mut(id).value
+    }
+
+    /// Adds an entry; the key must not be linked yet.
+    pub(crate) fn insert(&mut self, key: &[u8], value: T) -> SlotId {
+        let slot = Slot { key: key.into(), value };
+        let id = match self.free.pop() {
+            Some(id) => {
+                *self.slot_mut(id) = slot;
+                id
+            }
+            None => {
+                self.slots.push(slot);
+                (self.slots.len() - 1) as SlotId
+            }
+        };
+        self.link(id);
+        id
+    }
+
+    /// Makes an entry visible under its key.
+    pub(crate) fn link(&mut self, id: SlotId) {
+        let hash = self.hash(self.key(id));
+        let Self { slots, hashed, hasher, order, .. } = self;
+        let key_of = |id: SlotId| slots.get(id as usize).map(|slot| &slot.key);
+        hashed.insert_unique(hash, id, |&id| key_of(id).map_or(0, |key| hasher.hash_one(&**key)));
+        if let (Some(order), Some(key)) = (order.get_mut(), key_of(id)) {
+            order.insert(key.clone(), id);
+        }
+    }
+
+    /// Hides an entry but keeps its slot, so that it can be linked again.
+    pub(crate) fn unlink(&mut self, id: SlotId) {
+        let hash = self.hash(self.key(id));
+        if let Ok(entry) = self.hashed.find_entry(hash, |&other| other == id) {
+            entry.remove();
+        }
+        let Self { slots, order, .. } = self;
+        if let (Some(order), Some(slot)) = (order.get_mut(), slots.get(id as usize)) {
+            order.remove(&slot.key);
+        }
+    }
+
+    /// Gives the slot of an unlinked entry back.
+    pub(crate) fn release(&mut self, id: SlotId) {
+        *self.slot_mut(id) = Slot::default();
+        self.free.push(id);
+    }
+
+    pub(crate) fn remove(&mut self, id: SlotId) {
+        self.unlink(id);
+        self.release(id);
+    }
+
+    /// Releases every slot.
+    pub(crate) fn clear(&mut self) {
+        self.slots.clear();
+        self.free.clear();
+        self.hashed.clear();
+        if let Some(order) = self.order.get_mut() {
+            order.clear();
+        }
+    }
+
+    /// The linked slots with a key in `[from, to)`, in key order.
+    pub(crate) fn range(&self, from: &[u8], to: &[u8]) -> Range<'_> {
+        let order = self
+            .order
+            .get_or_init(|| self.hashed.iter().map(|&id| (self.slot(id).key.clone(), id)).collect());
+        // A range that ends before it starts is empty; the standard library would panic.
+        let to = to.max(from);
+        Range(order.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))))
+    }
+
+    /// How many slots there are, free ones included: slot numbers are below it.
+    pub(crate) fn slots(&self) -> SlotId {
+        self.slots.len() as SlotId
+    }
+}
+
+/// Slots in key order.
+pub(crate) struct Range<'a>(btree_map::Range<'a, SmallBytes, SlotId>);
+
+impl<'a> Iterator for Range<'a> {
+    type Item = (&'a [u8], SlotId);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|(key, &id)| (&**key, id))
+    }
+}

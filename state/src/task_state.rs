@@ -1,0 +1,335 @@
+//! The stores of one task, and the protocol of its commits.
+
+use std::{collections::BTreeMap, fmt};
+
+use crate::{
+    Fingerprint, Scan, Slice, StateDirectory, StateError, StateOptions,
+    database::{Database, MemoryDatabase, RocksDatabase, Write},
+    options::CacheShare,
+    staged::Staged,
+};
+
+/// How many bytes of a changelog are restored in one batch.
+const RESTORE_BATCH_BYTES: usize = 1 << 20;
+
+/// A store of a task: its index in the specs given when the state was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StoreId(pub usize);
+
+/// What is known of a store before it is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreSpec {
+    /// The store's name, which is also that of its column family.
+    pub name: String,
+    /// The layout of its keys and values.
+    pub fingerprint: Fingerprint,
+}
+
+/// How far the inputs and changelogs are contained in the stores. It is written together with the data, in one
+/// atomic batch, so the two cannot diverge.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The next offset to read of each input partition.
+    pub input_offsets: BTreeMap<(String, i32), i64>,
+    /// The next offset to restore of each store's changelog, in the order of the specs.
+    pub changelog_offsets: Vec<i64>,
+    /// What the task wants to keep besides: stream times, for example.
+    pub metadata: Vec<u8>,
+}
+
+/// A write as the changelog gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangelogRecord {
+    /// The store that was written.
+    pub store: StoreId,
+    /// The key.
+    pub key: Box<[u8]>,
+    /// The newest value; `None` deletes.
+    pub value: Option<Box<[u8]>>,
+}
+
+/// The stores of one task.
+///
+/// Writes are staged in memory. An *epoch* is the part of them that can be undone alone
+/// ([`abort_epoch`](Self::abort_epoch)); a *commit* covers many epochs and ends in [`promote`](Self::promote) or
+/// [`discard`](Self::discard). The order of a commit is: [`changelog`](Self::changelog), the transaction, `promote`.
+///
+/// A [`StoreId`] that is not an index into the specs is a bug of the caller and panics.
+pub struct TaskState {
+    stores: Vec<Staged>,
+    database: Box<dyn Database>,
+    checkpoint: Checkpoint,
+    cache: CacheShare,
+}
+
+impl TaskState {
+    /// Stores that live in memory and end with this value.
+    pub fn in_memory(specs: &[StoreSpec]) -> Self {
+        // All is in memory anyway: a cache besides the database would only hold it twice.
+        Self::in_memory_with_cache(specs, 0)
+    }
+
+    /// As [`in_memory`](Self::in_memory), with a bound in bytes for the cache of what was promoted.
+    pub fn in_memory_with_cache(specs: &[StoreSpec], cache: usize) -> Self {
+        let checkpoint = Checkpoint { changelog_offsets: vec![0; specs.len()], ..Checkpoint::default() };
+        Self::new(specs, Box::new(MemoryDatabase::new(specs.len())), checkpoint, CacheShare::of(cache))
+    }
+
+    /// Opens the stores of a task, named `<sub-topology>-<partition>`, in its folder of the state directory. A store
+    /// that is not there yet is created empty, with 0 as its changelog offset, so that it gets restored.
+    ///
+    /// # Errors
+    /// If another task or version wrote the folder, a store has another fingerprint, or the data is damaged.
+    pub fn open(
+        directory: &StateDirectory,
+        task: &str,
+        specs: &[StoreSpec],
+        options: &StateOptions,
+    ) -> Result<Self, StateError> {
+        let (database, checkpoint) = RocksDatabase::open(directory, task, specs, options)?;
+        Ok(Self::new(specs, Box::new(database), checkpoint, options.cache_share()))
+    }
+
+    fn new(
+        specs: &[StoreSpec],
+        database: Box<dyn Database>,
+        checkpoint: Checkpoint,
+        cache: CacheShare,
+    ) -> Self {
+        let stores = specs.iter().map(|_| Staged::new()).collect();
+        Self { stores, database, checkpoint, cache }
+    }
+
+    #[inline]
+    #[expect(clippy::indexing_slicing, reason = "a store that was not opened is a bug of the caller")]
+    fn store(&self, store: StoreId) -> &Staged {
+        &self.stores[store.0]
+    }
+
+    #[inline]
+    #[expect(clippy::indexing_slicing, reason = "a store that was not opened is a bug of the caller")]
+    fn store_mut(&mut self, store: StoreId) -> &mut Staged {
+        &mut self.stores[store.0]
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    #[inline]
+    pub fn get(&self, store: StoreId, key: &[u8]) -> Result<Option<Slice<'_>>, StateError> {
+        match self.store(store).get(key) {
+            Some(staged) => Ok(staged.map(Slice::borrowed)),
+            None => self.database.get(store, key),
+        }
+    }
+
+    /// The values of many keys, in the order of the keys. Cheaper than as many calls of [`get`](Self::get) where the
+    /// database has to be asked.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn multi_get(&self, store: StoreId, keys: &[&[u8]]) -> Result<Vec<Option<Slice<'_>>>, StateError> {
+        let staged = self.store(store);
+        let mut missing = Vec::new();
+        let mut values: Vec<Option<Slice<'_>>> = Vec::with_capacity(keys.len());
+        for key in keys {
+            let value = staged.get(key);
+            if value.is_none() {
+                missing.push((values.len(), *key));
+            }
+            values.push(value.flatten().map(Slice::borrowed));
+        }
+        if !missing.is_empty() {
+            let keys: Vec<&[u8]> = missing.iter().map(|(_, key)| *key).collect();
+            for ((place, _), found) in missing.iter().zip(self.database.multi_get(store, &keys)?) {
+                if let Some(value) = values.get_mut(*place) {
+                    *value = found;
+                }
+            }
+        }
+        Ok(values)
+    }
+
+    /// Stages a value.
+    #[inline]
+    pub fn put(&mut self, store: StoreId, key: &[u8], value: &[u8]) {
+        self.store_mut(store).write(key, Some(value));
+    }
+
+    /// Stages a delete.
+    #[inline]
+    pub fn delete(&mut self, store: StoreId, key: &[u8]) {
+        self.store_mut(store).write(key, None);
+    }
+
+    /// Stages the delete of the keys in `[from, to)`, whose retention is over. The changelog does not get to know of
+    /// it, so a restore may bring them back: callers check times themselves.
+    pub fn expire(&mut self, store: StoreId, from: &[u8], to: &[u8]) {
+        self.store_mut(store).expire(from, to);
+    }
+
+    /// The entries with a key in `[from, to)`, in key order.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn scan(&self, store: StoreId, from: &[u8], to: &[u8]) -> Result<Scan<'_>, StateError> {
+        Ok(Scan::new(self.store(store), self.database.cursor(store, from, to)?, from, to))
+    }
+
+    /// Keeps the writes since the last call: they can no longer be undone alone.
+    pub fn end_epoch(&mut self) {
+        self.stores.iter_mut().for_each(Staged::end_epoch);
+    }
+
+    /// Undoes every write since the last [`end_epoch`](Self::end_epoch).
+    pub fn abort_epoch(&mut self) {
+        self.stores.iter_mut().for_each(Staged::abort_epoch);
+    }
+
+    /// The newest value of every key written since the last call: each key once, by store and in key order. Ends the
+    /// epoch, for what was handed out cannot be undone.
+    pub fn changelog(&mut self) -> Vec<ChangelogRecord> {
+        let mut records = Vec::new();
+        for (store, staged) in self.stores.iter_mut().enumerate() {
+            let store = StoreId(store);
+            staged.take_unlogged(|key, value| {
+                records.push(ChangelogRecord { store, key: key.into(), value: value.map(Box::from) });
+            });
+        }
+        records
+    }
+
+    /// What the staged writes take in memory, about. They are held until the commit, so it is wise to commit early
+    /// when this grows large.
+    pub fn staged_bytes(&self) -> usize {
+        self.stores.iter().map(Staged::staged_bytes).sum()
+    }
+
+    /// Writes everything staged and the checkpoint into the database, in one atomic batch. To be called only after
+    /// the commit that covers them is known to have succeeded. Ends the epoch.
+    ///
+    /// # Errors
+    /// If there are writes that the changelog was not asked for, which no commit can have covered: nothing is changed
+    /// then. Or if the database cannot be written: the task then has to be closed, and is restored when it is opened
+    /// again.
+    pub fn promote(&mut self, checkpoint: Checkpoint) -> Result<(), StateError> {
+        if checkpoint.changelog_offsets.len() != self.stores.len() {
+            return Err(StateError::Checkpoint {
+                expected: self.stores.len(),
+                found: checkpoint.changelog_offsets.len(),
+            });
+        }
+        self.end_epoch();
+        let writes: usize = self.stores.iter().map(Staged::unlogged).sum();
+        if writes > 0 {
+            return Err(StateError::NotInChangelog { writes });
+        }
+        self.database.commit(&mut staged_writes(&self.stores), &checkpoint)?;
+        self.checkpoint = checkpoint;
+        self.stores.iter_mut().for_each(Staged::mark_clean);
+        self.bound_cache();
+        Ok(())
+    }
+
+    /// Drops everything staged: back to the state that was promoted last. Ends the epoch.
+    pub fn discard(&mut self) {
+        self.stores.iter_mut().for_each(Staged::discard);
+    }
+
+    /// The checkpoint that was promoted or restored last.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Applies records of a store's changelog to the database, past everything that is staged, and then sets the
+    /// changelog offset to `next_offset`. If it is interrupted the offset is the old one, and restoring the same
+    /// records again gives the same result. Ends the epoch.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub fn restore(
+        &mut self,
+        store: StoreId,
+        records: &mut dyn Iterator<Item = (Vec<u8>, Option<Vec<u8>>)>,
+        next_offset: i64,
+    ) -> Result<(), StateError> {
+        self.store_mut(store).forget_clean();
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for (key, value) in records {
+            bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+            batch.push((key, value));
+            if bytes >= RESTORE_BATCH_BYTES {
+                self.restore_batch(store, &batch)?;
+                batch.clear();
+                bytes = 0;
+            }
+        }
+        if let Some(offset) = self.checkpoint.changelog_offsets.get_mut(store.0) {
+            *offset = next_offset;
+        }
+        self.restore_batch(store, &batch)
+    }
+
+    fn restore_batch(
+        &mut self,
+        store: StoreId,
+        batch: &[(Vec<u8>, Option<Vec<u8>>)],
+    ) -> Result<(), StateError> {
+        let mut writes = batch.iter().map(|(key, value)| Write::new(store, key, value.as_deref()));
+        self.database.commit(&mut writes, &self.checkpoint)
+    }
+
+    /// Makes what was promoted and restored so far survive a crash. Without it a crash loses some of it, which then
+    /// is restored from the changelog; data and offsets always agree.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub fn flush(&mut self) -> Result<(), StateError> {
+        self.database.flush()
+    }
+
+    /// How many bytes a crash would lose now, about, and the changelog would have to bring back.
+    pub fn unflushed_bytes(&self) -> usize {
+        self.database.unflushed_bytes()
+    }
+
+    /// Drops what is staged, flushes what was promoted, and ends.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub fn close(mut self) -> Result<(), StateError> {
+        self.flush()
+    }
+
+    /// Each store gives from its cache in proportion to its size.
+    fn bound_cache(&mut self) {
+        let share = self.cache.bytes();
+        let total: usize = self.stores.iter().map(Staged::bytes).sum();
+        if total > share {
+            for store in &mut self.stores {
+                store.evict((store.bytes() as u128 * share as u128 / total as u128) as usize);
+            }
+        }
+    }
+}
+
+/// What the database lacks, ranges first: an entry inside one was written after it.
+fn staged_writes(stores: &[Staged]) -> impl Iterator<Item = Write<'_>> {
+    stores.iter().enumerate().flat_map(|(store, staged)| {
+        let store = StoreId(store);
+        let ranges = staged.expired().map(move |(from, to)| Write::DeleteRange(store, from, to));
+        ranges.chain(staged.dirty().map(move |(key, value)| Write::new(store, key, value)))
+    })
+}
+
+impl fmt::Debug for TaskState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskState")
+            .field("stores", &self.stores.len())
+            .field("checkpoint", &self.checkpoint)
+            .field("staged_bytes", &self.staged_bytes())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,267 @@
+//! Random operations on a task's state beside a model made of plain maps.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use millstream_state::{ChangelogRecord, Checkpoint, StateDirectory, StoreId, TaskState};
+use proptest::{collection::vec, prelude::*};
+
+use crate::support::{Disk, checkpoint, specs};
+
+const STORES: usize = 2;
+
+type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Put(usize, Vec<u8>, Vec<u8>),
+    Delete(usize, Vec<u8>),
+    Expire(usize, Vec<u8>, Vec<u8>),
+    Get(usize, Vec<u8>),
+    Scan(usize, Vec<u8>, Vec<u8>),
+    EndEpoch,
+    AbortEpoch,
+    Changelog,
+    Promote,
+    Discard,
+    Flush,
+    Crash,
+}
+
+/// Few different keys, so that operations meet; short and long ones, so that both representations are met.
+fn key() -> impl Strategy<Value = Vec<u8>> {
+    (0..12u8, prop_oneof![Just(0), Just(1), Just(30)]).prop_map(|(first, len)| {
+        let mut key = vec![1, first];
+        key.resize(2 + len, 7);
+        key
+    })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let store = 0..STORES;
+    let value = prop_oneof![vec(any::<u8>(), 0..4), vec(any::<u8>(), 20..26)];
+    prop_oneof![
+        12 => (store.clone(), key(), value).prop_map(|(s, k, v)| Op::Put(s, k, v)),
+        4 => (store.clone(), key()).prop_map(|(s, k)| Op::Delete(s, k)),
+        3 => (store.clone(), key(), key()).prop_map(|(s, a, b)| Op::Expire(s, a, b)),
+        4 => (store.clone(), key()).prop_map(|(s, k)| Op::Get(s, k)),
+        4 => (store, key(), key()).prop_map(|(s, a, b)| Op::Scan(s, a, b)),
+        4 => Just(Op::EndEpoch),
+        2 => Just(Op::AbortEpoch),
+        1 => Just(Op::Changelog),
+        2 => Just(Op::Promote),
+        1 => Just(Op::Discard),
+        1 => Just(Op::Flush),
+        1 => Just(Op::Crash),
+    ]
+}
+
+/// The contents of the stores and the keys that the changelog lacks, at one level of certainty.
+#[derive(Clone, Default)]
+struct Level {
+    stores: [Map; STORES],
+    unlogged: [BTreeSet<Vec<u8>>; STORES],
+}
+
+#[derive(Default)]
+struct Model {
+    promoted: Level,
+    kept: Level,
+    now: Level,
+    /// The changelog of the running commit, and that of all commits.
+    uncommitted: Vec<ChangelogRecord>,
+    committed: Vec<ChangelogRecord>,
+    expired: Vec<(usize, Vec<u8>, Vec<u8>)>,
+    commits: i64,
+}
+
+impl Model {
+    fn put(&mut self, store: usize, key: &[u8], value: &[u8]) {
+        self.now.stores[store].insert(key.to_vec(), value.to_vec());
+        self.now.unlogged[store].insert(key.to_vec());
+    }
+
+    fn delete(&mut self, store: usize, key: &[u8]) {
+        self.now.stores[store].remove(key);
+        self.now.unlogged[store].insert(key.to_vec());
+    }
+
+    fn expire(&mut self, store: usize, from: &[u8], to: &[u8]) {
+        let inside = |key: &[u8]| from <= key && key < to;
+        self.now.stores[store].retain(|key, _| !inside(key));
+        self.now.unlogged[store].retain(|key| !inside(key));
+        self.expired.push((store, from.to_vec(), to.to_vec()));
+    }
+
+    fn changelog(&mut self) -> Vec<ChangelogRecord> {
+        let mut records = Vec::new();
+        for store in 0..STORES {
+            for key in std::mem::take(&mut self.now.unlogged[store]) {
+                let value = self.now.stores[store].get(&key).map(|value| value.as_slice().into());
+                records.push(ChangelogRecord { store: StoreId(store), key: key.into(), value });
+            }
+        }
+        self.kept = self.now.clone();
+        self.uncommitted.extend(records.iter().cloned());
+        records
+    }
+
+    fn promote(&mut self) -> Checkpoint {
+        self.commits += 1;
+        self.committed.append(&mut self.uncommitted);
+        self.promoted = self.now.clone();
+        checkpoint(self.commits, STORES)
+    }
+
+    fn discard(&mut self) {
+        self.uncommitted.clear();
+        self.now = self.promoted.clone();
+        self.kept = self.promoted.clone();
+    }
+}
+
+/// Where the state lives; on a disk it can be opened again.
+enum Place {
+    Memory { cache: usize },
+    Disk(Disk),
+}
+
+impl Place {
+    fn open(&self) -> (TaskState, Option<StateDirectory>) {
+        let specs = specs(&["counts", "default"]);
+        match self {
+            Self::Memory { cache } => (TaskState::in_memory_with_cache(&specs, *cache), None),
+            Self::Disk(disk) => {
+                let (state, directory) = disk.open(&specs).unwrap();
+                (state, Some(directory))
+            }
+        }
+    }
+}
+
+fn contents(state: &TaskState, store: usize) -> Map {
+    let scan = state.scan(StoreId(store), &[], &[255]).unwrap();
+    scan.map(|entry| entry.map(|(key, value)| (key.into(), value.into())).unwrap()).collect()
+}
+
+fn check_all(state: &TaskState, model: &Model) {
+    for (store, expected) in model.now.stores.iter().enumerate() {
+        let every_key: Vec<Vec<u8>> = (0..12).flat_map(|first| [vec![1, first], vec![1, first, 7]]).collect();
+        let keys: Vec<&[u8]> = every_key.iter().map(Vec::as_slice).collect();
+        for (key, value) in keys.iter().zip(state.multi_get(StoreId(store), &keys).unwrap()) {
+            assert_eq!(value.as_deref(), expected.get(*key).map(Vec::as_slice), "multi_get {key:?}");
+            assert_eq!(
+                state.get(StoreId(store), key).unwrap().as_deref(),
+                expected.get(*key).map(Vec::as_slice),
+                "get {key:?}"
+            );
+        }
+        assert_eq!(&contents(state, store), expected, "store {store}");
+    }
+}
+
+fn run(place: &Place, ops: &[Op]) {
+    let (mut state, mut directory) = place.open();
+    let mut model = Model::default();
+    for op in ops {
+        match op {
+            Op::Put(store, key, value) => {
+                state.put(StoreId(*store), key, value);
+                model.put(*store, key, value);
+            }
+            Op::Delete(store, key) => {
+                state.delete(StoreId(*store), key);
+                model.delete(*store, key);
+            }
+            Op::Expire(store, from, to) => {
+                state.expire(StoreId(*store), from, to);
+                model.expire(*store, from, to);
+            }
+            Op::Get(store, key) => {
+                let value = state.get(StoreId(*store), key).unwrap();
+                assert_eq!(value.as_deref(), model.now.stores[*store].get(key).map(Vec::as_slice));
+            }
+            Op::Scan(store, from, to) => {
+                let mut scan = state.scan(StoreId(*store), from, to).unwrap();
+                let stored = &model.now.stores[*store];
+                for (key, value) in stored.iter().filter(|(key, _)| (from..to).contains(key)) {
+                    assert_eq!(scan.next_entry().unwrap(), Some((key.as_slice(), value.as_slice())));
+                }
+                assert_eq!(scan.next_entry().unwrap(), None);
+            }
+            Op::EndEpoch => {
+                state.end_epoch();
+                model.kept = model.now.clone();
+            }
+            Op::AbortEpoch => {
+                state.abort_epoch();
+                model.now = model.kept.clone();
+            }
+            Op::Changelog => assert_eq!(state.changelog(), model.changelog()),
+            Op::Promote => {
+                assert_eq!(state.changelog(), model.changelog());
+                state.promote(model.promote()).unwrap();
+                assert_eq!(state.staged_bytes(), 0);
+            }
+            Op::Discard => {
+                state.discard();
+                model.discard();
+                assert_eq!(state.staged_bytes(), 0);
+            }
+            Op::Flush => state.flush().unwrap(),
+            Op::Crash if matches!(place, Place::Disk(_)) => {
+                drop(state);
+                drop(directory.take());
+                (state, directory) = place.open();
+                model.discard();
+                let expected = match model.commits {
+                    0 => Checkpoint { changelog_offsets: vec![0; STORES], ..Checkpoint::default() },
+                    commits => checkpoint(commits, STORES),
+                };
+                assert_eq!(state.checkpoint(), &expected);
+            }
+            Op::Crash => {}
+        }
+    }
+    check_all(&state, &model);
+    state.abort_epoch();
+    model.now = model.kept.clone();
+    check_all(&state, &model);
+    state.discard();
+    model.discard();
+    check_all(&state, &model);
+
+    // The changelog alone gives the same contents, but for what expired: that may come back.
+    let (mut restored, _) = Place::Memory { cache: 0 }.open();
+    for store in 0..STORES {
+        let records = model.committed.iter().filter(|record| record.store == StoreId(store));
+        let mut records =
+            records.map(|record| (record.key.to_vec(), record.value.as_ref().map(|v| v.to_vec())));
+        restored.restore(StoreId(store), &mut records, 77).unwrap();
+        let mut contents = contents(&restored, store);
+        contents.retain(|key, _| {
+            let expired = |(s, from, to): &(usize, Vec<u8>, Vec<u8>)| *s == store && from <= key && key < to;
+            model.promoted.stores[store].contains_key(key) || !model.expired.iter().any(expired)
+        });
+        assert_eq!(contents, model.promoted.stores[store]);
+    }
+    assert_eq!(restored.checkpoint().changelog_offsets, [77, 77]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn memory_does_as_the_model(ops in vec(op(), 1..200), cache in prop_oneof![Just(0), Just(400), Just(1 << 20)]) {
+        run(&Place::Memory { cache }, &ops);
+    }
+}
+
+proptest! {
+    // Each case opens a database several times.
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn rocksdb_does_as_the_model(ops in vec(op(), 1..200), memory in prop_oneof![Just(1600), Just(64 << 20)]) {
+        run(&Place::Disk(Disk::new(memory)), &ops);
+    }
+}

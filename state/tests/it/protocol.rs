@@ -1,0 +1,240 @@
+//! Commits, restores and crashes.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use millstream_state::{StateDirectory, StateError, StateOptions, StoreId, TaskState};
+use tempfile::TempDir;
+
+use crate::support::{Disk, TASK, checkpoint, specs};
+
+const A: StoreId = StoreId(0);
+const B: StoreId = StoreId(1);
+
+/// Runs a check in memory and on RocksDB.
+fn everywhere(check: impl Fn(TaskState)) {
+    let specs = specs(&["a", "b"]);
+    check(TaskState::in_memory(&specs));
+    check(TaskState::in_memory_with_cache(&specs, 1 << 20));
+    let disk = Disk::new(64 << 20);
+    let (state, _directory) = disk.open(&specs).unwrap();
+    check(state);
+}
+
+fn commit(state: &mut TaskState, offset: i64) {
+    state.changelog();
+    state.promote(checkpoint(offset, 2)).unwrap();
+}
+
+fn contents(state: &TaskState, store: StoreId) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    state
+        .scan(store, &[], &[255])
+        .unwrap()
+        .map(|entry| entry.map(|(k, v)| (k.into(), v.into())).unwrap())
+        .collect()
+}
+
+#[test]
+fn writes_that_no_commit_covers_are_not_promoted() {
+    everywhere(|mut state| {
+        state.put(A, b"k", b"1");
+        state.changelog();
+        state.put(A, b"k", b"2");
+        let error = state.promote(checkpoint(1, 2)).unwrap_err();
+        assert!(matches!(error, StateError::NotInChangelog { writes: 1 }), "{error}");
+        state.discard();
+        assert_eq!(state.get(A, b"k").unwrap().as_deref(), None);
+    });
+}
+
+#[test]
+fn a_checkpoint_has_an_offset_for_each_store() {
+    everywhere(|mut state| {
+        let error = state.promote(checkpoint(1, 1)).unwrap_err();
+        assert!(matches!(error, StateError::Checkpoint { expected: 2, found: 1 }), "{error}");
+    });
+}
+
+#[test]
+fn staged_bytes_follow_the_writes() {
+    everywhere(|mut state| {
+        assert_eq!(state.staged_bytes(), 0);
+        state.put(A, b"k", &[0; 1000]);
+        let one = state.staged_bytes();
+        assert!((1000..1200).contains(&one), "{one}");
+        state.end_epoch();
+        state.put(A, b"k", &[0; 2000]);
+        state.put(B, b"l", &[0; 2000]);
+        state.expire(A, b"x", b"y");
+        assert!(state.staged_bytes() > 4000);
+        state.abort_epoch();
+        assert_eq!(state.staged_bytes(), one);
+        commit(&mut state, 1);
+        assert_eq!(state.staged_bytes(), 0);
+    });
+}
+
+#[test]
+fn a_front_that_expires_step_by_step_stays_expired() {
+    everywhere(|mut state| {
+        for round in 0..3u8 {
+            for window in 0..200u8 {
+                state.put(A, &[1, round, window], b"v");
+            }
+            commit(&mut state, i64::from(round) + 1);
+            for window in 0..200u8 {
+                state.end_epoch();
+                state.expire(A, &[1], &[1, round, window]);
+                assert_eq!(state.get(A, &[1, round, window / 2]).unwrap().is_some(), window == 0);
+                let first =
+                    state.scan(A, &[1], &[2]).unwrap().next_entry().unwrap().map(|(key, _)| key.to_vec());
+                assert_eq!(first, Some(vec![1, round, window]));
+            }
+            state.abort_epoch();
+            assert_eq!(contents(&state, A).len(), 2);
+            commit(&mut state, i64::from(round) + 100);
+            assert_eq!(contents(&state, A).len(), 2);
+        }
+    });
+}
+
+#[test]
+fn a_restore_is_seen_through_every_cache() {
+    everywhere(|mut state| {
+        state.put(A, b"old", b"1");
+        state.delete(A, b"new");
+        commit(&mut state, 1);
+        state.put(A, b"staged", b"mine");
+        let records =
+            [(b"old".to_vec(), None), (b"new".to_vec(), Some(b"2".to_vec())), (b"staged".to_vec(), None)];
+        state.restore(A, &mut records.into_iter(), 12).unwrap();
+        assert_eq!(state.get(A, b"old").unwrap().as_deref(), None);
+        assert_eq!(state.get(A, b"new").unwrap().as_deref(), Some(&b"2"[..]));
+        assert_eq!(
+            state.get(A, b"staged").unwrap().as_deref(),
+            Some(&b"mine"[..]),
+            "what is staged is newer"
+        );
+        assert_eq!(state.checkpoint().changelog_offsets, [12, 10]);
+        state.discard();
+        assert_eq!(contents(&state, A), [(b"new".to_vec(), b"2".to_vec())].into());
+    });
+}
+
+#[test]
+fn a_large_restore_survives_a_restart() {
+    let specs = specs(&["a", "b"]);
+    let disk = Disk::new(64 << 20);
+    let records = (0..40_000u32).map(|n| (n.to_be_bytes().to_vec(), Some(vec![n as u8; 100])));
+    let (mut state, directory) = disk.open(&specs).unwrap();
+    state.restore(B, &mut records.clone(), 40_007).unwrap();
+    state.close().unwrap();
+    drop(directory);
+    let (state, _directory) = disk.open(&specs).unwrap();
+    assert_eq!(state.checkpoint().changelog_offsets, [0, 40_007]);
+    assert_eq!(contents(&state, B), records.map(|(key, value)| (key, value.unwrap())).collect());
+}
+
+/// Commits some times and tells what the store held after each.
+fn history(state: &mut TaskState) -> Vec<BTreeMap<Vec<u8>, Vec<u8>>> {
+    let mut history = vec![BTreeMap::new()];
+    for commit_number in 1..=6 {
+        for n in 0..50u8 {
+            state.put(A, &[1, n], &[commit_number; 40]);
+        }
+        state.put(A, &[1, 100 + commit_number], b"only once");
+        state.expire(A, &[1, 100], &[1, 99 + commit_number]);
+        commit(state, commit_number.into());
+        history.push(contents(state, A));
+        if commit_number % 2 == 0 {
+            state.flush().unwrap();
+        }
+    }
+    history
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+fn open(folder: &Path) -> Result<(TaskState, StateDirectory), StateError> {
+    let directory = StateDirectory::open(folder, "app")?;
+    let state = TaskState::open(&directory, TASK, &specs(&["a", "b"]), &StateOptions::new(64 << 20))?;
+    Ok((state, directory))
+}
+
+/// Which commit the database is at: its checkpoint and contents must agree.
+fn commit_of(state: &TaskState, history: &[BTreeMap<Vec<u8>, Vec<u8>>]) -> Result<usize, StateError> {
+    let entries: Result<BTreeMap<_, _>, _> = state.scan(A, &[], &[255])?.collect();
+    let contents: BTreeMap<Vec<u8>, Vec<u8>> =
+        entries?.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
+    let offset = state.checkpoint().input_offsets.values().next().copied().unwrap_or(0);
+    assert_eq!(contents, history[offset as usize], "the contents are those of the checkpoint");
+    assert_eq!(state.checkpoint().changelog_offsets, [offset * 10, offset * 10]);
+    Ok(offset as usize)
+}
+
+#[test]
+fn after_a_crash_data_and_checkpoint_agree() {
+    let disk = Disk::new(64 << 20);
+    let (mut state, _directory) = disk.open(&specs(&["a", "b"])).unwrap();
+    let history = history(&mut state);
+    commit(&mut state, 5);
+    // What a crash leaves is what the files hold while the process still runs: the last commit was not flushed.
+    let crashed = TempDir::new().unwrap();
+    copy(&disk.folder.path().join("app"), &crashed.path().join("app"));
+    let (state, _directory) = open(crashed.path()).unwrap();
+    assert_eq!(commit_of(&state, &history).unwrap(), 6);
+}
+
+#[test]
+fn a_file_that_was_cut_is_noticed_or_harmless() {
+    let disk = Disk::new(64 << 20);
+    let (mut state, directory) = disk.open(&specs(&["a", "b"])).unwrap();
+    let history = history(&mut state);
+    state.close().unwrap();
+    drop(directory);
+    let files: Vec<PathBuf> = fs::read_dir(disk.task()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut damaged = 0;
+    for file in &files {
+        let size = fs::metadata(file).unwrap().len();
+        for cut in [Some(0), Some(size / 2), Some(size.saturating_sub(1)), None] {
+            let folder = TempDir::new().unwrap();
+            copy(&disk.folder.path().join("app"), &folder.path().join("app"));
+            let copied = folder.path().join("app").join(TASK).join(file.file_name().unwrap());
+            match cut {
+                Some(length) => {
+                    fs::OpenOptions::new().write(true).open(&copied).unwrap().set_len(length).unwrap()
+                }
+                None => fs::remove_file(&copied).unwrap(),
+            }
+            let outcome = open(folder.path()).and_then(|(state, _directory)| commit_of(&state, &history));
+            match outcome {
+                Ok(_) => {}
+                Err(error) => {
+                    assert!(error.is_corruption(), "{} cut to {cut:?}: {error}", file.display());
+                    assert!(error.to_string().contains(TASK), "{error}");
+                    damaged += 1;
+                    // The way out: move it away and start empty.
+                    let directory = StateDirectory::open(folder.path(), "app").unwrap();
+                    assert!(directory.quarantine(TASK).unwrap().exists());
+                    drop(directory);
+                    assert_eq!(commit_of(&open(folder.path()).unwrap().0, &history).unwrap(), 0);
+                }
+            }
+        }
+    }
+    assert!(damaged >= 10, "only {damaged} cuts were noticed");
+}
