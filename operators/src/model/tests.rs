@@ -250,7 +250,7 @@ proptest! {
 fn model_toml_is_read_strictly() {
     let copy = || Folder::copy("sklearn_tree_binary");
     let unknown = copy().replace("model.toml", "tolerance", "tolerence").problem();
-    assert_says(&unknown, "model.toml:6:1: unknown field `tolerence`, expected one of `sha256`, `inputs`, `outputs`");
+    assert_says(&unknown, "model.toml:8:1: unknown field `tolerence`, expected one of `sha256`, `inputs`, `outputs`");
     let syntax = copy().replace("model.toml", "inputs    =", "inputs").problem();
     assert_says(&syntax, "model.toml:2:");
     let kind = copy().replace("model.toml", "\"float32\"", "\"float\"").problem();
@@ -263,7 +263,7 @@ fn model_toml_is_read_strictly() {
         .problems();
     assert_eq!(problems.len(), 4, "{problems:#?}");
     assert_says(&problems[0], "model.toml:1:13: `sha256` is `x");
-    assert_says(&problems[1], "model.toml:6:13: `tolerance` is -1");
+    assert_says(&problems[1], "model.toml:8:13: `tolerance` is -1");
     assert_says(&problems[2], "`columns` names `x1` twice");
     assert_says(&problems[3], "`classes` is empty");
 }

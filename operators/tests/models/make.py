@@ -58,14 +58,15 @@ def inputs(name, data):
 
 
 def number(value):
-    """A float32 as JSON; a missing one is null."""
-    return None if np.isnan(value) else float(value)
+    """A number as JSON; a missing one is null."""
+    return None if np.isnan(value) else value.item()
 
 
 def folder(name, model, rows, backend, classes=None, alone=False):
     """Writes one model folder and the answers of ONNX Runtime to `rows`.
 
-    `classes` are the labels of its scores; an output that is a label is left out. Without a backend it is a model
+    `rows` names shared inputs, or is a table of tensors for a model that takes several; of these only the golden rows
+    are kept. `classes` are the labels of its scores; an output that is a label is left out. Without a backend it is a model
     that has to be refused. `alone` asks ONNX Runtime for one row at a time.
     """
     path = HERE / name
@@ -82,10 +83,13 @@ def folder(name, model, rows, backend, classes=None, alone=False):
     options.intra_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    tensor = session.get_inputs()[0].name
-    values = INPUTS[rows] if backend else INPUTS[rows][:GOLDEN]
-    batches = np.split(values, len(values)) if alone else [values]
-    runs = [session.run(None, {tensor: batch}) for batch in batches]
+    feeds = rows if isinstance(rows, dict) else {session.get_inputs()[0].name: INPUTS[rows]}
+    count = len(next(iter(feeds.values()))) if backend else GOLDEN
+    size = 1 if alone else count
+    runs = [
+        session.run(None, {tensor: values[start : start + size] for tensor, values in feeds.items()})
+        for start in range(0, count, size)
+    ]
     outputs = {}
     for output, *parts in zip(session.get_outputs(), *runs):
         value = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -93,13 +97,17 @@ def folder(name, model, rows, backend, classes=None, alone=False):
             labels = list(value[0])
             outputs[output.name] = np.array([[row[label] for label in labels] for row in value], dtype="<f4")
         elif output.type == "tensor(float)":
-            outputs[output.name] = value.reshape(len(values), -1).astype("<f4")
-    if backend:
+            outputs[output.name] = value.reshape(count, -1).astype("<f4")
+    shared = backend and not isinstance(rows, dict)
+    if shared:
         (path / "expected.f32").write_bytes(b"".join(value.tobytes() for value in outputs.values()))
 
-    columns = json.dumps([f"x{index}" for index in range(values.shape[1])])
-    lines = [f'sha256    = "{hashlib.sha256(data).hexdigest()}"']
-    lines += [f'inputs    = [{{ tensor = "{tensor}", type = "float32", columns = {columns} }}]', "outputs   = ["]
+    lines = [f'sha256    = "{hashlib.sha256(data).hexdigest()}"', "inputs    = ["]
+    for tensor, values in feeds.items():
+        prefix = "x" if len(feeds) == 1 else tensor
+        columns = json.dumps([f"{prefix}{index}" for index in range(values.shape[1])])
+        lines += [f'    {{ tensor = "{tensor}", type = "{values.dtype.name}", columns = {columns} }},']
+    lines += ["]", "outputs   = ["]
     for output in outputs:
         labels = f", classes = {json.dumps(classes)}" if classes else ""
         lines += [f'    {{ tensor = "{output}"{labels} }},']
@@ -107,10 +115,11 @@ def folder(name, model, rows, backend, classes=None, alone=False):
     (path / "model.toml").write_text("\n".join(lines) + "\n")
     with (path / "golden.jsonl").open("w") as golden:
         for row in range(GOLDEN):
-            expected = {output: [float(x) for x in value[row]] for output, value in outputs.items()}
-            line = {"inputs": {tensor: [number(x) for x in values[row]]}, "outputs": expected}
+            given = {tensor: [number(x) for x in values[row]] for tensor, values in feeds.items()}
+            expected = {output: [number(x) for x in value[row]] for output, value in outputs.items()}
+            line = {"inputs": given, "outputs": expected}
             golden.write(json.dumps(line) + "\n")
-    if backend:
+    if shared:
         widths = {output: value.shape[1] for output, value in outputs.items()}
         CASES[name] = {"inputs": rows, "backend": backend, "outputs": widths}
 
@@ -307,6 +316,28 @@ def odd_models():
         helper.make_node("ReduceMean", ["filled"], ["mean"], axes=[0], keepdims=1),
         helper.make_node("Sub", ["filled", "mean"], ["Y"]),
     )
+    # Every type that a column can have, and an output that is not always a number.
+    types = {"f": np.float32, "d": np.float64, "l": np.int64, "i": np.int32, "b": np.bool_}
+    feeds = {name: np.array([[1], [2], [0], [1]]).astype(kind) for name, kind in types.items()}
+    graph = helper.make_graph(
+        [
+            *[helper.make_node("Cast", [name], [f"{name}_f"], to=TensorProto.FLOAT) for name in types],
+            helper.make_node("Sum", [f"{name}_f" for name in types], ["sum"]),
+            helper.make_node("Sub", ["f", "d_f"], ["difference"]),
+            helper.make_node("Add", ["difference", "b_f"], ["sure"]),
+            helper.make_node("Log", ["sure"], ["log"]),
+        ],
+        "handmade_types",
+        [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), [None, 1])
+            for name, kind in types.items()
+        ],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ["sum", "log"]],
+    )
+    feeds["b"][:] = True
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    folder("handmade_types", model, feeds, "tract")
+
     small(
         "refused_random",
         None,
