@@ -1,1 +1,3 @@
+//! Millstream: stateful stream processing with models in the stream.
 
+pub use millstream_engine as engine;

@@ -59,7 +59,7 @@ pub struct StateLocation {
     /// The state directory.
     pub directory: PathBuf,
     /// Bytes for caches and write buffers.
-    pub memory: u64,
+    pub memory: usize,
 }
 
 /// A record for a source.
@@ -228,7 +228,12 @@ impl Driver {
         let mut state = match (&self.directory, &self.options.state) {
             (Some(directory), Some(location)) => {
                 let name = format!("{}-{partition}", sub.name);
-                TaskState::open(directory, &name, &specs, &StateOptions::new(location.memory))?
+                let options = StateOptions::new(location.memory);
+                // Topics begin empty, and so must stores. Opening them first refuses what is not this topology's to remove.
+                TaskState::open(directory, &name, &specs, &options)?.close()?;
+                let path = directory.task_path(&name)?;
+                std::fs::remove_dir_all(&path).map_err(|source| StateError::Io { action: "remove", path, source })?;
+                TaskState::open(directory, &name, &specs, &options)?
             }
             _ => TaskState::in_memory(&specs),
         };
@@ -467,11 +472,6 @@ impl Driver {
         let mut dropped: Vec<Vec<_>> = Vec::new();
         for tasks in std::mem::take(&mut self.tasks) {
             dropped.push(tasks.into_iter().map(|running| (running.changelogs, running.committed, running.last_input, running.followed)).collect());
-        }
-        if let (Some(directory), Some(location)) = (self.directory.take(), self.options.state.clone()) {
-            directory.clear()?;
-            drop(directory);
-            self.directory = Some(StateDirectory::open(&location.directory, &self.topology.app.id)?);
         }
         for (sub, tasks) in self.plan.clone().sub_topologies.iter().zip(dropped) {
             let mut reopened = Vec::new();
