@@ -97,20 +97,21 @@ fn inputs(step: &Step<'_>, model_name: &Text, model: &Model) -> Option<Vec<Vec<u
 /// The columns that have the names of the model's.
 fn columns_of_model(step: &Step<'_>, model_name: &Text, input: &InputSpec) -> Option<Vec<usize>> {
     let schema = &step.input().schema;
-    let find = |name: &String| {
-        let Some(index) = schema.index_of(name) else {
-            let help = did_you_mean(name, schema.names()).map(|help| format!("{help} Then name the columns with `inputs`"));
-            step.error(
-                Code::ModelInputs,
-                model_name.span.clone(),
-                format!("model `{}` asks for the column `{name}`, which `{}` does not have", model_name.value, step.input().from.value),
-                help.unwrap_or_else(|| "add it in a step before this one, or name the columns with `inputs`".to_owned()),
-            );
-            return None;
-        };
-        fits(step, model_name, index, input).then_some(index)
-    };
-    input.columns.iter().map(find).collect::<Vec<_>>().into_iter().collect()
+    let (found, missing): (Vec<_>, Vec<_>) = input
+        .columns
+        .iter()
+        .map(|name| (name.as_str(), schema.index_of(name)))
+        .partition(|(_, index)| index.is_some());
+    if let Some((first, _)) = missing.first() {
+        let (from, asked) = (&step.input().from.value, listed(missing.iter().map(|(name, _)| *name)));
+        let message = format!("model `{}` asks for {asked}, which `{from}` does not have", model_name.value);
+        let near = did_you_mean(first, schema.names()).map_or_else(String::new, |near| format!("{near} "));
+        let help = format!("{near}add it in a step before this one, or name the columns with `inputs`");
+        step.error(Code::ModelInputs, model_name.span.clone(), message, help);
+        return None;
+    }
+    let fit = |(_, index): (&str, Option<usize>)| index.filter(|index| fits(step, model_name, *index, input));
+    found.into_iter().map(fit).collect::<Vec<_>>().into_iter().collect()
 }
 
 /// The columns that the step lists.
@@ -119,13 +120,24 @@ fn given_columns(step: &Step<'_>, tensors: &Fields<'_>, input: &InputSpec) -> Op
     let tensor = &input.tensor;
     if !tensors.has(tensor) {
         let message = format!("`inputs` has no `{tensor}`, which the model takes");
-        step.error(Code::ModelInputs, tensors.header.clone(), message, format!("its columns are {}", expected()));
+        step.error(
+            Code::ModelInputs,
+            tensors.header.clone(),
+            message,
+            format!("its columns are {}", expected()),
+        );
         return None;
     }
     let columns = tensors.texts(tensor)?;
     if columns.len() != input.columns.len() {
-        let message = format!("`{tensor}` has {} columns, the model takes {}", columns.len(), input.columns.len());
-        step.error(Code::ModelInputs, tensors.key_span(tensor), message, format!("its columns are {}", expected()));
+        let message =
+            format!("`{tensor}` has {} columns, the model takes {}", columns.len(), input.columns.len());
+        step.error(
+            Code::ModelInputs,
+            tensors.key_span(tensor),
+            message,
+            format!("its columns are {}", expected()),
+        );
         return None;
     }
     let mut complete = true;
@@ -151,7 +163,9 @@ fn fits(step: &Step<'_>, place: &Text, index: usize, input: &InputSpec) -> bool 
             field.data_type(),
             DataType::Boolean | DataType::Int32 | DataType::Int64 | DataType::Float32 | DataType::Float64
         ),
-        ElementType::Int64 => matches!(field.data_type(), DataType::Boolean | DataType::Int32 | DataType::Int64),
+        ElementType::Int64 => {
+            matches!(field.data_type(), DataType::Boolean | DataType::Int32 | DataType::Int64)
+        }
         ElementType::Int32 => matches!(field.data_type(), DataType::Boolean | DataType::Int32),
         ElementType::Bool => matches!(field.data_type(), DataType::Boolean),
     };
@@ -159,7 +173,13 @@ fn fits(step: &Step<'_>, place: &Text, index: usize, input: &InputSpec) -> bool 
         step.error(
             Code::ModelInputs,
             place.span.clone(),
-            format!("`{}` is {}, the tensor `{}` holds {}", field.name(), type_name(field.data_type()), input.tensor, input.element_type),
+            format!(
+                "`{}` is {}, the tensor `{}` holds {}",
+                field.name(),
+                type_name(field.data_type()),
+                input.tensor,
+                input.element_type
+            ),
             "convert it in a `select` step before this one",
         );
     }
@@ -168,7 +188,8 @@ fn fits(step: &Step<'_>, place: &Text, index: usize, input: &InputSpec) -> bool 
 
 /// The columns to add, with what each of them takes.
 fn outputs(step: &Step<'_>, model: &Model) -> Option<Vec<(Pick, arrow::datatypes::FieldRef)>> {
-    let example = "name the columns to add: outputs = { score = { tensor = \"probabilities\", class = \"1\" } }";
+    let example =
+        "name the columns to add: outputs = { score = { tensor = \"probabilities\", class = \"1\" } }";
     if !step.fields.has("outputs") {
         step.fields.missing("outputs", example);
     }
@@ -180,7 +201,8 @@ fn outputs(step: &Step<'_>, model: &Model) -> Option<Vec<(Pick, arrow::datatypes
     let mut outputs = Vec::new();
     let mut complete = true;
     for (name, value) in table.entries() {
-        let Some(fields) = table.as_table(name.span.clone(), value, format!("output `{}`", name.value)) else {
+        let Some(fields) = table.as_table(name.span.clone(), value, format!("output `{}`", name.value))
+        else {
             table.wrong_type(&name, value, "a table");
             complete = false;
             continue;
@@ -208,14 +230,26 @@ fn pick(step: &Step<'_>, fields: &Fields<'_>, model: &Model) -> Option<(Pick, Da
     fields.deny_unknown(std::iter::once("tensor").chain(WHICH));
     let names = || model.outputs().iter().map(|output| output.tensor.as_str());
     let name = fields.require_text("tensor", &format!("the model's outputs are {}", listed(names())))?;
-    let Some((tensor, output)) = model.outputs().iter().enumerate().find(|(_, output)| output.tensor == name.value) else {
-        let help = did_you_mean(&name, names()).unwrap_or_else(|| format!("its outputs are {}", listed(names())));
-        step.error(Code::ModelOutputs, name.span.clone(), format!("the model has no output `{}`", name.value), help);
+    let Some((tensor, output)) =
+        model.outputs().iter().enumerate().find(|(_, output)| output.tensor == name.value)
+    else {
+        let help =
+            did_you_mean(&name, names()).unwrap_or_else(|| format!("its outputs are {}", listed(names())));
+        step.error(
+            Code::ModelOutputs,
+            name.span.clone(),
+            format!("the model has no output `{}`", name.value),
+            help,
+        );
         return None;
     };
-    if let [first, second, ..] = WHICH.into_iter().filter(|key| fields.has(key)).collect::<Vec<_>>().as_slice() {
+    if let [first, second, ..] =
+        WHICH.into_iter().filter(|key| fields.has(key)).collect::<Vec<_>>().as_slice()
+    {
         let message = format!("`{first}` and `{second}` exclude each other");
-        step.diagnostics().push(Diagnostic::error(Code::KeysExclude, fields.key_span(second), message).help("keep one of them"));
+        step.diagnostics().push(
+            Diagnostic::error(Code::KeysExclude, fields.key_span(second), message).help("keep one of them"),
+        );
         return None;
     }
     let element_type = match output.element_type {
@@ -230,8 +264,14 @@ fn pick(step: &Step<'_>, fields: &Fields<'_>, model: &Model) -> Option<(Pick, Da
         let classes = classes(step, fields, "class", output)?;
         let Some(index) = classes.iter().position(|known| *known == class.value) else {
             let names = || classes.iter().map(String::as_str);
-            let help = did_you_mean(&class, names()).unwrap_or_else(|| format!("its classes are {}", listed(names())));
-            step.error(Code::ModelOutputs, class.span.clone(), format!("`{}` has no class `{}`", output.tensor, class.value), help);
+            let help = did_you_mean(&class, names())
+                .unwrap_or_else(|| format!("its classes are {}", listed(names())));
+            step.error(
+                Code::ModelOutputs,
+                class.span.clone(),
+                format!("`{}` has no class `{}`", output.tensor, class.value),
+                help,
+            );
             return None;
         };
         What::Value(index)
@@ -246,7 +286,10 @@ fn pick(step: &Step<'_>, fields: &Fields<'_>, model: &Model) -> Option<(Pick, Da
     } else {
         let help = match &output.classes {
             Some(classes) => {
-                format!("choose one with `class` ({}), or take `label = true`", listed(classes.iter().map(String::as_str)))
+                format!(
+                    "choose one with `class` ({}), or take `label = true`",
+                    listed(classes.iter().map(String::as_str))
+                )
             }
             None => "choose one with `index`, from 0".to_owned(),
         };
@@ -258,7 +301,12 @@ fn pick(step: &Step<'_>, fields: &Fields<'_>, model: &Model) -> Option<(Pick, Da
 }
 
 /// The class labels of an output; reports that it has none.
-fn classes<'m>(step: &Step<'_>, fields: &Fields<'_>, key: &str, output: &'m OutputSpec) -> Option<&'m [String]> {
+fn classes<'m>(
+    step: &Step<'_>,
+    fields: &Fields<'_>,
+    key: &str,
+    output: &'m OutputSpec,
+) -> Option<&'m [String]> {
     if output.classes.is_none() {
         step.error(
             Code::ModelOutputs,
@@ -391,7 +439,12 @@ impl Pending {
     }
 
     /// Runs all rows together, or, if that fails, one by one.
-    fn run(&mut self, session: &mut dyn Session, model: &Model, scored: &mut Scored) -> Result<(), OperatorError> {
+    fn run(
+        &mut self,
+        session: &mut dyn Session,
+        model: &Model,
+        scored: &mut Scored,
+    ) -> Result<(), OperatorError> {
         let rows = std::mem::take(&mut self.rows);
         if rows.is_empty() {
             return Ok(());
@@ -405,7 +458,9 @@ impl Pending {
         let together: Result<Vec<Tensor>, ModelError> = session.run(&tensors);
         match together {
             Ok(outputs) => scored.add(&rows, outputs),
-            Err(error) if rows.len() == 1 => scored.errors.extend(rows.into_iter().map(|row| (row, error.to_string()))),
+            Err(error) if rows.len() == 1 => {
+                scored.errors.extend(rows.into_iter().map(|row| (row, error.to_string())))
+            }
             Err(_) => {
                 for (position, row) in rows.into_iter().enumerate() {
                     let alone: Vec<Tensor> = tensors.iter().map(|tensor| tensor.slice(position, 1)).collect();
@@ -494,7 +549,8 @@ impl Scored {
 
     /// An output column: null for rows that were not answered. Rows in which it is no number fail.
     fn column(&mut self, pick: Pick, model: &Model) -> ArrayRef {
-        let (Some(data), Some(spec)) = (self.outputs.get(pick.tensor), model.outputs().get(pick.tensor)) else {
+        let (Some(data), Some(spec)) = (self.outputs.get(pick.tensor), model.outputs().get(pick.tensor))
+        else {
             return Arc::new(BooleanArray::new_null(self.places.len()));
         };
         let width = spec.width;
@@ -513,14 +569,25 @@ impl Scored {
         match (data, pick.what) {
             (data, What::Label) => {
                 let classes = spec.classes.as_deref().unwrap_or_default();
-                let label = |place: &Option<usize>| classes.get(best(data, range((*place)?))?).map(String::as_str);
+                let label =
+                    |place: &Option<usize>| classes.get(best(data, range((*place)?))?).map(String::as_str);
                 Arc::new(self.places.iter().map(label).collect::<StringArray>())
             }
-            (Data::Float32(data), What::Value(index)) => Arc::new(taken(data, at(index)).collect::<Float32Array>()),
-            (Data::Float64(data), What::Value(index)) => Arc::new(taken(data, at(index)).collect::<Float64Array>()),
-            (Data::Int64(data), What::Value(index)) => Arc::new(taken(data, at(index)).collect::<Int64Array>()),
-            (Data::Int32(data), What::Value(index)) => Arc::new(taken(data, at(index)).collect::<Int32Array>()),
-            (Data::Bool(data), What::Value(index)) => Arc::new(taken(data, at(index)).collect::<BooleanArray>()),
+            (Data::Float32(data), What::Value(index)) => {
+                Arc::new(taken(data, at(index)).collect::<Float32Array>())
+            }
+            (Data::Float64(data), What::Value(index)) => {
+                Arc::new(taken(data, at(index)).collect::<Float64Array>())
+            }
+            (Data::Int64(data), What::Value(index)) => {
+                Arc::new(taken(data, at(index)).collect::<Int64Array>())
+            }
+            (Data::Int32(data), What::Value(index)) => {
+                Arc::new(taken(data, at(index)).collect::<Int32Array>())
+            }
+            (Data::Bool(data), What::Value(index)) => {
+                Arc::new(taken(data, at(index)).collect::<BooleanArray>())
+            }
         }
     }
 
@@ -537,7 +604,8 @@ impl Scored {
                 *kept = false;
             }
             // What is taken back had failed when it came, and this was said then.
-            if let (RowKind::Insert | RowKind::UpdateAfter, Some(seq)) = (input.kind(row), input.seq.get(row)) {
+            if let (RowKind::Insert | RowKind::UpdateAfter, Some(seq)) = (input.kind(row), input.seq.get(row))
+            {
                 context.fail(*seq, Code::RecordPrediction, message);
             }
         }
@@ -583,7 +651,11 @@ mod tests {
     }
 
     fn schema(kind: Kind, columns: &[(&str, DataType)]) -> Schema {
-        Schema::new(kind, Vec::new(), columns.iter().map(|(name, data_type)| column(*name, data_type.clone())).collect())
+        Schema::new(
+            kind,
+            Vec::new(),
+            columns.iter().map(|(name, data_type)| column(*name, data_type.clone())).collect(),
+        )
     }
 
     /// Resolves a step over `input`; otherwise what is said about it.
@@ -591,7 +663,8 @@ mod tests {
         let diagnostics = Diagnostics::default();
         let table = toml::de::DeTable::parse(text).unwrap();
         let from = Text::new("rows", 0..0, text);
-        let models = BTreeMap::from([("m".to_owned(), Some(model(model_folder))), ("broken".to_owned(), None)]);
+        let models =
+            BTreeMap::from([("m".to_owned(), Some(model(model_folder))), ("broken".to_owned(), None)]);
         let step = Step {
             name: "scored",
             inputs: vec![Input { from, qualifier: "rows".to_owned(), schema: input }],
@@ -658,7 +731,15 @@ mod tests {
     }
 
     fn float32(batch: &Batch, name: &str) -> Vec<Option<f32>> {
-        batch.rows.column_by_name(name).unwrap().as_any().downcast_ref::<Float32Array>().unwrap().iter().collect()
+        batch
+            .rows
+            .column_by_name(name)
+            .unwrap()
+            .as_any()
+            .downcast_ref::<Float32Array>()
+            .unwrap()
+            .iter()
+            .collect()
     }
 
     #[test]
@@ -689,7 +770,7 @@ mod tests {
         ];
         let (output, errors) = process(build(&resolved, false).as_mut(), types_batch(&rows, None));
         assert_eq!(output.seq, [0, 7]);
-        assert_eq!(float32(&output, "sum"), [Some(4.0), Some(4.0)]);
+        assert_eq!(float32(&output, "sum"), [Some(5.0), Some(5.0)]);
         let expected = [
             (1, "`f` (the model's `f0`) is infinite, or too large for the model's float32"),
             (2, "`f` (the model's `f0`) is infinite, or too large for the model's float32"),
@@ -710,7 +791,7 @@ mod tests {
         let (output, errors) = process(build(&resolved, false).as_mut(), batch);
         assert_eq!(errors, []);
         assert!(output.is_null_value(0) && !output.is_null_value(1));
-        assert_eq!(float32(&output, "sum"), [None, Some(4.0)]);
+        assert_eq!(float32(&output, "sum"), [None, Some(5.0)]);
     }
 
     #[test]
@@ -719,13 +800,14 @@ mod tests {
         let row = (Some(1.0), Some(1), Some(1), Some(1), Some(true));
         let bad = (Some(1.0), Some(1), None, Some(1), Some(true));
         let batch = || {
-            let kinds = vec![RowKind::UpdateBefore, RowKind::UpdateAfter, RowKind::Delete, RowKind::UpdateBefore];
+            let kinds =
+                vec![RowKind::UpdateBefore, RowKind::UpdateAfter, RowKind::Delete, RowKind::UpdateBefore];
             types_batch(&[row, row, row, bad], Some(kinds))
         };
         let (output, errors) = process(build(&resolved, true).as_mut(), batch());
-        assert_eq!((float32(&output, "sum"), errors), (vec![Some(4.0), Some(4.0), Some(4.0)], vec![]));
+        assert_eq!((float32(&output, "sum"), errors), (vec![Some(5.0), Some(5.0), Some(5.0)], vec![]));
         let (output, errors) = process(build(&resolved, false).as_mut(), batch());
-        assert_eq!((float32(&output, "sum"), errors), (vec![Some(4.0), Some(4.0), None], vec![]));
+        assert_eq!((float32(&output, "sum"), errors), (vec![Some(5.0), Some(5.0), None], vec![]));
     }
 
     const WINE: &str = r#"
@@ -742,11 +824,13 @@ mod tests {
             .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
             .collect();
         let names: Vec<String> = (0..13).map(|index| format!("x{index}")).collect();
-        let columns: Vec<(&str, DataType)> = names.iter().map(|name| (name.as_str(), DataType::Float32)).collect();
+        let columns: Vec<(&str, DataType)> =
+            names.iter().map(|name| (name.as_str(), DataType::Float32)).collect();
         let schema = schema(Kind::Stream, &columns);
         let array = |index: usize| -> ArrayRef {
             // A missing value is null in every other column and NaN in the others.
-            let value = |row: usize| Some(data[row * 13 + index]).filter(|value| index % 2 == 0 || !value.is_nan());
+            let value =
+                |row: usize| Some(data[row * 13 + index]).filter(|value| index % 2 == 0 || !value.is_nan());
             Arc::new((0..rows).map(value).collect::<Float32Array>())
         };
         let batch = Batch {
@@ -837,7 +921,8 @@ mod tests {
             schema(Kind::Stream, &columns)
         };
         let all = || cancer(DataType::Float32);
-        let with = |line: &str, outputs: &str| format!("model = \"m\"\n{line}\noutputs = {{ score = {outputs} }}");
+        let with =
+            |line: &str, outputs: &str| format!("model = \"m\"\n{line}\noutputs = {{ score = {outputs} }}");
         let class = "{ tensor = \"probabilities\", class = \"1\" }";
         let folder = "xgboost_binary";
 
@@ -846,18 +931,18 @@ mod tests {
             &with("", class),
             folder,
             schema(Kind::Stream, &[("x0", DataType::Float32)]),
-            &(1..8)
-                .map(|index| format!("M0603 model `m` asks for the column `x{index}`, which `rows` does not have: did you mean `x0`? Then name the columns with `inputs`"))
-                .collect::<Vec<_>>()
-                .iter()
-                .map(String::as_str)
-                .collect::<Vec<_>>()[..1],
+            &[
+                "M0603 model `m` asks for `x1`, `x2`, `x3`, `x4`, `x5`, `x6` and `x7`, which `rows` does not have: \
+               did you mean `x0`? add it in a step before this one, or name the columns with `inputs`",
+            ],
         );
         assert_says(
             &with("", class),
             folder,
             cancer(DataType::Utf8),
-            &["M0603 `x7` is string, the tensor `X` holds float32: convert it in a `select` step before this one"],
+            &[
+                "M0603 `x7` is string, the tensor `X` holds float32: convert it in a `select` step before this one",
+            ],
         );
         assert_says(
             &with("inputs = { Y = [] }", class),
@@ -872,7 +957,9 @@ mod tests {
             &with("inputs = { X = [\"x0\"] }", class),
             folder,
             all(),
-            &["M0603 `X` has 1 columns, the model takes 8: its columns are `x0`, `x1`, `x2`, `x3`, `x4`, `x5`, `x6` and `x7`"],
+            &[
+                "M0603 `X` has 1 columns, the model takes 8: its columns are `x0`, `x1`, `x2`, `x3`, `x4`, `x5`, `x6` and `x7`",
+            ],
         );
         let order = "its order is `x0`, `x1`, `x2`, `x3`, `x4`, `x5`, `x6` and `x7`";
         assert_says(
@@ -885,7 +972,10 @@ mod tests {
             ],
         );
         for (output, said) in [
-            ("{ tensor = \"probability\" }", "M0604 the model has no output `probability`: did you mean `probabilities`?"),
+            (
+                "{ tensor = \"probability\" }",
+                "M0604 the model has no output `probability`: did you mean `probabilities`?",
+            ),
             (
                 "{ tensor = \"probabilities\" }",
                 "M0604 `probabilities` has 2 values a row: choose one with `class` (`0` and `1`), or take `label = true`",
@@ -929,7 +1019,11 @@ mod tests {
         let input = schema(Kind::Stream, &types());
         let step = Step {
             name: "scored",
-            inputs: vec![Input { from: Text::new("rows", 0..0, text), qualifier: "rows".to_owned(), schema: input }],
+            inputs: vec![Input {
+                from: Text::new("rows", 0..0, text),
+                qualifier: "rows".to_owned(),
+                schema: input,
+            }],
             fields: Fields::new(table.get_ref(), 0..0, text, &diagnostics, "step `scored`"),
             models: &models,
         };

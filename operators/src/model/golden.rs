@@ -31,11 +31,14 @@ pub(super) fn check(model: &Model, file: &Path, text: &str, tolerance: f64) -> R
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         match read(model, line) {
             Ok((inputs, expected)) => rows.push(Row { line: index + 1, inputs, expected }),
-            Err(message) => problems.push(ModelError::Golden { file: file.to_owned(), line: index + 1, message }),
+            Err(message) => {
+                problems.push(ModelError::Golden { file: file.to_owned(), line: index + 1, message })
+            }
         }
     }
     if rows.is_empty() && problems.is_empty() {
-        let message = "there is no golden row; write at least one, with inputs and the outputs expected of them".into();
+        let message =
+            "there is no golden row; write at least one, with inputs and the outputs expected of them".into();
         problems.push(ModelError::Golden { file: file.to_owned(), line: 1, message });
     }
     if !problems.is_empty() {
@@ -57,7 +60,9 @@ pub(super) fn check(model: &Model, file: &Path, text: &str, tolerance: f64) -> R
 /// Reads one line against the signature of the model.
 fn read(model: &Model, line: &str) -> Result<(Vec<Data>, Vec<Vec<f64>>), String> {
     let mut line: Line = serde_json::from_str(line).map_err(|error| {
-        format!("{error}; expected is {{\"inputs\": {{TENSOR: [numbers]}}, \"outputs\": {{TENSOR: [numbers]}}}}")
+        format!(
+            "{error}; expected is {{\"inputs\": {{TENSOR: [numbers]}}, \"outputs\": {{TENSOR: [numbers]}}}}"
+        )
     })?;
     let mut inputs = Vec::new();
     for input in model.inputs() {
@@ -73,9 +78,13 @@ fn read(model: &Model, line: &str) -> Result<(Vec<Data>, Vec<Vec<f64>>), String>
     let mut expected = Vec::new();
     for output in model.outputs() {
         let values = take(&mut line.outputs, "output", &output.tensor, output.width)?;
-        let number = |value: &Value| value.as_f64().or_else(|| value.as_bool().map(|value| f64::from(u8::from(value))));
+        let number = |value: &Value| {
+            value.as_f64().or_else(|| value.as_bool().map(|value| f64::from(u8::from(value))))
+        };
         let numbers: Option<Vec<f64>> = values.iter().map(number).collect();
-        expected.push(numbers.ok_or_else(|| format!("output `{}` has a value that is no number", output.tensor))?);
+        expected.push(
+            numbers.ok_or_else(|| format!("output `{}` has a value that is no number", output.tensor))?,
+        );
     }
     match line.inputs.keys().chain(line.outputs.keys()).next() {
         Some(name) => Err(format!("`{name}` is not in `model.toml`")),
@@ -109,7 +118,9 @@ fn push(data: &mut Data, value: &Value) -> Result<(), String> {
         Data::Float32(data) => data.push(number().ok_or_else(fail)? as f32),
         Data::Float64(data) => data.push(number().ok_or_else(fail)?),
         Data::Int64(data) => data.push(value.as_i64().ok_or_else(fail)?),
-        Data::Int32(data) => data.push(value.as_i64().and_then(|value| value.try_into().ok()).ok_or_else(fail)?),
+        Data::Int32(data) => {
+            data.push(value.as_i64().and_then(|value| value.try_into().ok()).ok_or_else(fail)?)
+        }
         Data::Bool(data) => data.push(value.as_bool().ok_or_else(fail)?),
     }
     Ok(())

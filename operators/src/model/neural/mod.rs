@@ -62,14 +62,20 @@ impl Neural {
         })
     }
 
-    fn plan(graph: &Graph, inputs: &[InputSpec], outputs: &[&str], one_by_one: bool) -> Result<Neural, String> {
+    fn plan(
+        graph: &Graph,
+        inputs: &[InputSpec],
+        outputs: &[&str],
+        one_by_one: bool,
+    ) -> Result<Neural, String> {
         let mut plan = guard(|| build(graph, inputs, outputs, one_by_one))?;
         // The shapes of the outputs are what trial runs give; several sizes show that the batch is the first dimension.
         let mut shapes = None;
         for rows in if one_by_one { 1..=1 } else { 1..=3 } {
             let trial: Vec<Tensor> = inputs.iter().map(|input| zeros(input, rows)).collect();
             let found = guard(|| plan.run_rows(&mut plan.model.spawn()?, &trial, rows))?;
-            let found: Vec<OutputShape> = found.into_iter().map(|(data, width)| shape(&data, width)).collect();
+            let found: Vec<OutputShape> =
+                found.into_iter().map(|(data, width)| shape(&data, width)).collect();
             if shapes.replace(found.clone()).is_some_and(|before| before != found) {
                 return Err("the width of its outputs changes with the number of rows".to_owned());
             }
@@ -127,8 +133,11 @@ fn build(graph: &Graph, inputs: &[InputSpec], outputs: &[&str], one_by_one: bool
     for (index, outlet) in model.input_outlets()?.to_vec().into_iter().enumerate() {
         let name = model.node(outlet.node).name.clone();
         let position = inputs.iter().position(|input| input.tensor == name);
-        let Some((position, spec)) = position.and_then(|position| Some((position, inputs.get(position)?))) else {
-            return Err(tract_onnx::prelude::TractError::msg(format!("nothing is given for its input `{name}`")));
+        let Some((position, spec)) = position.and_then(|position| Some((position, inputs.get(position)?)))
+        else {
+            return Err(tract_onnx::prelude::TractError::msg(format!(
+                "nothing is given for its input `{name}`"
+            )));
         };
         let row = declared.iter().find(|input| input.name == name).and_then(|input| input.row_shape.clone());
         let row = row.unwrap_or_else(|| vec![spec.columns.len()]);
@@ -229,7 +238,9 @@ impl NeuralSession {
         }
         let found = outputs.iter().map(|(data, width)| shape(data, *width));
         if !found.eq(self.model.outputs.iter().copied()) {
-            return Err(ModelError::Run { message: "its outputs have another shape than in the trial run".into() });
+            return Err(ModelError::Run {
+                message: "its outputs have another shape than in the trial run".into(),
+            });
         }
         outputs.into_iter().map(|(data, width)| Tensor::new(rows, width, data)).collect()
     }
@@ -308,7 +319,9 @@ fn from_tract(output: &TractTensor, rows: usize) -> TractResult<(Data, usize)> {
     let fail = |message: String| Err(tract_onnx::prelude::TractError::msg(message));
     let found = output.shape();
     if found.first() != Some(&rows) {
-        return fail(format!("an output has the shape {found:?} for {rows} rows; its first dimension has to be the batch"));
+        return fail(format!(
+            "an output has the shape {found:?} for {rows} rows; its first dimension has to be the batch"
+        ));
     }
     let view = output.try_as_plain_ram()?;
     let data = match output.datum_type() {

@@ -3,7 +3,9 @@
 //! tract's sums the first values of a row up to an aligned address by themselves, so that a row gets another last
 //! digit beside other rows than alone. This one adds each row from left to right.
 
-use tract_onnx::prelude::{IntoTValue, TValue, TVec, Tensor, TractError, TractResult, TypedFact, TypedModel, TypedOp, tvec};
+use tract_onnx::prelude::{
+    IntoTValue, TValue, TVec, Tensor, TractError, TractResult, TypedFact, TypedModel, TypedOp, tvec,
+};
 use tract_onnx::tract_core::internal::{EvalContext, EvalOp, IntoTensor, Op, StaticName};
 use tract_onnx::tract_core::ops::nn::{Softmax, SoftmaxKind};
 
@@ -11,7 +13,8 @@ use tract_onnx::tract_core::ops::nn::{Softmax, SoftmaxKind};
 pub(super) fn replace(model: &mut TypedModel) -> TractResult<()> {
     for index in 0..model.nodes().len() {
         let node = model.node(index);
-        let Some(softmax) = node.op_as::<Softmax>().filter(|softmax| softmax.kind == SoftmaxKind::Softmax) else {
+        let Some(softmax) = node.op_as::<Softmax>().filter(|softmax| softmax.kind == SoftmaxKind::Softmax)
+        else {
             continue;
         };
         let fact = model.outlet_fact(index.into())?;
