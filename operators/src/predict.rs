@@ -829,8 +829,9 @@ mod tests {
         let schema = schema(Kind::Stream, &columns);
         let array = |index: usize| -> ArrayRef {
             // A missing value is null in every other column and NaN in the others.
-            let value =
-                |row: usize| Some(data[row * 13 + index]).filter(|value| index % 2 == 0 || !value.is_nan());
+            let value = |row: usize| {
+                Some(data[row * 13 + index]).filter(|value| index.is_multiple_of(2) || !value.is_nan())
+            };
             Arc::new((0..rows).map(value).collect::<Float32Array>())
         };
         let batch = Batch {

@@ -276,7 +276,7 @@ fn check_tensor(tensor: &TensorProto) -> Result<(), String> {
     let count = tensor.dims.iter().try_fold(1, product);
     let found =
         if tensor.raw_data.is_empty() { Some(typed) } else { tensor.raw_data.len().checked_div(size) };
-    let whole = size == 0 || tensor.raw_data.len() % size == 0;
+    let whole = size == 0 || tensor.raw_data.len().is_multiple_of(size);
     if count.is_none() || count != found || !whole {
         return Err(format!(
             "tensor `{name}` should have the shape {:?}, but has {} elements; the file is damaged: export it again",

@@ -8,6 +8,9 @@ use super::forest::{Aggregate, Described, Forest, MAX_FEATURES, Memory, Split, T
 use super::scores::{Transform, logistic};
 use crate::model::graph::attribute;
 
+/// The numbers of a node's tree and of the node.
+type NodeName = (i64, i64);
+
 /// An ensemble that was read and checked.
 #[derive(Debug)]
 pub(super) struct Ensemble {
@@ -159,7 +162,7 @@ impl<'a> Attributes<'a> {
     }
 
     /// The weights of the leaves, with the tree and node they belong to.
-    fn weights(&self, prefix: &str) -> Result<Vec<((i64, i64), Weight)>, String> {
+    fn weights(&self, prefix: &str) -> Result<Vec<(NodeName, Weight)>, String> {
         let list = |part: &str| format!("{prefix}_{part}");
         let (trees, nodes) = (self.ints(&list("treeids")), self.ints(&list("nodeids")));
         let (ids, values) = (self.ints(&list("ids")), self.floats(&list("weights")));
@@ -181,7 +184,7 @@ impl<'a> Attributes<'a> {
     }
 
     /// Builds the trees.
-    fn forest(&self, mut forest: Forest, weights: &[((i64, i64), Weight)]) -> Result<Forest, String> {
+    fn forest(&self, mut forest: Forest, weights: &[(NodeName, Weight)]) -> Result<Forest, String> {
         let trees = self.ints("nodes_treeids");
         let (ids, modes) = (self.ints("nodes_nodeids"), self.strings("nodes_modes"));
         let (yes, no) = (self.ints("nodes_truenodeids"), self.ints("nodes_falsenodeids"));
@@ -210,7 +213,7 @@ impl<'a> Attributes<'a> {
                 return Err(format!("node {} of tree {} is there twice", name.1, name.0));
             }
         }
-        let mut leaf_weights: HashMap<(i64, i64), Vec<Weight>> = HashMap::new();
+        let mut leaf_weights: HashMap<NodeName, Vec<Weight>> = HashMap::new();
         for (name, weight) in weights {
             if !places.contains_key(name) {
                 return Err(format!(
