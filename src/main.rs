@@ -1,1 +1,82 @@
-fn main(){}
+//! The command line. Data goes to stdout, everything else to stderr; exit codes are in [`failure::Exit`].
+
+mod arguments;
+mod check;
+mod describe;
+mod dev;
+mod explain;
+mod failure;
+mod files;
+mod interrupt;
+mod new;
+mod numbers;
+mod pipe;
+mod summary;
+mod table;
+mod test;
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use tracing_subscriber::EnvFilter;
+
+use crate::arguments::{Arguments, Command};
+use crate::failure::{Exit, Failure};
+
+fn main() -> ExitCode {
+    set_panic_hook();
+    let arguments = Arguments::parse();
+    log_to_stderr();
+    match run(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Check(arguments) => check::check(&arguments),
+        Command::Test(arguments) => test::test(&arguments),
+        Command::Pipe(arguments) => pipe::pipe(&arguments),
+        Command::Dev(arguments) => dev::dev(&arguments),
+        Command::New(arguments) => new::new(&arguments),
+        Command::Describe(arguments) => describe::describe(&arguments),
+        Command::Explain(arguments) => explain::explain(&arguments),
+        Command::Schema => {
+            let schema = millstream::engine::reference::json_schema();
+            writeln!(io::stdout().lock(), "{schema:#}").map_err(Failure::from)
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "millstream", &mut script);
+            io::stdout().lock().write_all(&script).map_err(Failure::from)
+        }
+    }
+}
+
+/// Whether what is written to stderr may have colours.
+fn color() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !refused && std::env::var_os("TERM").is_none_or(|term| term != "dumb") && io::stderr().is_terminal()
+}
+
+/// `MILLSTREAM_LOG=debug` shows more of what the engine does.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("MILLSTREAM_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(color()).init();
+}
+
+/// A panic is a mistake of this program: it says so, names the place, and ends as every failure does.
+fn set_panic_hook() {
+    std::panic::set_hook(Box::new(|panic| {
+        let what = panic.payload_as_str().unwrap_or("it gave no reason");
+        let place = panic.location().map(|place| format!(" at {}:{}", place.file(), place.line())).unwrap_or_default();
+        let version = env!("CARGO_PKG_VERSION");
+        let _ = writeln!(
+            io::stderr(),
+            "error: internal error in millstream {version}, please report it: {what}{place}"
+        );
+        std::process::exit(Exit::Failed as i32);
+    }));
+}

@@ -12,6 +12,7 @@ pub mod driver;
 pub mod partitioner;
 pub mod plan;
 pub mod record;
+pub mod reference;
 pub mod task;
 pub mod topology;
 
