@@ -17,6 +17,7 @@ mod test;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
@@ -24,11 +25,25 @@ use tracing_subscriber::EnvFilter;
 use crate::arguments::{Arguments, Command};
 use crate::failure::{Exit, Failure};
 
+/// The last panic: what and where. A panic that something catches, as damaged models may cause, is nobody's business.
+static PANIC: Mutex<String> = Mutex::new(String::new());
+
 fn main() -> ExitCode {
-    set_panic_hook();
+    std::panic::set_hook(Box::new(|panic| {
+        let what = panic.payload_as_str().unwrap_or("no reason given");
+        let place = panic.location().map(|place| format!(" at {}:{}", place.file(), place.line())).unwrap_or_default();
+        if let Ok(mut last) = PANIC.lock() {
+            *last = format!("{what}{place}");
+        }
+    }));
     let arguments = Arguments::parse();
     log_to_stderr();
-    match run(arguments.command) {
+    let outcome = std::panic::catch_unwind(move || run(arguments.command)).unwrap_or_else(|_| {
+        let what = PANIC.lock().map(|last| last.clone()).unwrap_or_default();
+        let version = env!("CARGO_PKG_VERSION");
+        Err(Failure::new(Exit::Failed, format!("internal error in millstream {version}, please report it: {what}")))
+    });
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
@@ -65,18 +80,4 @@ fn color() -> bool {
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("MILLSTREAM_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(color()).init();
-}
-
-/// A panic is a mistake of this program: it says so, names the place, and ends as every failure does.
-fn set_panic_hook() {
-    std::panic::set_hook(Box::new(|panic| {
-        let what = panic.payload_as_str().unwrap_or("it gave no reason");
-        let place = panic.location().map(|place| format!(" at {}:{}", place.file(), place.line())).unwrap_or_default();
-        let version = env!("CARGO_PKG_VERSION");
-        let _ = writeln!(
-            io::stderr(),
-            "error: internal error in millstream {version}, please report it: {what}{place}"
-        );
-        std::process::exit(Exit::Failed as i32);
-    }));
 }
