@@ -258,14 +258,19 @@ pub struct Explain {
 
 fn feed(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
-        Some((source, file)) if !source.is_empty() && !file.is_empty() => Ok((source.to_owned(), PathBuf::from(file))),
+        Some((source, file)) if !source.is_empty() && !file.is_empty() => {
+            Ok((source.to_owned(), PathBuf::from(file)))
+        }
         _ => Err("write the source's name and the file: `payments=payments.csv`".to_owned()),
     }
 }
 
 fn speed(text: &str) -> Result<f64, String> {
     let speed: Result<f64, _> = text.parse();
-    speed.ok().filter(|speed| speed.is_finite() && *speed > 0.0).ok_or_else(|| "write a number above 0, such as `60`".to_owned())
+    speed
+        .ok()
+        .filter(|speed| speed.is_finite() && *speed > 0.0)
+        .ok_or_else(|| "write a number above 0, such as `60`".to_owned())
 }
 
 fn duration(text: &str) -> Result<i64, String> {

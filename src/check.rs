@@ -2,9 +2,9 @@
 
 use std::io::{self, Write};
 
-use millstream::operators::diagnostic::Severity;
 use millstream::engine::plan::Plan;
 use millstream::engine::topology::to_json;
+use millstream::operators::diagnostic::Severity;
 
 use crate::arguments::{Check, Format};
 use crate::failure::{Exit, Failure};
@@ -42,7 +42,12 @@ pub fn check(arguments: &Check) -> Result<(), Failure> {
                 }
                 writeln!(io::stdout().lock(), "{line}")?;
             }
-            _ => writeln!(io::stderr().lock(), "{name}: {}, {}", counted(errors, "error"), counted(warnings, "warning"))?,
+            _ => writeln!(
+                io::stderr().lock(),
+                "{name}: {}, {}",
+                counted(errors, "error"),
+                counted(warnings, "warning")
+            )?,
         }
     }
     if wrong { Err(Failure::said(Exit::Usage)) } else { Ok(()) }

@@ -8,9 +8,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use millstream::engine::driver::dev::{Dev as Run, DevError, DevOptions};
 use millstream::engine::driver::{DriverOptions, StateLocation};
 use millstream::engine::feed::{Feed, FeedError, FeedOptions, Merge};
-use millstream::operators::diagnostic::{did_you_mean, listed};
 use millstream::engine::record::Record;
 use millstream::engine::topology::Topology;
+use millstream::operators::diagnostic::{did_you_mean, listed};
 
 use crate::arguments::Dev;
 use crate::failure::{Exit, Failure};
@@ -74,13 +74,20 @@ fn sources_of(arguments: &Dev, topology: &Topology) -> Result<Vec<(usize, std::p
     let mut sources = Vec::new();
     for (name, path) in &arguments.feeds {
         let position = names().position(|source| source == name).ok_or_else(|| {
-            let help = did_you_mean(name, names()).unwrap_or_else(|| format!("sources are {}", listed(names())));
-            Failure::new(Exit::Usage, format!("`--feed {name}=…`: the topology has no source `{name}`; {help}"))
+            let help =
+                did_you_mean(name, names()).unwrap_or_else(|| format!("sources are {}", listed(names())));
+            Failure::new(
+                Exit::Usage,
+                format!("`--feed {name}=…`: the topology has no source `{name}`; {help}"),
+            )
         })?;
         sources.push((position, path.clone()));
     }
-    let missing: Vec<&str> =
-        names().enumerate().filter(|(index, _)| !sources.iter().any(|(fed, _)| fed == index)).map(|(_, name)| name).collect();
+    let missing: Vec<&str> = names()
+        .enumerate()
+        .filter(|(index, _)| !sources.iter().any(|(fed, _)| fed == index))
+        .map(|(_, name)| name)
+        .collect();
     if sources.is_empty() {
         let flags: Vec<String> = missing.iter().map(|name| format!("--feed {name}=FILE")).collect();
         let message = format!("nothing to read: say where records come from, `{}`", flags.join(" "));
@@ -129,7 +136,10 @@ impl Replay {
         Err(error)
     }
 
-    fn each(&mut self, records: impl Iterator<Item = Result<(usize, Record), FeedError>>) -> Result<(), Failure> {
+    fn each(
+        &mut self,
+        records: impl Iterator<Item = Result<(usize, Record), FeedError>>,
+    ) -> Result<(), Failure> {
         let mut since_look = 0;
         for next in records {
             let (source, record) = match next {
@@ -168,7 +178,8 @@ impl Replay {
         let first = *self.first_time.get_or_insert(time);
         let Some(speed) = self.speed else { return Ok(()) };
         // A time that no clock reaches is never due; Ctrl-C still ends the wait.
-        let after = Duration::try_from_secs_f64((time - first).max(0) as f64 / 1000.0 / speed).unwrap_or(Duration::MAX);
+        let after = Duration::try_from_secs_f64((time - first).max(0) as f64 / 1000.0 / speed)
+            .unwrap_or(Duration::MAX);
         let mut processed = false;
         loop {
             let left = after.saturating_sub(self.start.elapsed());
@@ -198,7 +209,9 @@ impl Progress {
         let bar = is_terminal.then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             let style = if crate::color() { "{spinner:.cyan} {msg}" } else { "{spinner} {msg}" };
-            bar.with_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_spinner()))
+            bar.with_style(
+                ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_spinner()),
+            )
         });
         Progress { bar, shown: Instant::now(), shown_records: 0 }
     }

@@ -2,10 +2,10 @@
 
 use std::io::{self, Write};
 
-use millstream::operators::diagnostic::{Code, did_you_mean};
-use millstream::operators::registry::{OPERATORS, operator};
 use millstream::engine::reference::{TABLES, operator_page, table_page};
 use millstream::engine::topology;
+use millstream::operators::diagnostic::{Code, did_you_mean};
+use millstream::operators::registry::{OPERATORS, operator};
 use serde_json::json;
 
 use crate::arguments::{Explain, Format};
@@ -16,7 +16,8 @@ pub fn explain(arguments: &Explain) -> Result<(), Failure> {
     let text = match arguments.what.as_deref() {
         Some(what) => page(what)?,
         None if arguments.format == Format::Json => {
-            let line = |kind, name, title| format!("{}\n", json!({ "kind": kind, "name": name, "title": title }));
+            let line =
+                |kind, name, title| format!("{}\n", json!({ "kind": kind, "name": name, "title": title }));
             subjects().map(|(kind, name, title)| line(kind, name, title)).collect()
         }
         None => list(),
@@ -41,7 +42,8 @@ fn page(what: &str) -> Result<String, Failure> {
         return Ok(table_page(table));
     }
     let names = subjects().map(|(_, name, _)| name);
-    let help = did_you_mean(what, names).unwrap_or_else(|| "`millstream explain` lists what there is".to_owned());
+    let help =
+        did_you_mean(what, names).unwrap_or_else(|| "`millstream explain` lists what there is".to_owned());
     Err(Failure::new(Exit::Usage, format!("there is no error code, operator or table `{what}`; {help}")))
 }
 
@@ -57,7 +59,8 @@ fn list() -> String {
     let mut text = String::new();
     for (kind, heading) in [("operator", "Operators"), ("table", "Tables of the file"), ("error", "Errors")] {
         let of_kind = subjects().filter(|(of, _, _)| *of == kind);
-        let rows: Vec<Vec<String>> = of_kind.map(|(_, name, title)| vec![name.to_owned(), title.to_owned()]).collect();
+        let rows: Vec<Vec<String>> =
+            of_kind.map(|(_, name, title)| vec![name.to_owned(), title.to_owned()]).collect();
         text.push_str(&format!("{heading}\n{}\n", aligned(&rows, &[Align::Left, Align::Left], 2)));
     }
     text

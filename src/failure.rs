@@ -8,8 +8,8 @@ use millstream::engine::driver::DriverError;
 use millstream::engine::driver::dev::DevError;
 use millstream::engine::driver::pipe::PipeError;
 use millstream::engine::feed::FeedError;
-use millstream::operators::diagnostic::Code;
 use millstream::engine::plan::PlanError;
+use millstream::operators::diagnostic::Code;
 use millstream::state::StateError;
 
 /// The exit codes.

@@ -4,9 +4,9 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use millstream::operators::diagnostic::{Diagnostic, Severity};
 use millstream::engine::plan::Plan;
 use millstream::engine::topology::{Topology, read, render};
+use millstream::operators::diagnostic::{Diagnostic, Severity};
 
 use crate::failure::{Exit, Failure};
 
@@ -34,7 +34,9 @@ impl Checked {
 
 /// Reads and checks a file. Paths in it are relative to its folder.
 pub fn check(path: &Path) -> Result<Checked, Failure> {
-    let wrong = |why: String| Failure::new(Exit::Usage, format!("cannot read the topology `{}`: {why}", path.display()));
+    let wrong = |why: String| {
+        Failure::new(Exit::Usage, format!("cannot read the topology `{}`: {why}", path.display()))
+    };
     let bytes = std::fs::read(path).map_err(|error| {
         let hint = if path.is_dir() { "; name the file, such as `topology.toml` in it" } else { "" };
         wrong(format!("{error}{hint}"))

@@ -21,7 +21,10 @@ pub fn listen() {
         }
     }
     for signal in [libc::SIGINT, libc::SIGTERM] {
-        #[expect(unsafe_code, reason = "the handler only stores to an atomic and resets itself, both allowed there")]
+        #[expect(
+            unsafe_code,
+            reason = "the handler only stores to an atomic and resets itself, both allowed there"
+        )]
         unsafe {
             libc::signal(signal, ask as *const () as libc::sighandler_t);
         }

@@ -31,7 +31,10 @@ static PANIC: Mutex<String> = Mutex::new(String::new());
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         let what = panic.payload_as_str().unwrap_or("no reason given");
-        let place = panic.location().map(|place| format!(" at {}:{}", place.file(), place.line())).unwrap_or_default();
+        let place = panic
+            .location()
+            .map(|place| format!(" at {}:{}", place.file(), place.line()))
+            .unwrap_or_default();
         if let Ok(mut last) = PANIC.lock() {
             *last = format!("{what}{place}");
         }
@@ -41,7 +44,10 @@ fn main() -> ExitCode {
     let outcome = std::panic::catch_unwind(move || run(arguments.command)).unwrap_or_else(|_| {
         let what = PANIC.lock().map(|last| last.clone()).unwrap_or_default();
         let version = env!("CARGO_PKG_VERSION");
-        Err(Failure::new(Exit::Failed, format!("internal error in millstream {version}, please report it: {what}")))
+        Err(Failure::new(
+            Exit::Failed,
+            format!("internal error in millstream {version}, please report it: {what}"),
+        ))
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

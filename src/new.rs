@@ -29,14 +29,16 @@ pub fn new(arguments: &New) -> Result<(), Failure> {
     let folder = Path::new(name);
     std::fs::create_dir(folder).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => {
-            let message = format!("`{name}` is there already, and nothing in it is overwritten: choose another name");
+            let message =
+                format!("`{name}` is there already, and nothing in it is overwritten: choose another name");
             Failure::new(Exit::Refused, message)
         }
         _ => Failure::file("make the folder", folder, &error),
     })?;
     for (file, content) in FILES {
         let path = folder.join(file);
-        std::fs::write(&path, content.replace("{{name}}", name)).map_err(|error| Failure::file("write", &path, &error))?;
+        std::fs::write(&path, content.replace("{{name}}", name))
+            .map_err(|error| Failure::file("write", &path, &error))?;
     }
     let next = format!(
         "made {name}/ with a topology, data and tests. Next:\n\n  cd {name}\n  millstream test topology.toml\n  \

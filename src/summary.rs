@@ -18,7 +18,8 @@ pub fn text(topology: &Topology, account: &Account, took: Duration, arguments: &
     let seconds = took.as_secs_f64();
     let rate = grouped((records as f64 / seconds.max(0.001)) as u64);
     let end = if interrupted() { "interrupted after" } else { "done:" };
-    let mut text = format!("{} {end} {} records in {seconds:.1} s ({rate}/s)\n", topology.app.id, grouped(records));
+    let mut text =
+        format!("{} {end} {} records in {seconds:.1} s ({rate}/s)\n", topology.app.id, grouped(records));
     if let Some((first, last)) = account.times {
         let _ = writeln!(text, "event time {} to {} UTC", time(first), time(last));
     }
@@ -36,7 +37,10 @@ pub fn text(topology: &Topology, account: &Account, took: Duration, arguments: &
         Some(out) => write!(text, "\nThe records are in {}/. ", out.display()),
         None => write!(text, "\nThe records were not kept: `--out DIR` writes them to files. "),
     };
-    let _ = writeln!(text, "To change what is computed, edit {file}, try it with\n`millstream test {file}`, and run this again.");
+    let _ = writeln!(
+        text,
+        "To change what is computed, edit {file}, try it with\n`millstream test {file}`, and run this again."
+    );
     text
 }
 
@@ -60,10 +64,19 @@ fn steps(account: &Account) -> String {
         .steps
         .iter()
         .map(|(name, counters)| {
-            let dropped: Vec<String> =
-                counters.dropped.iter().map(|(reason, rows)| format!("{} {}", grouped(*rows), reason.name())).collect();
+            let dropped: Vec<String> = counters
+                .dropped
+                .iter()
+                .map(|(reason, rows)| format!("{} {}", grouped(*rows), reason.name()))
+                .collect();
             let errors = if counters.errors == 0 { String::new() } else { grouped(counters.errors) };
-            vec![name.clone(), grouped(counters.rows_in), grouped(counters.rows_out), dropped.join(", "), errors]
+            vec![
+                name.clone(),
+                grouped(counters.rows_in),
+                grouped(counters.rows_out),
+                dropped.join(", "),
+                errors,
+            ]
         })
         .collect();
     if rows.is_empty() {
@@ -102,12 +115,18 @@ fn errors(account: &Account) -> String {
     let rows = rows.map(|((node, code), (count, first))| {
         vec![node.clone(), (*code).to_owned(), grouped(*count), format!("first: {first}")]
     });
-    section("failed in", &["code", "records", ""], rows.collect(), &[Align::Left, Align::Left, Align::Right, Align::Left])
+    section(
+        "failed in",
+        &["code", "records", ""],
+        rows.collect(),
+        &[Align::Left, Align::Left, Align::Right, Align::Left],
+    )
 }
 
 /// A heading of columns with the rows below it.
 fn section(heading: &str, columns: &[&str], rows: Vec<Vec<String>>, align: &[Align]) -> String {
-    let mut all = vec![std::iter::once(&heading).chain(columns).map(|cell| (*cell).to_owned()).collect::<Vec<_>>()];
+    let mut all =
+        vec![std::iter::once(&heading).chain(columns).map(|cell| (*cell).to_owned()).collect::<Vec<_>>()];
     all.extend(rows);
     format!("\n{}", aligned(&all, align, 0))
 }
@@ -116,7 +135,8 @@ fn section(heading: &str, columns: &[&str], rows: Vec<Vec<String>>, align: &[Ali
 fn last_rows(sink: &Sink, last: &LastRows) -> String {
     let rows = last.rows();
     let heading = sink.description.as_deref().unwrap_or(&sink.name);
-    let which = if last.more { format!(" (the {} rows that changed last)", rows.len()) } else { String::new() };
+    let which =
+        if last.more { format!(" (the {} rows that changed last)", rows.len()) } else { String::new() };
     if rows.is_empty() {
         return format!("\n{heading}: no rows\n");
     }

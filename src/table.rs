@@ -22,7 +22,8 @@ pub fn aligned(rows: &[Vec<String>], align: &[Align], indent: usize) -> String {
     let mut text = String::new();
     for row in rows {
         let mut line = " ".repeat(indent);
-        for ((cell, width), align) in row.iter().zip(&widths).zip(align).filter(|((_, width), _)| **width > 0) {
+        for ((cell, width), align) in row.iter().zip(&widths).zip(align).filter(|((_, width), _)| **width > 0)
+        {
             let _ = match align {
                 Align::Left => write!(line, "{cell:<width$}  "),
                 Align::Right => write!(line, "{cell:>width$}  "),

@@ -31,7 +31,9 @@ pub fn test(arguments: &Test) -> Result<(), Failure> {
     for path in &arguments.files {
         suites.push(run_file(path, arguments.restart)?);
     }
-    let count = |failed| suites.iter().flat_map(|suite| &suite.cases).filter(|case| case.failure.is_some() == failed).count();
+    let count = |failed| {
+        suites.iter().flat_map(|suite| &suite.cases).filter(|case| case.failure.is_some() == failed).count()
+    };
     let (passed, failed) = (count(false), count(true));
     writeln!(io::stdout().lock(), "{} passed, {failed} failed", counted(passed, "test"))?;
     if let Some(report) = &arguments.report {
@@ -76,12 +78,20 @@ fn junit(suites: &[Suite]) -> String {
         );
         for case in &suite.cases {
             let time = case.took.as_secs_f64();
-            let _ = write!(xml, "    <testcase classname=\"{name}\" name=\"{}\" time=\"{time:.3}\"", escaped(&case.name));
+            let _ = write!(
+                xml,
+                "    <testcase classname=\"{name}\" name=\"{}\" time=\"{time:.3}\"",
+                escaped(&case.name)
+            );
             match &case.failure {
                 None => xml.push_str("/>\n"),
                 Some(failure) => {
                     let first = escaped(failure.lines().next().unwrap_or_default());
-                    let _ = writeln!(xml, "><failure message=\"{first}\">{}</failure></testcase>", escaped(failure));
+                    let _ = writeln!(
+                        xml,
+                        "><failure message=\"{first}\">{}</failure></testcase>",
+                        escaped(failure)
+                    );
                 }
             }
         }

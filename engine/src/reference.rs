@@ -22,7 +22,11 @@ pub const TABLES: &[Table] = &[
     Table { name: "steps", doc: "Operators between nodes.", fields: STEP },
     Table { name: "models", doc: "Models for `predict` steps.", fields: MODEL },
     Table { name: "sinks", doc: "Topics that are written.", fields: SINK },
-    Table { name: "tests", doc: "What goes in and what must come out, run by `millstream test`.", fields: TEST },
+    Table {
+        name: "tests",
+        doc: "What goes in and what must come out, run by `millstream test`.",
+        fields: TEST,
+    },
 ];
 
 /// A table of a topology file and its keys.
@@ -44,7 +48,8 @@ const fn optional(name: &'static str, kind: FieldKind, doc: &'static str) -> Fie
     Field { name, kind, required: false, doc }
 }
 
-const DESCRIPTION: Field = optional("description", FieldKind::String, "For readers; `describe` and `dev` show it.");
+const DESCRIPTION: Field =
+    optional("description", FieldKind::String, "For readers; `describe` and `dev` show it.");
 const ON_ERROR: Field = optional(
     "on-error",
     FieldKind::Choice(&["fail", "skip", "dead-letter"]),
@@ -78,41 +83,90 @@ const APP: &[Field] = &[
     DESCRIPTION,
 ];
 
-const KAFKA: &[Field] = &[optional("brokers", FieldKind::String, "The bootstrap servers, `host:port,host:port`.")];
+const KAFKA: &[Field] =
+    &[optional("brokers", FieldKind::String, "The bootstrap servers, `host:port,host:port`.")];
 
 // Durations and sizes are strings in the schema, since they may hold variables.
 const RUNTIME: &[Field] = &[
     optional("threads", FieldKind::Integer, "Worker threads; default: the cores available."),
     optional("state-dir", FieldKind::String, "Where local state lives; default: `./.millstream`."),
-    optional("instance", FieldKind::String, "The name of the process, unique in the application; default: made once in `state-dir`."),
+    optional(
+        "instance",
+        FieldKind::String,
+        "The name of the process, unique in the application; default: made once in `state-dir`.",
+    ),
     optional("commit-every", FieldKind::String, "The time between two commits; default: `100ms`."),
-    optional("memory", FieldKind::String, "One budget for caches, write buffers, staged writes and queues; default: `1GiB`."),
+    optional(
+        "memory",
+        FieldKind::String,
+        "One budget for caches, write buffers, staged writes and queues; default: `1GiB`.",
+    ),
     optional("listen", FieldKind::String, "The address of the HTTP server; default: `127.0.0.1:7780`."),
-    optional("max-batch-rows", FieldKind::Integer, "The largest number of records that a task processes at once; default: 1024."),
-    optional("max-task-idle", FieldKind::String, "How long a partition without lag is waited for; default: not at all."),
-    optional("max-poll-interval", FieldKind::String, "Without progress for so long a process leaves the group; default: `5m`."),
+    optional(
+        "max-batch-rows",
+        FieldKind::Integer,
+        "The largest number of records that a task processes at once; default: 1024.",
+    ),
+    optional(
+        "max-task-idle",
+        FieldKind::String,
+        "How long a partition without lag is waited for; default: not at all.",
+    ),
+    optional(
+        "max-poll-interval",
+        FieldKind::String,
+        "Without progress for so long a process leaves the group; default: `5m`.",
+    ),
 ];
 
 const SOURCE: &[Field] = &[
     DESCRIPTION,
     required("topic", FieldKind::String, "The topic to read. A topic belongs to one source."),
-    optional("key", FieldKind::Table, "The key's columns: name = type, or the name of one of `[types]`. Without: unkeyed."),
+    optional(
+        "key",
+        FieldKind::Table,
+        "The key's columns: name = type, or the name of one of `[types]`. Without: unkeyed.",
+    ),
     required("value", FieldKind::Table, "The value's columns: name = type, or the name of one of `[types]`."),
     FORMAT,
     KEY_FORMAT,
-    optional("time", FieldKind::String, "The column that holds the event time; default: the record's timestamp."),
-    optional("start", FieldKind::String, "Where to start without a committed offset: `earliest` (default), `latest` or a time."),
+    optional(
+        "time",
+        FieldKind::String,
+        "The column that holds the event time; default: the record's timestamp.",
+    ),
+    optional(
+        "start",
+        FieldKind::String,
+        "Where to start without a committed offset: `earliest` (default), `latest` or a time.",
+    ),
     optional("headers", FieldKind::Table, "Columns that are read from headers: name = type."),
-    optional("metadata", FieldKind::SqlTable, "Columns with `topic`, `partition`, `offset` or `timestamp` of the record."),
-    optional("idle-after", FieldKind::Duration, "After so long a silence of all inputs, stream time follows the wall clock."),
-    optional("max-ahead", FieldKind::Duration, "How far an event time may lie beyond the wall clock; more is an error of the record."),
+    optional(
+        "metadata",
+        FieldKind::SqlTable,
+        "Columns with `topic`, `partition`, `offset` or `timestamp` of the record.",
+    ),
+    optional(
+        "idle-after",
+        FieldKind::Duration,
+        "After so long a silence of all inputs, stream time follows the wall clock.",
+    ),
+    optional(
+        "max-ahead",
+        FieldKind::Duration,
+        "How far an event time may lie beyond the wall clock; more is an error of the record.",
+    ),
     ON_ERROR,
     DEAD_LETTER,
 ];
 
 const STEP: &[Field] = &[
     required("op", FieldKind::String, "The operator."),
-    required("from", FieldKind::Node, "The input: a source or step, `step.output`, or `{ node = \"…\", as = \"…\" }`."),
+    required(
+        "from",
+        FieldKind::Node,
+        "The input: a source or step, `step.output`, or `{ node = \"…\", as = \"…\" }`.",
+    ),
     DESCRIPTION,
     ON_ERROR,
     DEAD_LETTER,
@@ -120,7 +174,11 @@ const STEP: &[Field] = &[
 
 const MODEL: &[Field] = &[
     DESCRIPTION,
-    required("path", FieldKind::String, "The folder that holds a folder for each version, relative to this file."),
+    required(
+        "path",
+        FieldKind::String,
+        "The folder that holds a folder for each version, relative to this file.",
+    ),
     required(
         "version",
         FieldKind::String,
@@ -131,12 +189,24 @@ const MODEL: &[Field] = &[
 const SINK: &[Field] = &[
     DESCRIPTION,
     required("from", FieldKind::Node, "What is written: a source or step, or `step.output`."),
-    optional("topic", FieldKind::String, "The topic; default: the sink's name. `{ expression = \"…\" }` chooses it for each row."),
+    optional(
+        "topic",
+        FieldKind::String,
+        "The topic; default: the sink's name. `{ expression = \"…\" }` chooses it for each row.",
+    ),
     FORMAT,
     KEY_FORMAT,
     optional("columns", FieldKind::SqlTable, "The value's columns, exactly these: name = expression."),
-    optional("include-key", FieldKind::Boolean, "Whether the key's columns stand in the value too; default: `false`."),
-    optional("time", FieldKind::String, "The column that becomes the record's timestamp; default: the row's event time."),
+    optional(
+        "include-key",
+        FieldKind::Boolean,
+        "Whether the key's columns stand in the value too; default: `false`.",
+    ),
+    optional(
+        "time",
+        FieldKind::String,
+        "The column that becomes the record's timestamp; default: the row's event time.",
+    ),
     optional("headers", FieldKind::SqlTable, "Headers to write: name = column."),
 ];
 
@@ -154,7 +224,11 @@ const TEST: &[Field] = &[
         "The rows of steps and sinks, in order: `from`, `key`, `value`, `null`, `delete`, `at`. Only the named columns are \
          compared; all rows of the named nodes must be here.",
     ),
-    optional("partial", FieldKind::Boolean, "Whether rows may come out that are not expected; default: `false`."),
+    optional(
+        "partial",
+        FieldKind::Boolean,
+        "Whether rows may come out that are not expected; default: `false`.",
+    ),
     optional("error", FieldKind::String, "The code of the error with which the test must stop."),
 ];
 
@@ -163,7 +237,9 @@ pub fn json_schema() -> Json {
     let mut properties = Map::new();
     for table in TABLES {
         let mut schema = match table.name {
-            "sources" | "models" | "sinks" => json!({ "type": "object", "additionalProperties": object(table.fields) }),
+            "sources" | "models" | "sinks" => {
+                json!({ "type": "object", "additionalProperties": object(table.fields) })
+            }
             "steps" => json!({ "type": "object", "additionalProperties": { "oneOf": steps() } }),
             "tests" => json!({ "type": "array", "items": object(table.fields) }),
             _ => object(table.fields),
@@ -208,7 +284,8 @@ pub fn json_schema() -> Json {
 
 /// A closed object with these fields.
 fn object(fields: &[Field]) -> Json {
-    let properties: Map<String, Json> = fields.iter().map(|field| (field.name.to_owned(), of_field(field))).collect();
+    let properties: Map<String, Json> =
+        fields.iter().map(|field| (field.name.to_owned(), of_field(field))).collect();
     let required: Vec<&str> = fields.iter().filter(|field| field.required).map(|field| field.name).collect();
     json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
 }
@@ -312,7 +389,12 @@ fn fields_table(fields: &[Field]) -> String {
     let mut table = "| key | takes | |\n|---|---|---|\n".to_owned();
     for field in fields {
         let needed = if field.required { "required" } else { "" };
-        let takes = [kind_name(field.kind).as_str(), needed].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(", ");
+        let takes = [kind_name(field.kind).as_str(), needed]
+            .iter()
+            .filter(|part| !part.is_empty())
+            .copied()
+            .collect::<Vec<_>>()
+            .join(", ");
         let _ = writeln!(table, "| `{}` | {} | {} |", field.name, takes, field.doc.replace('|', "\\|"));
     }
     table
@@ -351,7 +433,9 @@ mod tests {
     fn known_keys(text: &str) -> Vec<String> {
         let (_, findings) = read(text, Path::new("."), &|_| None);
         let finding = findings.iter().find(|finding| finding.message.contains(UNKNOWN));
-        let help = finding.and_then(|finding| finding.help.as_deref()).unwrap_or_else(|| panic!("{text}\n{findings:?}"));
+        let help = finding
+            .and_then(|finding| finding.help.as_deref())
+            .unwrap_or_else(|| panic!("{text}\n{findings:?}"));
         let mut keys: Vec<String> = help.split('`').skip(1).step_by(2).map(str::to_owned).collect();
         keys.sort();
         keys
@@ -383,12 +467,18 @@ mod tests {
             std::fs::write(&path, content).unwrap();
         }
         let found = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(found == content, "docs/{file} is not current: run `MILLSTREAM_ACCEPT=1 cargo test -p millstream-engine reference`");
+        assert!(
+            found == content,
+            "docs/{file} is not current: run `MILLSTREAM_ACCEPT=1 cargo test -p millstream-engine reference`"
+        );
     }
 
     #[test]
     fn the_pages_are_current() {
         assert_current("operators.md", &operators_page());
-        assert_current("schema.json", &format!("{}\n", serde_json::to_string_pretty(&json_schema()).unwrap()));
+        assert_current(
+            "schema.json",
+            &format!("{}\n", serde_json::to_string_pretty(&json_schema()).unwrap()),
+        );
     }
 }

@@ -112,7 +112,8 @@ fn ten_megabytes() {
 
 #[test]
 fn a_key_of_the_wrong_format() {
-    let record = json!({ "topic": "orders", "timestamp": 6, "key-bytes": base64(b"abc"), "value": { "amount": 1 } });
+    let record =
+        json!({ "topic": "orders", "timestamp": 6, "key-bytes": base64(b"abc"), "value": { "amount": 1 } });
     broken(&record, "M0802", "orders", "8 bytes");
 }
 
@@ -132,8 +133,12 @@ fn a_sum_that_overflows() {
     let lines = [order(1, i64::MAX), order(1, 1), order(1, -1)];
     pipe("fail", &lines).expect_code(1).says(&["error[M0805]", "`total`", "line 2"]);
     let ran = pipe("dead-letter", &lines).expect_code(0);
-    let totals: Vec<Json> =
-        ran.lines().iter().filter(|line| line["topic"] == "totals").map(|line| line["value"]["total"].clone()).collect();
+    let totals: Vec<Json> = ran
+        .lines()
+        .iter()
+        .filter(|line| line["topic"] == "totals")
+        .map(|line| line["value"]["total"].clone())
+        .collect();
     assert_eq!(totals, [json!(i64::MAX), json!(i64::MAX - 1)], "the record that failed did not count");
 }
 
@@ -175,7 +180,8 @@ fn a_model_that_asks_for_a_column_that_is_not_there() {
     let text = folder.read("topology.toml");
     let file = folder.write("topology.toml", text.replace("    \"dest_lost_24h\",\n", ""));
     millstream(&["check", &file]).expect_code(2).says(&["error[M0603]"]);
-    let file = folder.write("topology.toml", text.replace("    \"dest_lost_24h\",\n", "    \"dest_lost_24\",\n"));
+    let file =
+        folder.write("topology.toml", text.replace("    \"dest_lost_24h\",\n", "    \"dest_lost_24\",\n"));
     millstream(&["check", &file]).expect_code(2).says(&["dest_lost_24h"]);
 }
 

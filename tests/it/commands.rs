@@ -4,7 +4,8 @@ use serde_json::Value as Json;
 
 use crate::support::{Folder, PAYMENTS, command, examples, millstream, run};
 
-const COMMANDS: [&str; 9] = ["check", "test", "pipe", "dev", "new", "describe", "explain", "schema", "completions"];
+const COMMANDS: [&str; 9] =
+    ["check", "test", "pipe", "dev", "new", "describe", "explain", "schema", "completions"];
 
 #[test]
 fn help_has_examples_everywhere() {
@@ -35,9 +36,16 @@ fn wrong_usage_is_2() {
 fn check_points_at_mistakes() {
     let folder = Folder::new();
     let good = folder.write("good.toml", PAYMENTS);
-    let bad = folder.write("bad.toml", PAYMENTS.replace("amount >= 100", "amont >= 100").replace("op    = \"filter\"", "op = \"filtre\""));
+    let bad = folder.write(
+        "bad.toml",
+        PAYMENTS.replace("amount >= 100", "amont >= 100").replace("op    = \"filter\"", "op = \"filtre\""),
+    );
     millstream(&["check", &good]).expect_code(0);
-    let ran = millstream(&["check", &good, &bad]).expect_code(2).says(&["M0303", "did you mean `filter`?", "bad.toml:"]);
+    let ran = millstream(&["check", &good, &bad]).expect_code(2).says(&[
+        "M0303",
+        "did you mean `filter`?",
+        "bad.toml:",
+    ]);
     assert!(ran.stdout.contains("good.toml: ok, 1 source, 3 steps, 3 sinks"), "{}", ran.stdout);
     assert!(!ran.stderr.contains('\u{1b}'), "no colours without a terminal");
     // As JSON on stdout, and nothing else there.
@@ -81,7 +89,10 @@ fn describe_names_what_will_run() {
     let ran = millstream(&["describe", file, "--format", "json", "--partitions", "4"]).expect_code(0);
     let plan: Json = serde_json::from_str(&ran.stdout).unwrap();
     let topics = plan["internal_topics"].as_array().unwrap();
-    assert!(topics.iter().any(|topic| topic["kind"] == "repartition" && topic["partitions"] == 4), "{plan:#}");
+    assert!(
+        topics.iter().any(|topic| topic["kind"] == "repartition" && topic["partitions"] == 4),
+        "{plan:#}"
+    );
     assert!(topics.iter().any(|topic| topic["kind"] == "changelog"), "{plan:#}");
     for sub in plan["sub_topologies"].as_array().unwrap() {
         assert_eq!(sub["tasks"].as_array().unwrap().len(), 4);
@@ -94,7 +105,9 @@ fn describe_names_what_will_run() {
 
 #[test]
 fn explain_knows_codes_operators_and_tables() {
-    for (what, part) in [("M0402", "# M0402"), ("m0402", "# M0402"), ("aggregate", "## aggregate"), ("sources", "`on-error`")] {
+    for (what, part) in
+        [("M0402", "# M0402"), ("m0402", "# M0402"), ("aggregate", "## aggregate"), ("sources", "`on-error`")]
+    {
         let ran = millstream(&["explain", what]).expect_code(0);
         assert!(ran.stdout.contains(part), "{}", ran.stdout);
     }

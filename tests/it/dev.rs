@@ -22,14 +22,19 @@ fn folder(rows: usize) -> Folder {
 }
 
 fn dev(folder: &Folder, flags: &[&str]) -> Ran {
-    let (file, feed, out) = (folder.at("topology.toml"), format!("payments={}", folder.at("payments.csv")), folder.at("out"));
+    let (file, feed, out) =
+        (folder.at("topology.toml"), format!("payments={}", folder.at("payments.csv")), folder.at("out"));
     let mut arguments = vec!["dev", &file, "--feed", &feed, "--out", &out];
     arguments.extend(flags);
     millstream(&arguments)
 }
 
 fn lines(folder: &Folder, topic: &str) -> Vec<Json> {
-    folder.read(&format!("out/{topic}.jsonl")).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    folder
+        .read(&format!("out/{topic}.jsonl"))
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 #[test]
@@ -89,7 +94,8 @@ fn settings_come_from_flag_then_environment_then_file() {
     let folder = folder(3);
     folder.write("topology.toml", format!("{PAYMENTS}\n[runtime]\nmax-batch-rows = 1000\n"));
     let updates = |flags: &[&str], variable: Option<&str>| {
-        let (file, feed, out) = (folder.at("topology.toml"), format!("payments={}", folder.at("payments.csv")), folder.at("out"));
+        let (file, feed, out) =
+            (folder.at("topology.toml"), format!("payments={}", folder.at("payments.csv")), folder.at("out"));
         folder.write("payments.csv", "card,at,amount\nc,1,1\nc,2,1\nc,3,1\nc,4,1\n");
         let mut command = command(&["dev", &file, "--feed", &feed, "--out", &out]);
         command.args(flags);
@@ -111,7 +117,12 @@ fn a_record_that_fails_stops_the_run_and_what_came_before_it_is_kept() {
     let topology = PAYMENTS.replace("amount >= 100", "100 / cast(amount as bigint) < 2");
     folder.write("topology.toml", topology);
     folder.write("payments.csv", "card,at,amount\nc1,1000,100\nc1,2000,0\nc1,3000,100\n");
-    let ran = dev(&folder, &[]).expect_code(1).says(&["error[M0804]", "`large`", "on-error", "millstream explain M0804"]);
+    let ran = dev(&folder, &[]).expect_code(1).says(&[
+        "error[M0804]",
+        "`large`",
+        "on-error",
+        "millstream explain M0804",
+    ]);
     assert!(ran.stdout.contains("cards done: 3 records"), "{}", ran.stdout);
     assert_eq!(lines(&folder, "large_payments").len(), 1);
 }
@@ -147,11 +158,17 @@ fn state_that_is_not_this_topologys_is_refused_and_left_as_it_was() {
     dev(&folder, &["--state-dir", &state]).expect_code(0);
 
     folder.write("topology.toml", PAYMENTS.replace("sum(amount)", "max(amount)"));
-    dev(&folder, &["--state-dir", &state]).expect_code(3).says(&["error[M0902]", "per_card", "would lose data"]);
+    dev(&folder, &["--state-dir", &state]).expect_code(3).says(&[
+        "error[M0902]",
+        "per_card",
+        "would lose data",
+    ]);
 
     folder.write("topology.toml", PAYMENTS);
     folder.write("other/cards/notes.txt", "mine");
-    dev(&folder, &["--state-dir", &folder.at("other")]).expect_code(3).says(&["error[M0902]", "would lose data"]);
+    dev(&folder, &["--state-dir", &folder.at("other")])
+        .expect_code(3)
+        .says(&["error[M0902]", "would lose data"]);
     assert_eq!(folder.read("other/cards/notes.txt"), "mine");
 
     let lock = std::fs::File::open(folder.path().join("state/cards/LOCK")).unwrap();
@@ -165,9 +182,13 @@ fn state_that_is_not_this_topologys_is_refused_and_left_as_it_was() {
 #[test]
 fn an_interrupt_ends_the_run_with_an_account() {
     let folder = folder(100);
-    let (file, feed, out) = (folder.at("topology.toml"), format!("payments={}", folder.at("payments.csv")), folder.at("out"));
+    let (file, feed, out) =
+        (folder.at("topology.toml"), format!("payments={}", folder.at("payments.csv")), folder.at("out"));
     // The second record is due after ten seconds, a hundred seconds at this speed.
-    let child = command(&["dev", &file, "--feed", &feed, "--out", &out, "--speed", "0.1"]).stdin(Stdio::null()).spawn().unwrap();
+    let child = command(&["dev", &file, "--feed", &feed, "--out", &out, "--speed", "0.1"])
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
     let start = Instant::now();
     while std::fs::read_to_string(folder.path().join("out/cards.jsonl")).unwrap_or_default().is_empty() {
         assert!(start.elapsed() < Duration::from_secs(60), "nothing was written");

@@ -70,7 +70,10 @@ fn restarts_change_nothing() {
 fn batches_change_no_stream_and_no_last_value() {
     let plain = pipe(&["--until-end"], &payments()).expect_code(0);
     let last = |ran: &Ran| -> std::collections::BTreeMap<String, Json> {
-        of_topic(ran, "cards").into_iter().map(|line| (line["key"].to_string(), line["value"].clone())).collect()
+        of_topic(ran, "cards")
+            .into_iter()
+            .map(|line| (line["key"].to_string(), line["value"].clone()))
+            .collect()
     };
     for rows in ["2", "7", "1000"] {
         let batched = pipe(&["--until-end", "--max-batch-rows", rows], &payments()).expect_code(0);

@@ -116,7 +116,8 @@ impl LastRows {
 
     /// The rows by key, as keys and values by column name.
     pub fn rows(&self) -> Vec<(Json, Json)> {
-        let mut rows: Vec<(&Vec<u8>, &Vec<u8>)> = self.rows.iter().map(|(key, (_, row))| (key, row)).collect();
+        let mut rows: Vec<(&Vec<u8>, &Vec<u8>)> =
+            self.rows.iter().map(|(key, (_, row))| (key, row)).collect();
         rows.sort();
         let parts = rows.into_iter().filter_map(|(_, row)| {
             let mut row: Json = serde_json::from_slice(row).ok()?;
@@ -139,7 +140,8 @@ impl Dev {
                 outputs.file(topic)?;
             }
         }
-        let reach = topology.sources.iter().flat_map(|source| [source.max_ahead, source.idle_after]).flatten().min();
+        let reach =
+            topology.sources.iter().flat_map(|source| [source.max_ahead, source.idle_after]).flatten().min();
         let account = Account { read: vec![0; topology.sources.len()], ..Account::default() };
         Ok(Dev {
             writer: LineWriter::new(topology, options.driver.partitions > 1).map_err(DriverError::from)?,
@@ -249,7 +251,11 @@ impl Dev {
         self.outputs.write(&written.topic, &line)?;
         if let Some(sink) = table {
             let key = written.record.key.as_deref().unwrap_or_default();
-            self.account.tables.entry(sink).or_default().change(key, written.record.value.is_some().then_some(line));
+            self.account
+                .tables
+                .entry(sink)
+                .or_default()
+                .change(key, written.record.value.is_some().then_some(line));
         }
         Ok(())
     }
@@ -293,7 +299,8 @@ impl Outputs {
     }
 
     fn flush(&mut self) -> Result<(), DevError> {
-        let failed = self.open.iter_mut().find_map(|(topic, file)| Some((topic.clone(), file.flush().err()?)));
+        let failed =
+            self.open.iter_mut().find_map(|(topic, file)| Some((topic.clone(), file.flush().err()?)));
         failed.map_or(Ok(()), |(topic, source)| Err(self.error(&topic, source)))
     }
 

@@ -147,7 +147,9 @@ impl Description {
         Ok(Description {
             app: plan.app.clone(),
             description: topology.app.description.clone(),
-            sub_topologies: sub_topologies.map(|(sub, count)| SubTopologyDescription::new(sub, *count)).collect(),
+            sub_topologies: sub_topologies
+                .map(|(sub, count)| SubTopologyDescription::new(sub, *count))
+                .collect(),
             internal_topics,
         })
     }
@@ -170,7 +172,8 @@ impl Description {
             let _ = writeln!(text, "\nsub-topology {}, {tasks} {}", sub.name, plural(tasks, "task"));
             let mut rows: Vec<[String; 4]> = Vec::new();
             for (number, input) in sub.inputs.iter().enumerate() {
-                let topic = if input.topic == input.node { String::new() } else { format!("topic {}", input.topic) };
+                let topic =
+                    if input.topic == input.node { String::new() } else { format!("topic {}", input.topic) };
                 rows.push([first(number, "reads"), input.node.clone(), topic, String::new()]);
             }
             for (number, step) in sub.steps.iter().enumerate() {
@@ -188,7 +191,12 @@ impl Description {
                     Some(retention) => format!("{}, kept {}", store.kind, format_duration(retention)),
                     None => store.kind.to_owned(),
                 };
-                rows.push([first(number, "stores"), store.name.clone(), kind, format!("changelog {}", store.changelog)]);
+                rows.push([
+                    first(number, "stores"),
+                    store.name.clone(),
+                    kind,
+                    format!("changelog {}", store.changelog),
+                ]);
             }
             for (number, output) in sub.outputs.iter().enumerate() {
                 let topic = match &output.topic {
@@ -219,17 +227,30 @@ impl Description {
     /// As a drawing for Graphviz.
     pub fn to_dot(&self) -> String {
         let drawing = Drawing::new(self);
-        let mut text = format!("digraph {} {{\n  rankdir = LR;\n  node [fontname = \"sans-serif\"];\n", quoted(&self.app));
+        let mut text = format!(
+            "digraph {} {{\n  rankdir = LR;\n  node [fontname = \"sans-serif\"];\n",
+            quoted(&self.app)
+        );
         for (number, group) in drawing.groups.iter().enumerate() {
             let _ = writeln!(text, "  subgraph cluster_{number} {{\n    label = {};", quoted(&group.title));
             for index in &group.boxes {
                 let Some(shape) = drawing.boxes.get(*index) else { continue };
-                let _ = writeln!(text, "    n{index} [label = {}, shape = {}];", quoted(&shape.label), shape.kind.dot());
+                let _ = writeln!(
+                    text,
+                    "    n{index} [label = {}, shape = {}];",
+                    quoted(&shape.label),
+                    shape.kind.dot()
+                );
             }
             text.push_str("  }\n");
         }
         for (index, shape) in drawing.loose() {
-            let _ = writeln!(text, "  n{index} [label = {}, shape = {}];", quoted(&shape.label), shape.kind.dot());
+            let _ = writeln!(
+                text,
+                "  n{index} [label = {}, shape = {}];",
+                quoted(&shape.label),
+                shape.kind.dot()
+            );
         }
         for (from, to) in &drawing.arrows {
             let _ = writeln!(text, "  n{from} -> n{to};");
@@ -390,7 +411,8 @@ impl Drawing {
             for store in &sub.stores {
                 let index = drawing.add(store.name.clone(), ShapeKind::Store);
                 let owner = sub.steps.iter().zip(&members).filter(|(step, _)| {
-                    store.name == step.name || store.name.strip_prefix(&step.name).is_some_and(|rest| rest.starts_with('-'))
+                    store.name == step.name
+                        || store.name.strip_prefix(&step.name).is_some_and(|rest| rest.starts_with('-'))
                 });
                 if let Some((_, step)) = owner.last() {
                     drawing.arrows.push((*step, index));
@@ -398,7 +420,8 @@ impl Drawing {
                 members.push(index);
             }
             for output in &sub.outputs {
-                let name = output.topic.clone().unwrap_or_else(|| format!("{} (chosen for each row)", output.node));
+                let name =
+                    output.topic.clone().unwrap_or_else(|| format!("{} (chosen for each row)", output.node));
                 let topic = drawing.topic(&mut topics, &name);
                 if let Some(from) = filled.get(&output.slot) {
                     drawing.arrows.push((*from, topic));
