@@ -227,38 +227,36 @@ impl Dev {
     }
 
     fn take_over(&mut self, ran: Ran) -> Result<(), DevError> {
-        for written in &ran.written {
-            self.write(written)?;
+        let Ran { mut written, errors, stopped, .. } = ran;
+        for record in &written {
+            *self.account.written.entry((record.sink, record.topic.clone())).or_default() += 1;
         }
-        for error in &ran.errors {
-            let of_kind = self.account.errors.entry((error.node.clone(), error.code.number()));
-            of_kind.or_insert_with(|| (0, error.message.clone())).0 += 1;
+        for error in errors {
+            let of_kind = self.account.errors.entry((error.node, error.code.number()));
+            of_kind.or_insert_with(|| (0, error.message)).0 += 1;
         }
-        match ran.stopped {
+        if self.outputs.folder.is_none() {
+            written.retain(|record| table_of(record).is_some());
+        }
+        let lines = self.writer.lines(&written).map_err(DriverError::from)?;
+        for (record, line) in written.iter().zip(lines) {
+            self.outputs.write(&record.topic, &line)?;
+            if let Some(sink) = table_of(record) {
+                let key = record.record.key.as_deref().unwrap_or_default();
+                let row = record.record.value.is_some().then_some(line);
+                self.account.tables.entry(sink).or_default().change(key, row);
+            }
+        }
+        match stopped {
             None => Ok(()),
             Some((_, error)) => Err(DevError::Stopped(Box::new(error))),
         }
     }
+}
 
-    fn write(&mut self, written: &Written) -> Result<(), DevError> {
-        *self.account.written.entry((written.sink, written.topic.clone())).or_default() += 1;
-        let table = written.sink.filter(|_| written.kind == Kind::Table);
-        if self.outputs.folder.is_none() && table.is_none() {
-            return Ok(());
-        }
-        let mut line = Vec::new();
-        self.writer.write(written, &mut line).map_err(DriverError::from)?;
-        self.outputs.write(&written.topic, &line)?;
-        if let Some(sink) = table {
-            let key = written.record.key.as_deref().unwrap_or_default();
-            self.account
-                .tables
-                .entry(sink)
-                .or_default()
-                .change(key, written.record.value.is_some().then_some(line));
-        }
-        Ok(())
-    }
+/// The sink, if the record is a change of a table.
+fn table_of(written: &Written) -> Option<usize> {
+    written.sink.filter(|_| written.kind == Kind::Table)
 }
 
 /// The files of topics.
