@@ -13,6 +13,7 @@ pub mod feed;
 pub mod partitioner;
 pub mod plan;
 pub mod record;
+pub mod reference;
 pub mod task;
 pub mod topology;
 
