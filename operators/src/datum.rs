@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMillisecondType,
+    DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit,
+    TimestampMillisecondType,
 };
 use arrow::error::ArrowError;
 
@@ -149,8 +150,16 @@ impl DatumRef<'_> {
             (String(left), String(right)) => left.cmp(right),
             (Bytes(left), Bytes(right)) => left.cmp(right),
             (Nested(left), Nested(right)) => match (left, right) {
-                (Datum::List(left), Datum::List(right)) | (Datum::Struct(left), Datum::Struct(right)) => left.cmp(right),
-                (left, _) => if matches!(left, Datum::List(_)) { Ordering::Less } else { Ordering::Greater },
+                (Datum::List(left), Datum::List(right)) | (Datum::Struct(left), Datum::Struct(right)) => {
+                    left.cmp(right)
+                }
+                (left, _) => {
+                    if matches!(left, Datum::List(_)) {
+                        Ordering::Less
+                    } else {
+                        Ordering::Greater
+                    }
+                }
             },
             _ => self.rank().cmp(&other.rank()),
         }
@@ -224,7 +233,9 @@ impl Datum {
             | (Datum::Timestamp(_), DataType::Timestamp(TimeUnit::Millisecond, _))
             | (Datum::String(_), DataType::Utf8)
             | (Datum::Bytes(_), DataType::Binary) => true,
-            (Datum::List(items), DataType::List(item)) => items.iter().all(|datum| datum.is_of(item.data_type())),
+            (Datum::List(items), DataType::List(item)) => {
+                items.iter().all(|datum| datum.is_of(item.data_type()))
+            }
             (Datum::Struct(values), DataType::Struct(fields)) => {
                 values.len() == fields.len()
                     && values.iter().zip(fields).all(|(datum, field)| datum.is_of(field.data_type()))
@@ -323,7 +334,8 @@ fn read_datum(reader: &mut Reader<'_, '_>, depth: usize) -> Result<Datum, Decode
         8 => Datum::Date(reader.integer()?),
         9 => Datum::Timestamp(reader.integer()?),
         10 => {
-            let text = std::str::from_utf8(reader.bytes()?).map_err(|_| DecodeError::Damaged("a string is not UTF-8"))?;
+            let text = std::str::from_utf8(reader.bytes()?)
+                .map_err(|_| DecodeError::Damaged("a string is not UTF-8"))?;
             Datum::String(Arc::from(text))
         }
         11 => Datum::Bytes(Arc::from(reader.bytes()?)),
@@ -549,4 +561,139 @@ fn append(column: &mut ColumnBuilder, datum: &Datum) -> Result<(), DatumError> {
         _ => return Err(DatumError::Type(column.data_type().clone())),
     }
     Ok(column.valid()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::BuildHasher;
+
+    use arrow::datatypes::{Field, Fields};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_datum() -> impl Strategy<Value = Datum> {
+        let scalar = prop_oneof![
+            Just(Datum::Null),
+            any::<bool>().prop_map(Datum::Bool),
+            any::<i32>().prop_map(Datum::Int32),
+            any::<i64>().prop_map(Datum::Int64),
+            any::<u32>().prop_map(|bits| Datum::Float32(f32::from_bits(bits))),
+            any::<u64>().prop_map(|bits| Datum::Float64(f64::from_bits(bits))),
+            prop_oneof![Just(f64::NAN), Just(-f64::NAN), Just(0.0), Just(-0.0)].prop_map(Datum::Float64),
+            any::<i128>().prop_map(Datum::Decimal),
+            any::<i32>().prop_map(Datum::Date),
+            any::<i64>().prop_map(Datum::Timestamp),
+            ".{0,5}".prop_map(|text| Datum::String(text.into())),
+            proptest::collection::vec(any::<u8>(), 0..5).prop_map(|bytes| Datum::Bytes(bytes.into())),
+        ];
+        scalar.prop_recursive(3, 12, 4, |inner| {
+            let items = proptest::collection::vec(inner, 0..4);
+            prop_oneof![
+                items.clone().prop_map(|items| Datum::List(items.into())),
+                items.prop_map(|items| Datum::Struct(items.into())),
+            ]
+        })
+    }
+
+    fn written(datum: &Datum) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        datum.write(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn bytes_are_fixed() {
+        let table: &[(Datum, &[u8])] = &[
+            (Datum::Null, &[0]),
+            (Datum::Bool(false), &[1]),
+            (Datum::Bool(true), &[2]),
+            (Datum::Int32(-1), &[3, 1]),
+            (Datum::Int64(300), &[4, 0xd8, 4]),
+            (Datum::Float32(1.5), &[5, 0, 0, 0xc0, 0x3f]),
+            (Datum::Float64(-0.0), &[6, 0, 0, 0, 0, 0, 0, 0, 0x80]),
+            (Datum::Decimal(-150), &[7, 0xab, 2]),
+            (Datum::Date(1), &[8, 2]),
+            (Datum::Timestamp(64), &[9, 0x80, 1]),
+            (Datum::String("ä".into()), &[10, 2, 0xc3, 0xa4]),
+            (Datum::Bytes([7].as_slice().into()), &[11, 1, 7]),
+            (Datum::List([Datum::Int32(1), Datum::Null].as_slice().into()), &[12, 2, 3, 2, 0]),
+            (Datum::Struct([Datum::Bool(true)].as_slice().into()), &[13, 1, 2]),
+        ];
+        for (datum, bytes) in table {
+            assert_eq!(written(datum), *bytes, "{datum:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_ordered_with_nan_last() {
+        let order = [f64::NEG_INFINITY, -1.0, -0.0, 0.0, 1.0, f64::INFINITY, f64::NAN].map(Datum::Float64);
+        assert!(order.is_sorted_by(|left, right| left < right));
+        assert_eq!(Datum::Float64(-f64::NAN), Datum::Float64(f64::NAN));
+        assert!(Datum::Null < Datum::Float64(f64::NEG_INFINITY));
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_come_back_as_they_were(datums in proptest::collection::vec(any_datum(), 0..5)) {
+            let mut bytes = Vec::new();
+            write_values(&datums, &mut bytes);
+            let read = read_values(&bytes).unwrap();
+            let mut again = Vec::new();
+            write_values(&read, &mut again);
+            prop_assert_eq!(&read, &datums);
+            prop_assert_eq!(again, bytes);
+        }
+
+        #[test]
+        fn order_equality_and_hash_agree(one in any_datum(), two in any_datum(), three in any_datum()) {
+            prop_assert_eq!(one.cmp(&two), two.cmp(&one).reverse());
+            if one <= two && two <= three {
+                prop_assert!(one <= three);
+            }
+            if one == two {
+                let hasher = foldhash::fast::FixedState::default();
+                prop_assert_eq!(hasher.hash_one(&one), hasher.hash_one(&two));
+            }
+        }
+
+        #[test]
+        fn arrays_hold_what_was_appended(values in proptest::collection::vec(
+            proptest::option::of((any::<Option<i32>>(), proptest::option::of(".{0,3}"))), 0..8,
+        )) {
+            let fields = Fields::from(vec![
+                Field::new("n", DataType::Int32, true),
+                Field::new("texts", DataType::List(Arc::new(Field::new("item", DataType::Utf8, true))), true),
+            ]);
+            let datums: Vec<Datum> = values
+                .into_iter()
+                .map(|value| value.map_or(Datum::Null, |(number, text)| {
+                    let number = number.map_or(Datum::Null, Datum::Int32);
+                    let texts = text.map_or(Datum::Null, |text| Datum::List([Datum::String(text.into()), Datum::Null].into()));
+                    Datum::Struct([number, texts].into())
+                }))
+                .collect();
+            let data_type = DataType::Struct(fields);
+            let mut builder = DatumBuilder::new(&data_type).unwrap();
+            for datum in &datums {
+                builder.append(datum).unwrap();
+            }
+            let array = builder.finish().unwrap();
+            prop_assert_eq!(array.data_type(), &data_type);
+            let read: Vec<Datum> = (0..datums.len()).map(|row| Datum::from_array(&array, row)).collect();
+            prop_assert_eq!(read, datums);
+        }
+    }
+
+    #[test]
+    fn a_value_of_another_type_leaves_a_null() {
+        let list = DataType::List(Arc::new(Field::new("item", DataType::Int64, true)));
+        let mut builder = DatumBuilder::new(&list).unwrap();
+        let wrong = Datum::List([Datum::Int64(1), Datum::Bool(true)].into());
+        assert_eq!(builder.append(&wrong), Err(DatumError::Type(DataType::Int64)));
+        builder.append(&Datum::List([Datum::Int64(2)].into())).unwrap();
+        let array = builder.finish().unwrap();
+        assert_eq!(Datum::from_array(&array, 0), Datum::Null);
+        assert_eq!(Datum::from_array(&array, 1), Datum::List([Datum::Int64(2)].into()));
+    }
 }

@@ -20,11 +20,19 @@ pub(super) enum Kind {
     /// With how many powers of ten the result is finer than the argument.
     AvgDecimal(u32),
     /// `scale` is that of a decimal argument; divided by n − 1 if `sample`; square root if `root`.
-    Variance { scale: i8, sample: bool, root: bool },
+    Variance {
+        scale: i8,
+        sample: bool,
+        root: bool,
+    },
     Min,
     Max,
-    First { ignore_nulls: bool },
-    Last { ignore_nulls: bool },
+    First {
+        ignore_nulls: bool,
+    },
+    Last {
+        ignore_nulls: bool,
+    },
 }
 
 /// What a call remembers of a group.
@@ -34,10 +42,20 @@ pub(super) enum Accumulator {
     SumInt(Option<i64>),
     SumFloat(Option<f64>),
     SumDecimal(Option<i128>),
-    AvgExact { sum: i128, count: i64 },
-    AvgFloat { sum: f64, count: i64 },
+    AvgExact {
+        sum: i128,
+        count: i64,
+    },
+    AvgFloat {
+        sum: f64,
+        count: i64,
+    },
     /// Welford's method: count, mean, and sum of squared distances from it.
-    Moments { count: i64, mean: f64, squares: f64 },
+    Moments {
+        count: i64,
+        mean: f64,
+        squares: f64,
+    },
     Extreme(Datum),
     /// `None` until a row has come.
     Chosen(Option<Datum>),
@@ -263,15 +281,25 @@ impl Accumulator {
         let float = |reader: &mut Reader<'_, '_>| Ok(f64::from_bits(u64::from_le_bytes(reader.array()?)));
         let datum = |reader: &mut Reader<'_, '_>| {
             let datum = reader.datum()?;
-            if datum.is_of(data_type) { Ok(datum) } else { Err(DecodeError::Damaged("a value has another type")) }
+            if datum.is_of(data_type) {
+                Ok(datum)
+            } else {
+                Err(DecodeError::Damaged("a value has another type"))
+            }
         };
         Ok(match Accumulator::new(kind) {
             Accumulator::Count(_) => Accumulator::Count(count(reader)?),
             Accumulator::SumInt(_) => Accumulator::SumInt(optional(reader, |reader| reader.integer())?),
             Accumulator::SumFloat(_) => Accumulator::SumFloat(optional(reader, float)?),
-            Accumulator::SumDecimal(_) => Accumulator::SumDecimal(optional(reader, |reader| reader.integer())?),
-            Accumulator::AvgExact { .. } => Accumulator::AvgExact { count: count(reader)?, sum: reader.integer()? },
-            Accumulator::AvgFloat { .. } => Accumulator::AvgFloat { count: count(reader)?, sum: float(reader)? },
+            Accumulator::SumDecimal(_) => {
+                Accumulator::SumDecimal(optional(reader, |reader| reader.integer())?)
+            }
+            Accumulator::AvgExact { .. } => {
+                Accumulator::AvgExact { count: count(reader)?, sum: reader.integer()? }
+            }
+            Accumulator::AvgFloat { .. } => {
+                Accumulator::AvgFloat { count: count(reader)?, sum: float(reader)? }
+            }
             Accumulator::Moments { .. } => {
                 Accumulator::Moments { count: count(reader)?, mean: float(reader)?, squares: float(reader)? }
             }
@@ -279,7 +307,8 @@ impl Accumulator {
             Accumulator::Chosen(_) => Accumulator::Chosen(optional(reader, datum)?),
             Accumulator::Distinct(_) => {
                 let length = reader.length()?;
-                let values = (0..length).map(|_| datum(reader)).collect::<Result<Vec<Datum>, DecodeError>>()?;
+                let values =
+                    (0..length).map(|_| datum(reader)).collect::<Result<Vec<Datum>, DecodeError>>()?;
                 if !values.is_sorted_by(|left, right| left < right) {
                     return Err(DecodeError::Damaged("distinct values are out of order"));
                 }
@@ -295,7 +324,8 @@ fn divided(sum: i128, count: i64, finer: u32) -> Result<i128, Overflow> {
     let shift = 10i128.pow(finer);
     // The remainder is below the count, so that shifting it cannot overflow.
     let rest = (sum % count) * shift;
-    let whole = (sum / count).checked_mul(shift).and_then(|whole| whole.checked_add(rest / count)).ok_or(Overflow)?;
+    let whole =
+        (sum / count).checked_mul(shift).and_then(|whole| whole.checked_add(rest / count)).ok_or(Overflow)?;
     let half = (rest % count).abs() * 2 >= count;
     let rounded = if half { whole + sum.signum() } else { whole };
     if rounded.abs() <= MAX_DECIMAL { Ok(rounded) } else { Err(Overflow) }

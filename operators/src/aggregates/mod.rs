@@ -13,8 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array,
-    Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray, new_null_array,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array,
+    Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
+    new_null_array,
 };
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit,
@@ -201,23 +202,34 @@ impl Compiler {
 }
 
 /// What a call computes over arguments of these types, and the type of its result.
-fn resolve_call(call: &CallSyntax, arguments: &[Expression], text: &str) -> Result<(Kind, DataType), SqlError> {
+fn resolve_call(
+    call: &CallSyntax,
+    arguments: &[Expression],
+    text: &str,
+) -> Result<(Kind, DataType), SqlError> {
     use DataType::{Decimal128, Float32, Float64, Int32, Int64};
-    let error = |code, message: String, help: Option<String>| SqlError { code, span: call.range.clone(), message, help };
+    let error = |code, message: String, help: Option<String>| SqlError {
+        code,
+        span: call.range.clone(),
+        message,
+        help,
+    };
     let name = call.name;
     if call.distinct && name != "count" {
         let message = format!("`distinct` is offered for `count` only, not for `{name}`");
         return Err(error(Code::SqlNotAllowed, message, None));
     }
     if call.ignore_nulls && !matches!(name, "first_value" | "last_value") {
-        let message = format!("`ignore nulls` belongs to `first_value` and `last_value`; `{name}` ignores them anyway");
+        let message =
+            format!("`ignore nulls` belongs to `first_value` and `last_value`; `{name}` ignores them anyway");
         return Err(error(Code::SqlNotAllowed, message, None));
     }
     let data_type = match (call.star, arguments) {
         (true, []) if name == "count" && !call.distinct => return Ok((Kind::CountRows, Int64)),
         (false, [argument]) => argument.data_type(),
         _ => {
-            let help = if name == "count" { "`count(*)` or `count(x)`".to_owned() } else { format!("`{name}(x)`") };
+            let help =
+                if name == "count" { "`count(*)` or `count(x)`".to_owned() } else { format!("`{name}(x)`") };
             let message = format!("`{name}` takes one argument, here are {}", arguments.len());
             return Err(error(Code::SqlArguments, message, Some(help)));
         }
@@ -230,7 +242,8 @@ fn resolve_call(call: &CallSyntax, arguments: &[Expression], text: &str) -> Resu
         ("count", _) => (Kind::Count, Int64),
         ("first_value", _) => (Kind::First { ignore_nulls: call.ignore_nulls }, data_type.clone()),
         ("last_value", _) => (Kind::Last { ignore_nulls: call.ignore_nulls }, data_type.clone()),
-        ("min", DataType::List(_) | DataType::Struct(_)) | ("max", DataType::List(_) | DataType::Struct(_)) => {
+        ("min", DataType::List(_) | DataType::Struct(_))
+        | ("max", DataType::List(_) | DataType::Struct(_)) => {
             let message = format!("`{text}`: a {} has no order", type_name(data_type));
             return Err(error(Code::SqlArguments, message, None));
         }
@@ -240,7 +253,9 @@ fn resolve_call(call: &CallSyntax, arguments: &[Expression], text: &str) -> Resu
             let argument = arguments.first().map_or("", |argument| argument.text());
             let help = match data_type {
                 DataType::Utf8 => Some(format!("if it holds numbers, `{name}(cast({argument} as double))`")),
-                DataType::Boolean => Some(format!("true rows are counted by `count(*) filter (where {argument})`")),
+                DataType::Boolean => {
+                    Some(format!("true rows are counted by `count(*) filter (where {argument})`"))
+                }
                 _ => None,
             };
             let message = format!("`{name}` needs numbers, `{argument}` is a {}", type_name(data_type));
@@ -252,14 +267,23 @@ fn resolve_call(call: &CallSyntax, arguments: &[Expression], text: &str) -> Resu
         ("avg", Int32 | Int64) => (Kind::AvgInt, Float64),
         ("avg", Decimal128(precision, scale)) => {
             let finer = (38 - *scale).clamp(0, 4);
-            (Kind::AvgDecimal(u32::from(finer.unsigned_abs())), Decimal128((*precision + 4).min(38), *scale + finer))
+            (
+                Kind::AvgDecimal(u32::from(finer.unsigned_abs())),
+                Decimal128((*precision + 4).min(38), *scale + finer),
+            )
         }
         ("avg", _) => (Kind::AvgFloat, Float64),
         ("var", _) => variance(true, false),
         ("var_pop", _) => variance(false, false),
         ("stddev", _) => variance(true, true),
         ("stddev_pop", _) => variance(false, true),
-        _ => return Err(error(Code::SqlUnknownAggregate, format!("the aggregate `{name}` is not offered"), None)),
+        _ => {
+            return Err(error(
+                Code::SqlUnknownAggregate,
+                format!("the aggregate `{name}` is not offered"),
+                None,
+            ));
+        }
     })
 }
 
@@ -297,7 +321,8 @@ impl AggregatePlan {
     /// stored values as the whole, while its states hold the calls of these columns only.
     pub fn part(&self, columns: &[usize]) -> AggregatePlan {
         let inner = &self.0;
-        let outputs: Vec<Output> = columns.iter().filter_map(|column| inner.outputs.get(*column).cloned()).collect();
+        let outputs: Vec<Output> =
+            columns.iter().filter_map(|column| inner.outputs.get(*column).cloned()).collect();
         let used: BTreeSet<usize> = outputs.iter().flat_map(|output| output.value.calls()).collect();
         let calls = inner.calls.iter().filter(|call| used.contains(&call.number)).cloned().collect();
         let (arguments, filters) = (inner.arguments.clone(), inner.filters.clone());
@@ -377,16 +402,21 @@ impl AggregatePlan {
 
     /// Adds a row to a group; a row with an [error](Arguments::errors) is not to be added. On an error the state is as
     /// before.
-    pub fn update(&self, state: &mut GroupState, arguments: &Arguments, row: usize) -> Result<(), (Code, String)> {
-        self.add(state, &ArgumentsRow { arguments, row })
+    pub fn update(
+        &self,
+        state: &mut GroupState,
+        arguments: &Arguments,
+        row: usize,
+    ) -> Result<(), (Code, String)> {
+        self.fold(state, &ArgumentsRow { arguments, row })
     }
 
     /// Adds a row by its stored [values](Arguments::row). On an error the state is as before.
     pub fn update_values(&self, state: &mut GroupState, values: &[Datum]) -> Result<(), (Code, String)> {
-        self.add(state, &StoredRow { values, arguments: self.0.arguments.len() })
+        self.fold(state, &StoredRow { values, arguments: self.0.arguments.len() })
     }
 
-    fn add(&self, state: &mut GroupState, row: &impl Row) -> Result<(), (Code, String)> {
+    fn fold(&self, state: &mut GroupState, row: &impl Row) -> Result<(), (Code, String)> {
         for index in &self.0.fallible {
             if let (Some(call), Some(accumulator)) = (self.0.calls.get(*index), state.calls.get(*index))
                 && row.included(&call.filters)
@@ -449,9 +479,14 @@ impl Inner {
         outputs: Vec<Output>,
         results: Columns,
     ) -> Self {
-        let can_overflow = |kind: &Kind| matches!(kind, Kind::SumInt | Kind::SumDecimal | Kind::AvgDecimal(_));
-        let fallible =
-            calls.iter().enumerate().filter(|(_, call)| can_overflow(&call.kind)).map(|(index, _)| index).collect();
+        let can_overflow =
+            |kind: &Kind| matches!(kind, Kind::SumInt | Kind::SumDecimal | Kind::AvgDecimal(_));
+        let fallible = calls
+            .iter()
+            .enumerate()
+            .filter(|(_, call)| can_overflow(&call.kind))
+            .map(|(index, _)| index)
+            .collect();
         Inner { arguments, filters, calls, outputs, results, fallible }
     }
 }
@@ -497,7 +532,9 @@ struct StoredRow<'a> {
 impl Row for StoredRow<'_> {
     #[inline]
     fn included(&self, filters: &[usize]) -> bool {
-        filters.iter().all(|filter| matches!(self.values.get(self.arguments + filter), Some(Datum::Bool(true))))
+        filters
+            .iter()
+            .all(|filter| matches!(self.values.get(self.arguments + filter), Some(Datum::Bool(true))))
     }
 
     #[inline]
@@ -535,7 +572,8 @@ impl Arguments {
 
     /// The value of an argument of a call; null for `count(*)`.
     pub fn datum(&self, call: usize, argument: usize, row: usize) -> Datum {
-        let values = self.call(call).and_then(|call| self.values.get(call.argument.filter(|_| argument == 0)?));
+        let values =
+            self.call(call).and_then(|call| self.values.get(call.argument.filter(|_| argument == 0)?));
         values.map_or(Datum::Null, |values| values.value(row).to_datum())
     }
 
@@ -669,9 +707,9 @@ impl ResultBuilder {
         let Ok(builders) = &mut self.builders else { return };
         for ((call, accumulator), builder) in self.plan.0.calls.iter().zip(&state.calls).zip(builders) {
             let outcome = match accumulator.result(call.kind) {
-                Ok(result) => {
-                    builder.append(&result).map_err(|error| (Code::RecordExpression, format!("in `{}`: {error}", call.text)))
-                }
+                Ok(result) => builder
+                    .append(&result)
+                    .map_err(|error| (Code::RecordExpression, format!("in `{}`: {error}", call.text))),
                 Err(_) => {
                     builder.append_null();
                     Err(overflow(call))
@@ -737,7 +775,9 @@ impl ResultBuilder {
                     // An expression can make something of nulls (`coalesce`), a missing group stays null.
                     match self.empty.is_empty() {
                         true => evaluated.values,
-                        false => arrow::compute::nullif(&evaluated.values, &nulls).map_err(|error| text(&error))?,
+                        false => {
+                            arrow::compute::nullif(&evaluated.values, &nulls).map_err(|error| text(&error))?
+                        }
                     }
                 }
             });

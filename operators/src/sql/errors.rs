@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use arrow::datatypes::DataType;
-use datafusion_sql::sqlparser::ast::{BinaryOperator, Expr, UnaryOperator};
+use datafusion_sql::sqlparser::ast::{BinaryOperator, Expr, UnaryOperator, Value};
 use datafusion_sql::sqlparser::dialect::GenericDialect;
 use datafusion_sql::sqlparser::parser::{Parser, ParserError};
 use datafusion_sql::sqlparser::tokenizer::{Location, Token};
@@ -14,13 +14,11 @@ use datafusion_sql::sqlparser::tokenizer::{Location, Token};
 use super::SqlError;
 use super::functions::{Function, Registry};
 use super::plan::{Columns, PlanError, is_string, plan};
-use super::source::Source;
+use super::resolve::column_index;
+use super::source::{MAX_TOKENS, Source, SourceError};
 use super::syntax::{children, depth};
 use crate::diagnostic::{Code, listed};
 use crate::schema::type_name;
-
-/// An expression with more tokens is refused, before anything recursive meets it.
-const MAX_TOKENS: usize = 5_000;
 
 /// An expression nested more deeply is refused; each operator of a chain counts.
 const MAX_DEPTH: usize = 100;
@@ -31,9 +29,18 @@ fn error(code: Code, span: Range<usize>, message: impl Into<String>, help: Optio
 
 /// Splits the text into tokens.
 pub(super) fn tokenize(sql: &str) -> Result<Source<'_>, SqlError> {
-    Source::new(sql).map_err(|(problem, at)| {
-        let end = sql.get(at..).and_then(|rest| rest.chars().next()).map_or(at, |letter| at + letter.len_utf8());
-        error(Code::SqlSyntax, at..end, sentence(&problem.message), None)
+    Source::new(sql).map_err(|problem| match problem {
+        SourceError::Token { message, at } => {
+            let end = sql
+                .get(at..)
+                .and_then(|rest| rest.chars().next())
+                .map_or(at, |letter| at + letter.len_utf8());
+            error(Code::SqlSyntax, at..end, sentence(&message), None)
+        }
+        SourceError::TooLong => {
+            let message = format!("the expression is too long: more than {MAX_TOKENS} words and signs");
+            error(Code::SqlNotAllowed, 0..sql.len(), message, Some("split it into several steps".to_owned()))
+        }
     })
 }
 
@@ -42,10 +49,6 @@ pub(super) fn parse(source: &Source<'_>) -> Result<Expr, SqlError> {
     let whole = source.whole();
     if whole.is_empty() {
         return Err(error(Code::SqlSyntax, 0..source.text.len(), "the expression is empty", None));
-    }
-    if source.raw.len() > MAX_TOKENS {
-        let message = format!("the expression is too long: more than {MAX_TOKENS} words and signs");
-        return Err(error(Code::SqlNotAllowed, whole, message, Some("split it into several steps".to_owned())));
     }
     let mut parser = Parser::new(&GenericDialect {}).with_tokens_with_locations(source.raw.clone());
     let syntax = parser.parse_expr().map_err(|problem| match problem {
@@ -94,7 +97,10 @@ fn split_location(text: &str) -> (&str, Option<Location>) {
 
 /// The parser's words as a message of ours.
 fn sentence(text: &str) -> String {
-    let text = text.replace("Expected: ", "expected ").replace(", found: ", ", found ").replace("found EOF", "found the end");
+    let text = text
+        .replace("Expected: ", "expected ")
+        .replace(", found: ", ", found ")
+        .replace("found EOF", "found the end");
     let mut letters = text.trim_end_matches('.').chars();
     letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }
@@ -106,14 +112,21 @@ pub(super) fn locate(
     columns: &Columns,
     found: &mut Vec<SqlError>,
 ) -> Option<DataType> {
+    let range = source.range(syntax);
+    if found.iter().any(|error| error.span.start <= range.start && range.end <= error.span.end) {
+        return None;
+    }
     let parts: Vec<Part<'_>> = children(syntax)
         .into_iter()
         .map(|child| Part { syntax: child, data_type: locate(source, child, columns, found) })
         .collect();
-    if let Expr::Named { .. } = syntax {
-        return parts.into_iter().next().and_then(|part| part.data_type);
+    match syntax {
+        Expr::Named { .. } => return parts.into_iter().next().and_then(|part| part.data_type),
+        // A name that was not resolved has been reported.
+        _ if is_unresolved(syntax) => return None,
+        Expr::CompoundFieldAccess { root, .. } if is_unresolved(root) => return None,
+        _ => {}
     }
-    let range = source.range(syntax);
     let broken = |error: &SqlError| range.start <= error.span.start && error.span.end <= range.end;
     if found.iter().any(broken) {
         return None;
@@ -121,10 +134,14 @@ pub(super) fn locate(
     match plan(syntax, columns) {
         Ok(planned) => Some(planned.data_type),
         Err(problem) => {
-            found.push(describe(source, syntax, range, &parts, problem));
+            found.push(describe(source, syntax, range, &parts, problem, columns));
             None
         }
     }
+}
+
+fn is_unresolved(syntax: &Expr) -> bool {
+    matches!(syntax, Expr::Identifier(_) | Expr::CompoundIdentifier(_)) && column_index(syntax).is_none()
 }
 
 /// A part of a failing node, and its type.
@@ -133,7 +150,14 @@ struct Part<'a> {
     data_type: Option<DataType>,
 }
 
-fn describe(source: &Source<'_>, syntax: &Expr, range: Range<usize>, parts: &[Part<'_>], problem: PlanError) -> SqlError {
+fn describe(
+    source: &Source<'_>,
+    syntax: &Expr,
+    range: Range<usize>,
+    parts: &[Part<'_>],
+    problem: PlanError,
+    columns: &Columns,
+) -> SqlError {
     let text = source.slice(&range);
     match problem {
         PlanError::NotAllowed(message) => error(Code::SqlNotAllowed, range, message, None),
@@ -144,14 +168,30 @@ fn describe(source: &Source<'_>, syntax: &Expr, range: Range<usize>, parts: &[Pa
             let (message, help) = string_number(source, parts, &from);
             error(Code::SqlStringNumber, range, message, Some(help))
         }
+        PlanError::Types(_) if matches!(syntax, Expr::BinaryOp { .. }) && is_mixed(parts) => {
+            let (message, help) = string_number(source, parts, &DataType::Utf8);
+            error(Code::SqlStringNumber, range, message, Some(help))
+        }
         PlanError::Types(message) => {
             let types: Vec<String> =
-                parts.iter().filter_map(|part| part.data_type.as_ref()).map(|data_type| type_name(data_type)).collect();
+                parts.iter().filter_map(|part| part.data_type.as_ref()).map(type_name).collect();
             let code = if matches!(syntax, Expr::Function(_)) { Code::SqlArguments } else { Code::SqlTypes };
-            let (message, help) = type_problem(syntax, &types, message);
+            let (message, help) = type_problem(syntax, &types, message, columns);
             error(code, range, message, help)
         }
     }
+}
+
+/// `an int64`, `a string`.
+pub(super) fn with_article(name: &str) -> String {
+    let article = if name.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    format!("{article} {name}")
+}
+
+fn is_mixed(parts: &[Part<'_>]) -> bool {
+    let any =
+        |wanted: fn(&DataType) -> bool| parts.iter().any(|part| part.data_type.as_ref().is_some_and(wanted));
+    any(is_string) && any(DataType::is_numeric)
 }
 
 fn string_number(source: &Source<'_>, parts: &[Part<'_>], from: &DataType) -> (String, String) {
@@ -167,12 +207,15 @@ fn string_number(source: &Source<'_>, parts: &[Part<'_>], from: &DataType) -> (S
                 "`{string}` is a string and `{number}` a number ({}): they are not mixed",
                 type_name(data_type)
             );
-            let as_number = match string.trim_matches('\'').parse::<f64>() {
-                Ok(_) if string_literal => format!("`{}`", string.trim_matches('\'')),
-                _ => format!("`cast({string} as {})`", cast_name(data_type)),
+            let as_string =
+                if number_literal { format!("`'{number}'`") } else { format!("`cast({number} as string)`") };
+            let bare = string.trim_matches('\'');
+            let help = match (string_literal, bare.parse::<f64>()) {
+                (true, Ok(_)) => format!("write `{bare}` or {as_string}"),
+                (true, Err(_)) => format!("write {as_string}"),
+                (false, _) => format!("write `cast({string} as {})` or {as_string}", cast_name(data_type)),
             };
-            let as_string = if number_literal { format!("`'{number}'`") } else { format!("`cast({number} as string)`") };
-            (message, format!("write {as_number} or {as_string}"))
+            (message, help)
         }
         (Some((string, _, _)), None) => (
             format!("`{string}` is a string where a number is needed"),
@@ -200,7 +243,12 @@ fn cast_name(data_type: &DataType) -> String {
     }
 }
 
-fn type_problem(syntax: &Expr, types: &[String], planner: String) -> (String, Option<String>) {
+fn type_problem(
+    syntax: &Expr,
+    types: &[String],
+    planner: String,
+    columns: &Columns,
+) -> (String, Option<String>) {
     let list = types.join(" and ");
     match syntax {
         Expr::BinaryOp { op: BinaryOperator::And | BinaryOperator::Or, .. } => {
@@ -208,43 +256,80 @@ fn type_problem(syntax: &Expr, types: &[String], planner: String) -> (String, Op
         }
         Expr::BinaryOp { op, .. } => {
             let bools = types.iter().all(|name| name == "bool");
-            let help = (*op == BinaryOperator::StringConcat && bools).then(|| "for conditions write `or`".to_owned());
+            let help = (*op == BinaryOperator::StringConcat && bools)
+                .then(|| "for conditions write `or`".to_owned());
             (format!("`{}` does not go with {list}", op.to_string().to_lowercase()), help)
         }
-        Expr::UnaryOp { op: UnaryOperator::Not, .. } => (format!("`not` needs a bool, this is a {list}"), None),
-        Expr::UnaryOp { op, .. } => (format!("`{op}` needs a number, this is a {list}"), None),
+        Expr::UnaryOp { op: UnaryOperator::Not, .. } => {
+            (format!("`not` needs a bool, this is {}", with_article(&list)), None)
+        }
+        Expr::UnaryOp { op, .. } => (format!("`{op}` needs a number, this is {}", with_article(&list)), None),
         Expr::Function(function) => {
             let name = function.name.to_string();
             let usage = match Registry::get().lookup(&name) {
-                Function::Scalar(function) => {
-                    function.documentation().map(|documentation| documentation.syntax_example.trim().to_owned())
-                }
+                Function::Scalar(function) => function
+                    .documentation()
+                    .map(|documentation| documentation.syntax_example.trim().to_owned()),
                 _ => None,
             };
             let message = format!("`{name}` does not take ({})", types.join(", "));
             (message, usage.map(|usage| format!("it is used as `{usage}`")))
         }
-        Expr::Cast { data_type, .. } if !types.is_empty() && planner.contains("cast") => {
-            (format!("a {list} cannot become a {}", data_type.to_string().to_lowercase()), None)
+        Expr::Cast { data_type, .. } if is_type(syntax, columns) => {
+            let (from, to) = (with_article(&list), with_article(&data_type.to_string().to_lowercase()));
+            (format!("{from} cannot become {to}"), None)
         }
         Expr::Cast { data_type, .. } => {
-            let known = ["bool", "int", "bigint", "real", "double", "decimal(p,s)", "string", "bytes", "date", "timestamp"];
+            let known = [
+                "bool",
+                "int",
+                "bigint",
+                "real",
+                "double",
+                "decimal(p,s)",
+                "string",
+                "bytes",
+                "date",
+                "timestamp",
+            ];
             let message = format!("there is no type `{data_type}` to cast to");
             (message, Some(format!("types are {}", listed(known))))
         }
         Expr::Case { .. } => (format!("the parts of `case` do not go together: {list}"), None),
         Expr::InList { .. } | Expr::Between { .. } => (format!("these are not compared: {list}"), None),
-        Expr::Like { .. } | Expr::ILike { .. } | Expr::SimilarTo { .. } => {
-            (format!("`like` compares strings, here are {list}"), None)
-        }
+        Expr::Like { .. } | Expr::ILike { .. } | Expr::SimilarTo { .. } => (
+            format!("`like` compares strings, here are {list}"),
+            Some("write `cast(… as string)`".to_owned()),
+        ),
         Expr::CompoundFieldAccess { .. } => {
             let of = types.first().cloned().unwrap_or_default();
-            (format!("`[…]` needs a list and a number, or a struct and a field's name; this is a {of}"), None)
+            (
+                format!(
+                    "`[…]` needs a list and a number, or a struct and a field's name; this is {}",
+                    with_article(&of)
+                ),
+                None,
+            )
         }
-        Expr::Extract { field, .. } => (format!("`extract({field} from …)` does not go with a {list}"), None),
+        Expr::Interval(_) => (
+            "this is no interval".to_owned(),
+            Some("an interval is written `interval '90 minutes'`".to_owned()),
+        ),
+        Expr::Extract { field, .. } => {
+            (format!("`extract({field} from …)` does not go with {}", with_article(&list)), None)
+        }
         _ if types.is_empty() => (planner, None),
         _ => (format!("the types do not go together: {list}"), None),
     }
+}
+
+/// Whether the type of a cast is known: null can be cast to every type.
+fn is_type(cast: &Expr, columns: &Columns) -> bool {
+    let mut cast = cast.clone();
+    if let Expr::Cast { expr, .. } = &mut cast {
+        **expr = Expr::value(Value::Null);
+    }
+    plan(&cast, columns).is_ok()
 }
 
 /// A result that no column can hold.

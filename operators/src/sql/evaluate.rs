@@ -3,18 +3,19 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_empty_array, new_null_array};
-use arrow::compute::CastOptions;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array, new_empty_array, new_null_array};
+use arrow::compute::{CastOptions, take_record_batch};
 use arrow::datatypes::{DataType, Decimal128Type, TimeUnit};
+use arrow::error::ArrowError;
 use datafusion_common::DataFusionError;
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::{CastExpr, Column};
 use datafusion_sql::sqlparser::ast::{Expr, Ident};
 
+use super::column_name;
 use super::plan::{Columns, Planned, clean};
 use super::resolve::column_index;
 use super::syntax::children_mut;
-use super::column_name;
 use crate::diagnostic::Code;
 use crate::schema::{Schema, TIMESTAMP, canonical, type_name};
 
@@ -106,22 +107,30 @@ impl Expression {
         if rows.num_rows() == 0 {
             return Evaluated { values: new_empty_array(&self.0.data_type), errors: Vec::new() };
         }
+        if let Ok(values) = self.try_evaluate(rows) {
+            return Evaluated { values, errors: Vec::new() };
+        }
         let mut parts = Vec::new();
         let mut errors = Vec::new();
-        self.evaluate_into(rows, 0, &mut parts, &mut errors);
+        match copied(rows, 0, rows.num_rows()) {
+            Ok(rows) => self.evaluate_into(&rows, 0, &mut parts, &mut errors),
+            Err(error) => return self.all_failed(rows.num_rows(), &error),
+        }
         let values = match parts.as_slice() {
             [all] => Ok(all.clone()),
             _ => arrow::compute::concat(&parts.iter().map(|part| part.as_ref()).collect::<Vec<_>>()),
         };
         match values {
             Ok(values) => Evaluated { values, errors },
-            Err(error) => {
-                let message = self.message(&error.to_string());
-                Evaluated {
-                    values: new_null_array(&self.0.data_type, rows.num_rows()),
-                    errors: (0..rows.num_rows()).map(|row| (row, Code::RecordExpression, message.clone())).collect(),
-                }
-            }
+            Err(error) => self.all_failed(rows.num_rows(), &error),
+        }
+    }
+
+    fn all_failed(&self, rows: usize, error: &ArrowError) -> Evaluated {
+        let message = self.message(&error.to_string());
+        Evaluated {
+            values: new_null_array(&self.0.data_type, rows),
+            errors: (0..rows).map(|row| (row, Code::RecordExpression, message.clone())).collect(),
         }
     }
 
@@ -140,8 +149,18 @@ impl Expression {
             }
             Err(_) => {
                 let half = rows.num_rows() / 2;
-                self.evaluate_into(&rows.slice(0, half), first, parts, errors);
-                self.evaluate_into(&rows.slice(half, rows.num_rows() - half), first + half, parts, errors);
+                for (from, to) in [(0, half), (half, rows.num_rows())] {
+                    match copied(rows, from, to) {
+                        Ok(part) => self.evaluate_into(&part, first + from, parts, errors),
+                        Err(error) => {
+                            let message = self.message(&error.to_string());
+                            parts.push(new_null_array(&self.0.data_type, to - from));
+                            errors.extend(
+                                (from..to).map(|row| (first + row, Code::RecordExpression, message.clone())),
+                            );
+                        }
+                    }
+                }
             }
         }
     }
@@ -172,6 +191,11 @@ impl Expression {
             Some((end, _)) => format!("in `{}…`: {message}", text.get(..end).unwrap_or_default()),
         }
     }
+}
+
+/// Some of the rows in memory of their own: a slice still holds its neighbours' bytes, and some casts look at all of them.
+fn copied(rows: &RecordBatch, from: usize, to: usize) -> Result<RecordBatch, ArrowError> {
+    take_record_batch(rows, &UInt32Array::from_iter_values((from..to).map(|row| row as u32)))
 }
 
 fn used_columns(planned: &Planned) -> Vec<usize> {

@@ -83,13 +83,17 @@ impl Registry {
                 .into_iter()
                 .chain(datafusion_functions_nested::all_default_nested_functions());
             for function in all {
-                for name in std::iter::once(function.name()).chain(function.aliases().iter().map(String::as_str)) {
+                for name in
+                    std::iter::once(function.name()).chain(function.aliases().iter().map(String::as_str))
+                {
                     scalars.insert(name.to_owned(), function.clone());
                 }
             }
             let unoffered_aggregates = datafusion_functions_aggregate::all_default_aggregate_functions()
                 .iter()
-                .flat_map(|function| std::iter::once(function.name().to_owned()).chain(function.aliases().to_vec()))
+                .flat_map(|function| {
+                    std::iter::once(function.name().to_owned()).chain(function.aliases().to_vec())
+                })
                 .collect();
             Registry { scalars, unoffered_aggregates }
         })

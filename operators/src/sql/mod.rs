@@ -16,7 +16,7 @@ mod tests;
 use std::ops::Range;
 
 use arrow::datatypes::DataType;
-use datafusion_sql::sqlparser::ast::Expr;
+use datafusion_sql::sqlparser::ast::{Expr, Spanned};
 
 use crate::diagnostic::Code;
 use crate::schema::{Schema, canonical, type_name};
@@ -45,7 +45,11 @@ impl Scope {
         for (number, (qualifier, schema)) in inputs.iter().enumerate() {
             for field in schema.columns.fields() {
                 // A canonical text does not change when an input is renamed.
-                let canonical = if inputs.len() == 1 { field.name().clone() } else { format!("{number}.{}", field.name()) };
+                let canonical = if inputs.len() == 1 {
+                    field.name().clone()
+                } else {
+                    format!("{number}.{}", field.name())
+                };
                 names.push(((*qualifier).to_owned(), field.name().clone()));
                 columns.push((canonical, field.data_type().clone()));
             }
@@ -64,7 +68,8 @@ impl Scope {
 
     fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a str, usize)> {
         let all = self.names.iter().enumerate();
-        all.filter(move |(_, (_, known))| known == name).map(|(index, (qualifier, _))| (qualifier.as_str(), index))
+        all.filter(move |(_, (_, known))| known == name)
+            .map(|(index, (qualifier, _))| (qualifier.as_str(), index))
     }
 
     fn qualified(&self, qualifier: &str, name: &str) -> Option<usize> {
@@ -123,18 +128,26 @@ fn boolean(expression: Expression, text: &str, span: Range<usize>) -> Result<Exp
         return Ok(expression);
     }
     let help = match data_type {
-        DataType::Int32 | DataType::Int64 | DataType::Float32 | DataType::Float64 | DataType::Decimal128(_, _) => {
-            Some(format!("compare it, as in `{text} > 0`"))
-        }
+        DataType::Int32
+        | DataType::Int64
+        | DataType::Float32
+        | DataType::Float64
+        | DataType::Decimal128(_, _) => Some(format!("compare it, as in `{text} > 0`")),
         DataType::Utf8 => Some(format!("compare it, as in `{text} = '…'`")),
         _ => None,
     };
-    let message = format!("a condition has to be a bool, this is a {}", type_name(data_type));
+    let message =
+        format!("a condition has to be a bool, this is {}", errors::with_article(&type_name(data_type)));
     Err(SqlError { code: Code::SqlNotBoolean, span, message, help })
 }
 
 /// From resolved syntax to an expression; `found` are the mistakes found so far.
-fn finish(source: &Source<'_>, syntax: &Expr, columns: &Columns, found: Vec<SqlError>) -> Result<Expression, Vec<SqlError>> {
+fn finish(
+    source: &Source<'_>,
+    syntax: &Expr,
+    columns: &Columns,
+    found: Vec<SqlError>,
+) -> Result<Expression, Vec<SqlError>> {
     let mut found = found;
     let text = || source.slice(&source.range(syntax)).to_owned();
     if found.is_empty()
@@ -176,7 +189,10 @@ impl<'a> AggregateSyntax<'a> {
             found.push(SqlError {
                 code: Code::SqlAggregateNeeded,
                 span: source.whole(),
-                message: format!("`{}` is the same for every group: an aggregate is needed", source.slice(&source.whole())),
+                message: format!(
+                    "`{}` is the same for every group: an aggregate is needed",
+                    source.slice(&source.whole())
+                ),
                 help: Some("aggregates are `count(*)`, `sum(x)`, `avg(x)`, …".to_owned()),
             });
         }
@@ -211,9 +227,10 @@ impl<'a> AggregateSyntax<'a> {
     /// Gives the calls their final numbers.
     pub fn renumber(&mut self, numbers: &[usize]) {
         fn walk(expr: &mut Expr, numbers: &[usize]) {
-            if let (Expr::Identifier(ident), Some(index)) = (&mut *expr, column_index(expr).and_then(|index| numbers.get(index)))
+            if let Expr::Identifier(_) = expr
+                && let Some(index) = column_index(expr).and_then(|index| numbers.get(index))
             {
-                ident.value = column_name(*index);
+                *expr = resolve::column_identifier(*index, expr.span());
             }
             syntax::children_mut(expr).into_iter().for_each(|child| walk(child, numbers));
         }

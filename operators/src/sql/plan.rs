@@ -10,23 +10,25 @@ use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema as ArrowSchema};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion_common::{DFSchema, DataFusionError, Result as PlanResult, ScalarValue, TableReference, plan_err};
+use datafusion_common::{
+    DFSchema, DataFusionError, Result as PlanResult, ScalarValue, TableReference, plan_err,
+};
+use datafusion_expr::execution_props::ExecutionProps;
 use datafusion_expr::expr::{Alias, Cast, TryCast};
 use datafusion_expr::planner::{ContextProvider, ExprPlanner, TypePlanner};
 use datafusion_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion_expr::{
-    AggregateUDF, BinaryExpr, ColumnarValue, Expr, ExprSchemable, HigherOrderUDF, Operator, ScalarUDF, TableSource,
-    Volatility, WindowUDF,
+    AggregateUDF, BinaryExpr, ColumnarValue, Expr, ExprSchemable, HigherOrderUDF, Operator, ScalarUDF,
+    TableSource, Volatility, WindowUDF,
 };
-use datafusion_expr::execution_props::ExecutionProps;
 use datafusion_optimizer::simplify_expressions::ExprSimplifier;
-use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion_physical_expr::expressions::BinaryExpr as PhysicalBinaryExpr;
+use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion_sql::sqlparser::ast::{self, ExactNumberInfo, TimezoneInfo};
 
-use super::functions::Registry;
 use super::column_name;
+use super::functions::Registry;
 use crate::schema::TIMESTAMP;
 
 /// The columns that resolved syntax speaks of, by number.
@@ -94,7 +96,8 @@ pub(super) fn plan(syntax: &ast::Expr, columns: &Columns) -> Result<Planned, Pla
 fn plan_unguarded(syntax: &ast::Expr, columns: &Columns) -> Result<Planned, PlanError> {
     let types = |error: DataFusionError| PlanError::Types(clean(&error));
     let schema = columns.schema.as_ref();
-    let options = ParserOptions::new().with_enable_ident_normalization(false).with_map_string_types_to_utf8view(false);
+    let options =
+        ParserOptions::new().with_enable_ident_normalization(false).with_map_string_types_to_utf8view(false);
     let expr = SqlToRel::new_with_options(Provider::get(), options)
         .sql_to_expr(syntax.clone(), schema, &mut PlannerContext::new())
         .map_err(types)?;
@@ -257,32 +260,69 @@ fn rewrite_functions(mut expr: Expr, context: &SimplifyContext) -> PlanResult<Ex
     Ok(expr)
 }
 
-/// Computes every part that has no column.
+/// Computes every part that has no column, and tries functions with some constant arguments on a null: a wrong pattern or
+/// unit fails for every row.
 fn fold(expr: Expr, schema: &DFSchema) -> Result<Expr, PlanError> {
     let mut failure = None;
     let folded = expr.transform_up(|node| {
-        let mut constant = true;
-        let mut parts = 0;
+        let (mut constants, mut parts) = (0, 0);
         node.apply_children(|child| {
             parts += 1;
-            constant &= matches!(child, Expr::Literal(_, _));
+            constants += usize::from(matches!(child, Expr::Literal(_, _)));
             Ok(TreeNodeRecursion::Continue)
         })?;
-        if !constant || parts == 0 {
+        if constants == 0 {
             return Ok(Transformed::no(node));
         }
-        match constant_value(&node, schema) {
-            Ok(value) => Ok(Transformed::yes(Expr::Literal(value, None))),
-            Err(error) => {
-                failure = Some(clean(&error));
-                Err(error)
-            }
-        }
+        let tried = if constants == parts {
+            constant_value(&node, schema).map(|value| Transformed::yes(Expr::Literal(value, None)))
+        } else if let Some(probe) = probe(&node) {
+            let tried = node.clone().map_children(|child| probe.instead_of(child, schema)).data()?;
+            constant_value(&tried, schema).map(|_| Transformed::no(node))
+        } else {
+            return Ok(Transformed::no(node));
+        };
+        tried.inspect_err(|error| failure = Some(clean(error)))
     });
     match (failure, folded) {
         (Some(message), _) => Err(PlanError::Constant(message)),
         (None, Err(error)) => Err(PlanError::Types(clean(&error))),
         (None, Ok(folded)) => Ok(folded.data),
+    }
+}
+
+/// What stands for the parts of a function that are no constants when it is tried.
+#[derive(Clone, Copy)]
+enum Probe {
+    Null,
+    /// Patterns are read only when there is a text.
+    Text,
+}
+
+fn probe(expr: &Expr) -> Option<Probe> {
+    use Operator::{RegexIMatch, RegexMatch, RegexNotIMatch, RegexNotMatch};
+    match expr {
+        Expr::ScalarFunction(function) if function.name().starts_with("regexp_") => Some(Probe::Text),
+        Expr::ScalarFunction(_) => Some(Probe::Null),
+        Expr::BinaryExpr(binary) => {
+            let regex = matches!(binary.op, RegexMatch | RegexIMatch | RegexNotMatch | RegexNotIMatch);
+            regex.then_some(Probe::Text)
+        }
+        _ => None,
+    }
+}
+
+impl Probe {
+    fn instead_of(self, part: Expr, schema: &DFSchema) -> PlanResult<Transformed<Expr>> {
+        if let Expr::Literal(_, _) = part {
+            return Ok(Transformed::no(part));
+        }
+        let data_type = part.get_type(schema)?;
+        let value = match self {
+            Probe::Text if is_string(&data_type) => ScalarValue::new_default(&data_type)?,
+            _ => ScalarValue::try_new_null(&data_type)?,
+        };
+        Ok(Transformed::yes(Expr::Literal(value, None)))
     }
 }
 
@@ -302,8 +342,11 @@ fn physical(expr: &Expr, schema: &DFSchema) -> PlanResult<Arc<dyn PhysicalExpr>>
     let physical = create_physical_expr(expr, schema, &ExecutionProps::new(), &Default::default())?;
     physical
         .transform_up(|node| {
-            let Some(binary) = node.downcast_ref::<PhysicalBinaryExpr>() else { return Ok(Transformed::no(node)) };
-            let checked = PhysicalBinaryExpr::new(binary.left().clone(), *binary.op(), binary.right().clone());
+            let Some(binary) = node.downcast_ref::<PhysicalBinaryExpr>() else {
+                return Ok(Transformed::no(node));
+            };
+            let checked =
+                PhysicalBinaryExpr::new(binary.left().clone(), *binary.op(), binary.right().clone());
             Ok(Transformed::yes(Arc::new(checked.with_fail_on_overflow(true)) as Arc<dyn PhysicalExpr>))
         })
         .data()
@@ -332,9 +375,15 @@ pub(super) fn clean(error: &DataFusionError) -> String {
         | DataFusionError::Internal(message) => message.clone(),
         other => other.strip_backtrace(),
     };
+    if message.to_lowercase().contains("regular expression did not compile")
+        || message.contains("regex parse error")
+    {
+        return "the pattern is no regular expression".to_owned();
+    }
     let line = message.lines().next().unwrap_or_default();
     let mut line = line.split(". This issue was likely caused by").next().unwrap_or_default();
-    for prefix in ["Arrow error: ", "Cast error: ", "Compute error: ", "Parser error: ", "Execution error: "] {
+    for prefix in ["Arrow error: ", "Cast error: ", "Compute error: ", "Parser error: ", "Execution error: "]
+    {
         line = line.strip_prefix(prefix).unwrap_or(line);
     }
     let words = [

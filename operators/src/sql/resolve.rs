@@ -7,10 +7,12 @@ use std::ops::Range;
 
 use arrow::datatypes::DataType;
 use datafusion_sql::sqlparser::ast::{
-    AccessExpr, DuplicateTreatment, Expr, Function as Call, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
-    FunctionArguments, Ident, NullTreatment, ObjectName, ObjectNamePart, Spanned, Subscript, Value, ValueWithSpan,
+    AccessExpr, DuplicateTreatment, Expr, Function as Call, FunctionArg, FunctionArgExpr,
+    FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Ident, NullTreatment, ObjectName,
+    ObjectNamePart, Spanned, Subscript, Value, ValueWithSpan,
 };
 
+use super::errors::with_article;
 use super::functions::{AGGREGATES, Function, Registry};
 use super::source::Source;
 use super::syntax::{children_mut, refusal};
@@ -81,7 +83,9 @@ impl<'a, 's> Resolver<'a, 's> {
                     chain.iter_mut().for_each(|access| self.access(access, place));
                     *access_chain = chain;
                 } else {
-                    let named = chain.iter().take_while(|access| matches!(access, AccessExpr::Dot(Expr::Identifier(_))));
+                    let named = chain
+                        .iter()
+                        .take_while(|access| matches!(access, AccessExpr::Dot(Expr::Identifier(_))));
                     let named = named.count();
                     idents.extend(chain.drain(..named).filter_map(|access| match access {
                         AccessExpr::Dot(Expr::Identifier(ident)) => Some(ident),
@@ -92,6 +96,10 @@ impl<'a, 's> Resolver<'a, 's> {
                 }
             }
             Expr::Function(_) => self.function(expr, place),
+            Expr::Substring { .. } => {
+                children_mut(expr).into_iter().for_each(|child| self.resolve(child, place));
+                self.substring(expr);
+            }
             _ => match refusal(expr) {
                 Some(reason) => {
                     let span = self.source.range(expr);
@@ -137,12 +145,13 @@ impl<'a, 's> Resolver<'a, 's> {
         };
         let mut accesses: Vec<AccessExpr> = idents.iter().skip(used).map(field_access).collect();
         accesses.extend(chain);
-        if let Err((span, message, help)) = self.fields(index, &accesses) {
+        if let Err(UnknownField { span, message, help }) = self.fields(index, &accesses) {
             return self.error(Code::SqlUnknownColumn, span.unwrap_or(whole), message, help);
         }
         if place == Place::Group {
             let written = self.source.slice(&whole);
-            let message = format!("`{written}` stands outside of an aggregate, which has many rows to choose from");
+            let message =
+                format!("`{written}` stands outside of an aggregate, which has many rows to choose from");
             let help = format!("put it into one, as in `last_value({written})` or `sum({written})`");
             return self.error(Code::SqlColumnOutsideAggregate, whole, message, Some(help));
         }
@@ -180,20 +189,19 @@ impl<'a, 's> Resolver<'a, 's> {
             (None, _) => {
                 let quoted = idents.first().is_some_and(|ident| ident.quote_style == Some('"'));
                 let names: Vec<&str> = self.scope.all_names().collect();
-                let help = did_you_mean(name(0), names.iter().copied().chain(self.scope.qualifiers()))
-                    .or_else(|| quoted.then(|| format!("a string stands in single quotes: '{}'", name(0))))
-                    .or_else(|| (!names.is_empty()).then(|| format!("columns are {}", listed(names.iter().copied()))));
+                let help = quoted
+                    .then(|| format!("a string stands in single quotes: `'{}'`", name(0)))
+                    .or_else(|| did_you_mean(name(0), names.iter().copied().chain(self.scope.qualifiers())))
+                    .or_else(|| {
+                        (!names.is_empty()).then(|| format!("columns are {}", listed(names.iter().copied())))
+                    });
                 Err((0, format!("there is no column `{}`", name(0)), help))
             }
         }
     }
 
     /// Whether the fields that are accessed of a column exist.
-    fn fields(
-        &self,
-        index: usize,
-        accesses: &[AccessExpr],
-    ) -> Result<(), (Option<Range<usize>>, String, Option<String>)> {
+    fn fields(&self, index: usize, accesses: &[AccessExpr]) -> Result<(), UnknownField> {
         let mut data_type = self.scope.columns.data_type(index);
         for access in accesses {
             let AccessExpr::Subscript(Subscript::Index { index: key }) = access else { return Ok(()) };
@@ -204,12 +212,15 @@ impl<'a, 's> Resolver<'a, 's> {
                         let names = || fields.iter().map(|field| field.name().as_str());
                         let help = did_you_mean(name, names())
                             .unwrap_or_else(|| format!("its fields are {}", listed(names())));
-                        return Err((self.source.bytes(key.span()), format!("there is no field `{name}`"), Some(help)));
+                        let span = self.source.bytes(key.span());
+                        let message = format!("there is no field `{name}`");
+                        return Err(UnknownField { span, message, help: Some(help) });
                     }
                 },
                 (Some(other), Some(name)) if !matches!(other, DataType::Struct(_)) => {
-                    let message = format!("there is no field `{name}` in a {}", type_name(other));
-                    return Err((self.source.bytes(key.span()), message, None));
+                    let message =
+                        format!("there is no field `{name}` in {}", with_article(&type_name(other)));
+                    return Err(UnknownField { span: self.source.bytes(key.span()), message, help: None });
                 }
                 (Some(DataType::List(item)), None) => Some(item.data_type()),
                 _ => return Ok(()),
@@ -248,7 +259,8 @@ impl<'a, 's> Resolver<'a, 's> {
             }
             Function::Aggregate(aggregate) => match place {
                 Place::Row => {
-                    let message = format!("the aggregate `{name}` is not allowed: an expression sees one row");
+                    let message =
+                        format!("the aggregate `{name}` is not allowed: an expression sees one row");
                     let help = "aggregates belong into an `aggregate` or `features` step";
                     self.error(Code::SqlAggregateNotAllowed, span, message, Some(help.to_owned()));
                 }
@@ -260,20 +272,66 @@ impl<'a, 's> Resolver<'a, 's> {
                 Place::Group => self.aggregate(expr, aggregate, span),
             },
             Function::UnofferedAggregate => {
-                let names = AGGREGATES.iter().filter(|(name, canonical)| name == canonical).map(|(name, _)| *name);
+                let names =
+                    AGGREGATES.iter().filter(|(name, canonical)| name == canonical).map(|(name, _)| *name);
                 let message = format!("the aggregate `{name}` is not offered");
-                self.error(Code::SqlUnknownAggregate, name_span, message, Some(format!("aggregates are {}", listed(names))));
+                self.error(
+                    Code::SqlUnknownAggregate,
+                    name_span,
+                    message,
+                    Some(format!("aggregates are {}", listed(names))),
+                );
             }
             Function::Unknown => {
                 let aggregates = AGGREGATES.iter().map(|(name, _)| *name);
                 let help = match name.as_str() {
+                    "if" | "iif" => Some("write `case when … then … else … end`".to_owned()),
                     "unnest" => Some("an `explode` step makes rows of a list".to_owned()),
                     _ => did_you_mean(&name, Registry::get().scalar_names().chain(aggregates)),
                 };
-                self.error(Code::SqlUnknownFunction, name_span, format!("there is no function `{name}`"), help);
-                children_mut(expr).into_iter().for_each(|child| self.resolve(child, place));
+                self.error(
+                    Code::SqlUnknownFunction,
+                    name_span,
+                    format!("there is no function `{name}`"),
+                    help,
+                );
+                // It may have been meant as an aggregate.
+                let inside = if place == Place::Group { Place::Argument } else { place };
+                children_mut(expr).into_iter().for_each(|child| self.resolve(child, inside));
             }
         }
+    }
+
+    /// `substring(s from 2 for 3)` is `substr(s, 2, 3)`.
+    fn substring(&mut self, expr: &mut Expr) {
+        let range = self.source.range(expr);
+        let name = Ident {
+            value: "substr".to_owned(),
+            quote_style: None,
+            span: self.source.span(&self.source.token_at(range.start)),
+        };
+        let Expr::Substring { expr: text, substring_from, substring_for, .. } = expr else { return };
+        let from = substring_from
+            .take()
+            .map_or_else(|| Expr::value(Value::Number("1".to_owned(), false)), |from| *from);
+        let text = std::mem::replace(text.as_mut(), Expr::value(Value::Null));
+        let arguments = [Some(text), Some(from), substring_for.take().map(|count| *count)];
+        let arguments =
+            arguments.into_iter().flatten().map(|part| FunctionArg::Unnamed(FunctionArgExpr::Expr(part)));
+        *expr = Expr::Function(Call {
+            name: ObjectName(vec![ObjectNamePart::Identifier(name)]),
+            uses_odbc_syntax: false,
+            parameters: FunctionArguments::None,
+            args: FunctionArguments::List(FunctionArgumentList {
+                duplicate_treatment: None,
+                args: arguments.collect(),
+                clauses: Vec::new(),
+            }),
+            filter: None,
+            null_treatment: None,
+            over: None,
+            within_group: Vec::new(),
+        });
     }
 
     /// Cuts an aggregate call out.
@@ -302,13 +360,19 @@ impl<'a, 's> Resolver<'a, 's> {
                         FunctionArgumentClause::IgnoreOrRespectNulls(treatment) => {
                             syntax.ignore_nulls = treatment == NullTreatment::IgnoreNulls;
                         }
-                        _ => refused = Some("rows are aggregated in the order in which they come; no other is offered"),
+                        _ => {
+                            refused = Some(
+                                "rows are aggregated in the order in which they come; no other is offered",
+                            )
+                        }
                     }
                 }
                 for argument in list.args {
                     match argument {
                         FunctionArg::Unnamed(FunctionArgExpr::Wildcard) => syntax.star = true,
-                        FunctionArg::Unnamed(FunctionArgExpr::Expr(argument)) => syntax.arguments.push(argument),
+                        FunctionArg::Unnamed(FunctionArgExpr::Expr(argument)) => {
+                            syntax.arguments.push(argument)
+                        }
                         _ => refused = Some("an aggregate takes plain arguments"),
                     }
                 }
@@ -323,6 +387,14 @@ impl<'a, 's> Resolver<'a, 's> {
         *expr = column_identifier(self.calls.len(), self.source.span(&range));
         self.calls.push(syntax);
     }
+}
+
+/// A field that its struct does not have.
+struct UnknownField {
+    /// Where it is named.
+    span: Option<Range<usize>>,
+    message: String,
+    help: Option<String>,
 }
 
 /// The identifier that stands for column number `index`.
@@ -362,8 +434,11 @@ fn scalar_refusal(call: &Call) -> Option<&'static str> {
         FunctionArguments::None => None,
         FunctionArguments::Subquery(_) => Some("a subquery is not allowed: an expression sees one row"),
         FunctionArguments::List(list) => {
-            let plain = |argument: &FunctionArg| matches!(argument, FunctionArg::Unnamed(FunctionArgExpr::Expr(_)));
-            let refused = list.duplicate_treatment.is_some() || !list.clauses.is_empty() || !list.args.iter().all(plain);
+            let plain =
+                |argument: &FunctionArg| matches!(argument, FunctionArg::Unnamed(FunctionArgExpr::Expr(_)));
+            let refused = list.duplicate_treatment.is_some()
+                || !list.clauses.is_empty()
+                || !list.args.iter().all(plain);
             refused.then_some("a function takes plain arguments only")
         }
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use datafusion_sql::sqlparser::ast::{CastKind, Expr, Spanned, UnaryOperator};
 use datafusion_sql::sqlparser::dialect::GenericDialect;
-use datafusion_sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, TokenizerError};
+use datafusion_sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer};
 
 use super::syntax::children;
 
@@ -19,20 +19,33 @@ pub(super) struct Source<'a> {
     lines: Vec<usize>,
 }
 
+/// An expression with more tokens, white space included, is refused before anything recursive meets it.
+pub(super) const MAX_TOKENS: usize = 5_000;
+
+/// Why a text has no tokens.
+#[derive(Debug)]
+pub(super) enum SourceError {
+    Token { message: String, at: usize },
+    TooLong,
+}
+
 impl<'a> Source<'a> {
-    pub fn new(text: &'a str) -> Result<Self, (TokenizerError, usize)> {
+    pub fn new(text: &'a str) -> Result<Self, SourceError> {
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         let mut source = Source { text, raw: Vec::new(), tokens: Vec::new(), lines };
-        let raw = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location();
-        source.raw = raw.map_err(|error| {
-            let at = source.offset(error.location);
-            (error, at)
+        source.raw = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location().map_err(|error| {
+            SourceError::Token { at: source.offset(error.location), message: error.message }
         })?;
+        if source.raw.len() > MAX_TOKENS {
+            return Err(SourceError::TooLong);
+        }
         source.tokens = source
             .raw
             .iter()
             .filter(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF))
-            .map(|token| (source.offset(token.span.start)..source.offset(token.span.end), token.token.clone()))
+            .map(|token| {
+                (source.offset(token.span.start)..source.offset(token.span.end), token.token.clone())
+            })
             .collect();
         Ok(source)
     }
@@ -95,7 +108,7 @@ impl<'a> Source<'a> {
             inside.chain(own).reduce(|left, right| left.start.min(right.start)..left.end.max(right.end))
         };
         let range = match expr {
-            Expr::Nested(_) => inner().map(|range| self.before(self.after(range, 1), 1)),
+            Expr::Nested(_) | Expr::Tuple(_) => inner().map(|range| self.before(self.after(range, 1), 1)),
             Expr::UnaryOp { op: UnaryOperator::Minus | UnaryOperator::Plus | UnaryOperator::Not, .. }
             | Expr::TypedString(_)
             | Expr::Interval(_) => inner().map(|range| self.before(range, 1)),
@@ -169,7 +182,8 @@ impl<'a> Source<'a> {
             }
         }
         let (mut open, mut missing) = (0, 0);
-        let inside = self.tokens.iter().filter(|(bytes, _)| bytes.start >= range.start && bytes.end <= range.end);
+        let inside =
+            self.tokens.iter().filter(|(bytes, _)| bytes.start >= range.start && bytes.end <= range.end);
         for (_, token) in inside {
             open += weight(token);
             if open < 0 {

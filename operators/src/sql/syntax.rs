@@ -1,8 +1,8 @@
 //! Which SQL syntax an expression may use, and the parts of a syntax node.
 
 use datafusion_sql::sqlparser::ast::{
-    AccessExpr, BinaryOperator, CaseWhen, CeilFloorKind, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentList, FunctionArguments, Interval, Subscript, UnaryOperator, Value,
+    AccessExpr, BinaryOperator, CaseWhen, CeilFloorKind, DateTimeField, Expr, Function, FunctionArg,
+    FunctionArgExpr, FunctionArgumentList, FunctionArguments, Interval, Subscript, UnaryOperator, Value,
 };
 
 /// The same walk over shared and over mutable nodes.
@@ -172,14 +172,18 @@ pub(super) fn refusal(expr: &Expr) -> Option<String> {
             Value::Placeholder(_) => return Some("a placeholder has no value here".to_owned()),
             _ => true,
         },
-        Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => return Some(SUBQUERY.to_owned()),
+        Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => {
+            return Some(SUBQUERY.to_owned());
+        }
         Expr::Wildcard(_) | Expr::QualifiedWildcard(_, _) => {
             return Some("`*` stands for no single column".to_owned());
         }
         Expr::Lambda(_) => return Some("a lambda function is not offered".to_owned()),
         Expr::Tuple(_) => return Some("a tuple is not offered; compare the columns one by one".to_owned()),
         Expr::JsonAccess { .. } => return Some("JSON path access with `:` is not offered".to_owned()),
-        Expr::Collate { .. } => return Some("strings are compared bytewise; `collate` is not offered".to_owned()),
+        Expr::Collate { .. } => {
+            return Some("strings are compared bytewise; `collate` is not offered".to_owned());
+        }
         _ => false,
     };
     (!allowed).then(|| "this SQL is not offered in expressions".to_owned())
