@@ -103,20 +103,20 @@ impl DatumRef<'_> {
         matches!(self, DatumRef::Null)
     }
 
-    pub(crate) fn to_datum(&self) -> Datum {
+    pub(crate) fn to_datum(self) -> Datum {
         match self {
             DatumRef::Null => Datum::Null,
-            DatumRef::Bool(value) => Datum::Bool(*value),
-            DatumRef::Int32(value) => Datum::Int32(*value),
-            DatumRef::Int64(value) => Datum::Int64(*value),
-            DatumRef::Float32(value) => Datum::Float32(*value),
-            DatumRef::Float64(value) => Datum::Float64(*value),
-            DatumRef::Decimal(value) => Datum::Decimal(*value),
-            DatumRef::Date(value) => Datum::Date(*value),
-            DatumRef::Timestamp(value) => Datum::Timestamp(*value),
-            DatumRef::String(value) => Datum::String(Arc::from(*value)),
-            DatumRef::Bytes(value) => Datum::Bytes(Arc::from(*value)),
-            DatumRef::Nested(value) => (*value).clone(),
+            DatumRef::Bool(value) => Datum::Bool(value),
+            DatumRef::Int32(value) => Datum::Int32(value),
+            DatumRef::Int64(value) => Datum::Int64(value),
+            DatumRef::Float32(value) => Datum::Float32(value),
+            DatumRef::Float64(value) => Datum::Float64(value),
+            DatumRef::Decimal(value) => Datum::Decimal(value),
+            DatumRef::Date(value) => Datum::Date(value),
+            DatumRef::Timestamp(value) => Datum::Timestamp(value),
+            DatumRef::String(value) => Datum::String(Arc::from(value)),
+            DatumRef::Bytes(value) => Datum::Bytes(Arc::from(value)),
+            DatumRef::Nested(value) => value.clone(),
         }
     }
 
