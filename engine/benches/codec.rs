@@ -21,7 +21,8 @@ fn layout() -> SourceLayout {
         ("count", DataType::Int64),
         ("at", TIMESTAMP),
     ]);
-    let columns = |fields: &[FieldLayout]| fields.iter().map(|f| column(&f.name, f.data_type.clone())).collect();
+    let columns =
+        |fields: &[FieldLayout]| fields.iter().map(|f| column(&f.name, f.data_type.clone())).collect();
     SourceLayout {
         schema: Schema::new(Kind::Stream, columns(&key), columns(&value)),
         key,
@@ -44,7 +45,13 @@ fn record(index: i64) -> Record {
         index % 24,
     );
     let key = format!("card-{:06}", index % 100_000);
-    Record { key: Some(key.into()), value: Some(value.into()), timestamp: index, headers: Vec::new(), offset: index }
+    Record {
+        key: Some(key.into()),
+        value: Some(value.into()),
+        timestamp: index,
+        headers: Vec::new(),
+        offset: index,
+    }
 }
 
 fn codec(criterion: &mut Criterion) {

@@ -9,9 +9,11 @@
 
 pub mod codec;
 pub mod driver;
+pub mod feed;
 pub mod partitioner;
 pub mod plan;
 pub mod record;
+pub mod reference;
 pub mod task;
 pub mod topology;
 

@@ -134,7 +134,10 @@ impl<'a> Column<'a> {
     ///
     /// If the column has no such row.
     #[inline]
-    #[expect(clippy::indexing_slicing, reason = "the hot path of every codec; rows are counted by the same batch")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the hot path of every codec; rows are counted by the same batch"
+    )]
     pub fn value(&self, row: usize) -> Value<'_> {
         if self.is_null(row) {
             return Value::Null;
@@ -228,7 +231,9 @@ impl ColumnBuilder {
                 items: Box::new(ColumnBuilder::new(item.data_type())?),
                 ends: vec![0],
             }),
-            DataType::Struct(fields) => Values::Struct(ColumnBuilder::all(fields.iter().map(|f| f.data_type()))?),
+            DataType::Struct(fields) => {
+                Values::Struct(ColumnBuilder::all(fields.iter().map(|f| f.data_type()))?)
+            }
             other => return Err(UnsupportedType(other.clone())),
         };
         Ok(ColumnBuilder { data_type: data_type.clone(), nulls: NullBufferBuilder::new(0), values })
@@ -375,7 +380,9 @@ impl ColumnBuilder {
             Values::Struct(fields) => {
                 let arrays: Result<Vec<_>, _> = fields.iter_mut().map(ColumnBuilder::finish).collect();
                 let DataType::Struct(names) = &self.data_type else {
-                    return Err(ArrowError::InvalidArgumentError("a struct column of another type".to_owned()));
+                    return Err(ArrowError::InvalidArgumentError(
+                        "a struct column of another type".to_owned(),
+                    ));
                 };
                 Arc::new(StructArray::try_new_with_length(names.clone(), arrays?, nulls, rows)?)
             }

@@ -1,6 +1,6 @@
 //! Keys as bytes that sort like the values they were made from.
 //!
-//! Columns follow one another. Each is a zero byte for null, or a one and the value: integers, decimals, dates and
+//! Columns follow one another, as in a key of [`mod@millstream_state::key`] after its version byte. Each is a zero byte for null, or a one and the value: integers, decimals, dates and
 //! timestamps big-endian with the sign bit turned, floats in their total order (-NaN, -inf, …, -0.0, 0.0, …, inf, NaN),
 //! strings and bytes with each zero byte followed by 0xff and ended by two zero bytes, lists as items that each have a one
 //! before them, ended by a zero, structs as their fields. No key is the beginning of another of the same columns, so keys
@@ -40,7 +40,8 @@ impl KeyEncoder {
     /// The keys of `rows` rows. Of `columns` the first are the key's; others may follow.
     pub fn encode_all(&self, columns: &[ArrayRef], rows: usize) -> Result<Keys, UnsupportedType> {
         let columns = Column::all(columns.get(..self.types.len()).unwrap_or(columns))?;
-        let mut keys = Keys { bytes: Vec::with_capacity(rows * 12), ends: Vec::with_capacity(rows), null: Vec::new() };
+        let mut keys =
+            Keys { bytes: Vec::with_capacity(rows * 12), ends: Vec::with_capacity(rows), null: Vec::new() };
         for row in 0..rows {
             if all_null(&columns, row) {
                 keys.null.resize(row, false);
@@ -286,7 +287,7 @@ mod tests {
     use std::cmp::Ordering;
     use std::sync::Arc;
 
-    use arrow::array::{Array, Int64Array, RecordBatch, StringArray};
+    use arrow::array::{Array, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
     use proptest::prelude::*;
 
     use super::*;
@@ -326,7 +327,11 @@ mod tests {
     }
 
     fn row_order(a: &[Column<'_>], i: usize, b: &[Column<'_>], j: usize) -> Ordering {
-        a.iter().zip(b).map(|(a, b)| order(a.value(i), b.value(j))).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+        a.iter()
+            .zip(b)
+            .map(|(a, b)| order(a.value(i), b.value(j)))
+            .find(|order| order.is_ne())
+            .unwrap_or(Ordering::Equal)
     }
 
     proptest! {
@@ -376,6 +381,24 @@ mod tests {
         assert_eq!(keys.get(1), [0, 0]);
         assert_eq!((keys.is_null(0), keys.is_null(1)), (false, true));
         assert_eq!(columns[0].len(), keys.len());
+    }
+
+    #[test]
+    fn keys_are_those_of_the_state() {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(vec!["a\0\0b"])),
+            Arc::new(Int64Array::from(vec![-5])),
+            Arc::new(Float64Array::from(vec![-1.5])),
+            Arc::new(BooleanArray::from(vec![None])),
+        ];
+        let encoder = KeyEncoder::new(columns.iter().map(|column| column.data_type())).unwrap();
+        let mut expected = Vec::new();
+        millstream_state::key::KeyWriter::new(&mut expected)
+            .put_str("a\0\0b")
+            .put_i64(-5)
+            .put_f64(-1.5)
+            .put_null();
+        assert_eq!(encoder.encode_all(&columns, 1).unwrap().get(0), &expected[1..]);
     }
 
     #[test]

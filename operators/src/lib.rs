@@ -28,6 +28,7 @@ pub mod key;
 pub mod merge;
 pub mod model;
 pub mod operator;
+pub mod predict;
 pub mod registry;
 pub mod rekey;
 pub mod row;

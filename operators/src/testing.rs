@@ -33,7 +33,13 @@ pub fn any_type() -> impl Strategy<Value = DataType> {
 }
 
 fn fields(types: &[DataType]) -> Schema {
-    Schema::new(types.iter().enumerate().map(|(i, t)| Field::new(format!("c{i}"), t.clone(), true)).collect::<Vec<_>>())
+    Schema::new(
+        types
+            .iter()
+            .enumerate()
+            .map(|(i, t)| Field::new(format!("c{i}"), t.clone(), true))
+            .collect::<Vec<_>>(),
+    )
 }
 
 /// A batch of up to six columns and twenty rows, rich in nulls, extremes and equal values.
@@ -76,19 +82,49 @@ impl Random {
         let is_string = *builder.data_type() == DataType::Utf8;
         match builder.values() {
             Values::Bool(values) => values.append(int & 1 == 1),
-            Values::Int32(values) => values.push(if int == small { small as i32 } else { (int >> 32) as i32 }),
+            Values::Int32(values) => {
+                values.push(if int == small { small as i32 } else { (int >> 32) as i32 })
+            }
             Values::Int64(values) => values.push(int),
             Values::Float32(values) => {
                 let float = f32::from_bits(bits as u32);
-                values.push(self.pick(&[float, small as f32 / 10.0, 0.0, -0.0, f32::INFINITY, -f32::NAN, f32::MIN_POSITIVE]));
+                values.push(self.pick(&[
+                    float,
+                    small as f32 / 10.0,
+                    0.0,
+                    -0.0,
+                    f32::INFINITY,
+                    -f32::NAN,
+                    f32::MIN_POSITIVE,
+                ]));
             }
             Values::Float64(values) => {
                 let float = f64::from_bits(bits);
-                values.push(self.pick(&[float, small as f64 / 10.0, 0.0, -0.0, f64::NEG_INFINITY, f64::NAN, 5e-324]));
+                values.push(self.pick(&[
+                    float,
+                    small as f64 / 10.0,
+                    0.0,
+                    -0.0,
+                    f64::NEG_INFINITY,
+                    f64::NAN,
+                    5e-324,
+                ]));
             }
-            Values::Decimal(values) => values.push(i128::from(int) * i128::from(self.pick(&[1, 1_000_000_007]))),
+            Values::Decimal(values) => {
+                values.push(i128::from(int) * i128::from(self.pick(&[1, 1_000_000_007])))
+            }
             Values::Bytes(values) => {
-                let text = ["", "a", "a\0", "a\0b", "b", "ab", "\"\\\n\u{1}", "żółć 🦀", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"];
+                let text = [
+                    "",
+                    "a",
+                    "a\0",
+                    "a\0b",
+                    "b",
+                    "ab",
+                    "\"\\\n\u{1}",
+                    "żółć 🦀",
+                    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+                ];
                 values.data.extend_from_slice(self.pick(&text).as_bytes());
                 if !is_string {
                     values.data.extend_from_slice(&bits.to_le_bytes()[..(bits % 4) as usize]);

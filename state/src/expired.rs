@@ -1,6 +1,9 @@
 //! The ranges of a store that were expired and not yet deleted in the database.
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::{
+    collections::{BTreeMap, btree_map},
+    ops::Bound,
+};
 
 type Key = Box<[u8]>;
 
@@ -49,6 +52,16 @@ impl Expired {
         (**end > *key).then_some(&**end)
     }
 
+    /// The ranges that overlap `[from, to)`, in their order.
+    pub(crate) fn overlapping(&self, from: &[u8], to: &[u8]) -> Overlapping<'_> {
+        if self.0.is_empty() || from >= to {
+            return Overlapping::default();
+        }
+        let before = self.0.range::<[u8], _>((Bound::Unbounded, Bound::Included(from))).next_back();
+        let first = before.filter(|(_, end)| ***end > *from);
+        Overlapping { first, rest: self.0.range::<[u8], _>((Bound::Excluded(from), Bound::Excluded(to))) }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.0.iter().map(|(from, to)| (&**from, &**to))
     }
@@ -59,5 +72,20 @@ impl Expired {
 
     pub(crate) fn clear(&mut self) {
         self.0.clear();
+    }
+}
+
+/// Disjoint ranges in their order.
+#[derive(Default)]
+pub(crate) struct Overlapping<'a> {
+    first: Option<(&'a Key, &'a Key)>,
+    rest: btree_map::Range<'a, Key, Key>,
+}
+
+impl<'a> Iterator for Overlapping<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.first.take().or_else(|| self.rest.next()).map(|(from, to)| (&**from, &**to))
     }
 }

@@ -27,6 +27,6 @@ pub use directory::{FORMAT_VERSION, StateDirectory};
 pub use error::StateError;
 pub use fingerprint::Fingerprint;
 pub use options::StateOptions;
-pub use scan::Scan;
+pub use scan::{Entry, Scan};
 pub use slice::Slice;
 pub use task_state::{ChangelogRecord, Checkpoint, StoreId, StoreSpec, TaskState};

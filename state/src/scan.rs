@@ -5,9 +5,12 @@ use std::cmp::Ordering;
 use crate::{
     StateError,
     database::Cursor,
-    expired::Expired,
+    expired::Overlapping,
     staged::{Staged, StagedRange},
 };
+
+/// A key and its value.
+pub type Entry<'a> = (&'a [u8], &'a [u8]);
 
 /// The entries of a range in key order: the staged writes and the database merged into one, a staged write hiding
 /// what the database holds under its key.
@@ -20,27 +23,25 @@ pub struct Scan<'a> {
     database: Box<dyn Cursor + 'a>,
     /// Whether the database's entry was returned last and has to be left behind.
     stale: bool,
-    expired: &'a Expired,
+    /// The expired range that the database's entry has not left yet, and those behind it.
+    range: Option<(&'a [u8], &'a [u8])>,
+    expired: Overlapping<'a>,
 }
 
 impl<'a> Scan<'a> {
     pub(crate) fn new(staged: &'a Staged, database: Box<dyn Cursor + 'a>, from: &[u8], to: &[u8]) -> Self {
-        let mut range = staged.range(from, to);
-        let head = range.next();
-        Self { staged: range, head, database, stale: false, expired: staged.hidden() }
+        let mut entries = staged.range(from, to);
+        let mut expired = staged.expired_within(from, to);
+        Self { head: entries.next(), staged: entries, database, stale: false, range: expired.next(), expired }
     }
 
     /// The next key and value, valid until the next call.
-    pub fn next_entry(&mut self) -> Result<Option<(&[u8], &[u8])>, StateError> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry<'_>>, StateError> {
         loop {
             if std::mem::take(&mut self.stale) {
                 self.database.next()?;
             }
-            while let Some((key, _)) = self.database.entry()
-                && let Some(end) = self.expired.end_over(key)
-            {
-                self.database.seek(end)?;
-            }
+            self.leave_expired()?;
             let order = match (&self.head, self.database.entry()) {
                 (None, None) => return Ok(None),
                 (Some(_), None) => Ordering::Less,
@@ -58,6 +59,20 @@ impl<'a> Scan<'a> {
                 return Ok(Some((key, value)));
             }
         }
+    }
+
+    /// Moves the database on to an entry that has not expired.
+    fn leave_expired(&mut self) -> Result<(), StateError> {
+        while let (Some((from, to)), Some((key, _))) = (self.range, self.database.entry()) {
+            if key < from {
+                break;
+            }
+            if key < to {
+                self.database.seek(to)?;
+            }
+            self.range = self.expired.next();
+        }
+        Ok(())
     }
 }
 

@@ -76,7 +76,15 @@ impl PartialOrd for SmallBytes {
 }
 
 impl Ord for SmallBytes {
+    #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
-        (**self).cmp(&**other)
+        match (self, other) {
+            // Behind their end they are zero, so the order of the arrays is that of the strings, but for strings that
+            // differ in zeros at their end: of those the shorter is first.
+            (Self::Inline { len: a_len, bytes: a }, Self::Inline { len: b_len, bytes: b }) => {
+                a.cmp(b).then(a_len.cmp(b_len))
+            }
+            _ => (**self).cmp(&**other),
+        }
     }
 }

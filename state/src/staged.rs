@@ -8,7 +8,7 @@
 use std::{cell::Cell, mem};
 
 use crate::{
-    expired::{Addition, Expired},
+    expired::{Addition, Expired, Overlapping},
     small_bytes::SmallBytes,
     table::{Range, SlotId, Table},
 };
@@ -288,9 +288,9 @@ impl Staged {
         StagedRange { slots: self.table.range(from, to), table: &self.table }
     }
 
-    /// The ranges that hide what the database holds.
-    pub(crate) fn hidden(&self) -> &Expired {
-        &self.expired
+    /// The expired ranges that overlap a range; they hide what the database holds.
+    pub(crate) fn expired_within(&self, from: &[u8], to: &[u8]) -> Overlapping<'_> {
+        self.expired.overlapping(from, to)
     }
 
     fn cost(&self, id: SlotId) -> usize {

@@ -32,7 +32,11 @@ impl RowWriter {
     /// For the rows of a node.
     pub fn new(schema: &Schema) -> Self {
         let (key, value) = (0..schema.key, schema.key..schema.columns.fields().len());
-        RowWriter { key: key.clone().collect(), key_writer: object(schema, key), value_writer: object(schema, value) }
+        RowWriter {
+            key: key.clone().collect(),
+            key_writer: object(schema, key),
+            value_writer: object(schema, value),
+        }
     }
 
     /// For the records of a sink.
@@ -212,7 +216,9 @@ impl PartBuilder {
                     let written = writer.write(&columns, row, &mut bytes).map_err(|(_, message)| message)?;
                     return Ok(written.map(|_| bytes));
                 }
-                Writer::Value(writer) => writer.write(&columns, row, &mut bytes).map_err(|(_, message)| message)?,
+                Writer::Value(writer) => {
+                    writer.write(&columns, row, &mut bytes).map_err(|(_, message)| message)?
+                }
             }
             Ok(Some(bytes))
         };

@@ -89,7 +89,11 @@ impl SourceDecoder {
     ///
     /// # Errors
     /// Only if the columns do not fit one another, which is a fault of this program.
-    pub fn decode<R: Borrow<Record>>(&mut self, records: &[R], partition: i32) -> Result<Decoded, ArrowError> {
+    pub fn decode<R: Borrow<Record>>(
+        &mut self,
+        records: &[R],
+        partition: i32,
+    ) -> Result<Decoded, ArrowError> {
         let mut time = Vec::with_capacity(records.len());
         let mut rows = Vec::with_capacity(records.len());
         let mut errors = Vec::new();
@@ -115,7 +119,13 @@ impl SourceDecoder {
             let mut null_rows = null_rows.iter().copied().peekable();
             BooleanBuffer::collect_bool(rows.len(), |row| null_rows.next_if_eq(&row).is_some())
         });
-        Ok(Decoded { columns: record_batch(&self.schema, arrays?, rows.len())?, time, null_value, rows, errors })
+        Ok(Decoded {
+            columns: record_batch(&self.schema, arrays?, rows.len())?,
+            time,
+            null_value,
+            rows,
+            errors,
+        })
     }
 
     fn decode_record(&mut self, record: &Record, partition: i32, row: usize) -> Result<i64, Failure> {
@@ -148,19 +158,25 @@ impl SourceDecoder {
     }
 
     fn event_time(&self, record: &Record, row: usize) -> Result<i64, Failure> {
-        let of_column = self.time.map(|index| self.columns.get(index).and_then(|column| column.int64(row)));
-        let (time, name) = match of_column {
-            Some(Some(time)) => (time, self.time_name()),
+        let column_time = self.time.map(|index| self.columns.get(index).and_then(|column| column.int64(row)));
+        let (time, of_column) = match column_time {
+            Some(Some(time)) => (time, true),
             // A null value has no columns to take the time from: deletes are timed by their record.
-            Some(None) if record.value.is_none() => (record.timestamp, "record's timestamp"),
+            Some(None) if record.value.is_none() => (record.timestamp, false),
             Some(None) => {
-                let message = format!("the event time is null: column `{}` needs a timestamp", self.time_name());
+                let message =
+                    format!("the event time is null: column `{}` needs a timestamp", self.time_name());
                 return Err((Code::RecordTime, message));
             }
-            None => (record.timestamp, "record's timestamp"),
+            None => (record.timestamp, false),
         };
         if time < 0 {
-            let message = format!("the event time is {time} (from the {name}), expected 0 (1970) or later");
+            let origin = if of_column {
+                format!("column `{}`", self.time_name())
+            } else {
+                "record's timestamp".into()
+            };
+            let message = format!("the event time is {time} (from the {origin}), expected 0 (1970) or later");
             return Err((Code::RecordTime, message));
         }
         Ok(time)
@@ -184,7 +200,9 @@ fn add_metadata(
         (Metadata::Partition, Values::Int32(values)) => values.push(partition),
         (Metadata::Offset, Values::Int64(values)) => values.push(record.offset),
         (Metadata::Timestamp, Values::Int64(values)) => values.push(record.timestamp),
-        (what, _) => return Err(format!("{what:?} does not fit a column of type {}", type_name(column.data_type()))),
+        (what, _) => {
+            return Err(format!("{what:?} does not fit a column of type {}", type_name(column.data_type())));
+        }
     }
     column.valid().map_err(|error| error.to_string())
 }
@@ -200,7 +218,9 @@ impl PartReader {
     #[inline]
     fn read(&self, bytes: &[u8], columns: &mut [ColumnBuilder], row: usize) -> Result<(), String> {
         match self {
-            PartReader::Json(reader) => read_object(reader, bytes, columns, row).map_err(|fault| fault.to_string()),
+            PartReader::Json(reader) => {
+                read_object(reader, bytes, columns, row).map_err(|fault| fault.to_string())
+            }
             PartReader::Raw(format, column) => match column.and_then(|column| columns.get_mut(column)) {
                 Some(column) => read_raw(*format, bytes, column),
                 None => Ok(()),
@@ -254,9 +274,11 @@ impl HeaderReader {
         let Some(header) = record.headers.iter().rev().find(|header| header.name == self.header) else {
             return Ok(());
         };
-        let (Some(value), Some(column)) = (&header.value, columns.get_mut(self.column)) else { return Ok(()) };
-        self.text
-            .read_header(value, column)
-            .map_err(|message| (Code::RecordHeader, format!("the record's header `{}`: {message}", self.header)))
+        let (Some(value), Some(column)) = (&header.value, columns.get_mut(self.column)) else {
+            return Ok(());
+        };
+        self.text.read_header(value, column).map_err(|message| {
+            (Code::RecordHeader, format!("the record's header `{}`: {message}", self.header))
+        })
     }
 }

@@ -6,8 +6,8 @@ use arrow::array::RecordBatch;
 use millstream_operators::columns::{Column, UnsupportedType, Value};
 use millstream_operators::diagnostic::Code;
 
-use super::json_write::{ObjectWriter, ValueWriter};
 use super::json_read::Names;
+use super::json_write::{ObjectWriter, ValueWriter};
 use super::layout::{FieldLayout, Format, SinkLayout};
 use super::plain_text::write_header;
 
@@ -65,7 +65,8 @@ impl SinkEncoder {
             KeyWriter::new(fields.iter().map(|field| (position(&field.name), field)), format)
         };
         let partition_key = schema.windowed.then(|| {
-            let window: Vec<&str> = schema.key_fields().iter().skip(schema.partition_key()).map(|f| f.name().as_str()).collect();
+            let window: Vec<&str> =
+                schema.key_fields().iter().skip(schema.partition_key()).map(|f| f.name().as_str()).collect();
             let fields: Vec<FieldLayout> =
                 layout.key.iter().filter(|field| !window.contains(&field.name.as_str())).cloned().collect();
             key(&fields, Format::default_for_key(&fields))
@@ -113,17 +114,28 @@ impl SinkEncoder {
         Ok(Encoded { encoder: self })
     }
 
-    fn encode_row(&mut self, columns: &[Column<'_>], row: usize, is_null: bool) -> Result<Spans, (Code, String)> {
+    fn encode_row(
+        &mut self,
+        columns: &[Column<'_>],
+        row: usize,
+        is_null: bool,
+    ) -> Result<Spans, (Code, String)> {
         let bytes = &mut self.bytes;
         let key = self.key.write(columns, row, bytes)?;
         let partition_key = match &self.partition_key {
             Some(writer) => writer.write(columns, row, bytes)?,
             None => key.clone(),
         };
-        let value = if is_null { None } else { Some(appended(bytes, |bytes| self.value.write(columns, row, bytes))?) };
+        let value = if is_null {
+            None
+        } else {
+            Some(appended(bytes, |bytes| self.value.write(columns, row, bytes))?)
+        };
         let first_header = self.header_spans.len();
         for (index, header) in self.headers.iter().enumerate() {
-            let Some(column) = columns.get(header.column).filter(|column| !column.is_null(row)) else { continue };
+            let Some(column) = columns.get(header.column).filter(|column| !column.is_null(row)) else {
+                continue;
+            };
             let start = bytes.len();
             write_header(column.value(row), &header.json, bytes);
             self.header_spans.push((index, start..bytes.len()));
@@ -133,13 +145,15 @@ impl SinkEncoder {
             Some(column) => match column.value(row) {
                 Value::Timestamp(time) | Value::Int64(time) if time >= 0 => Some(time),
                 Value::Timestamp(time) | Value::Int64(time) => {
-                    let message = format!("the record's timestamp would be {time}, expected 0 (1970) or later");
+                    let message =
+                        format!("the record's timestamp would be {time}, expected 0 (1970) or later");
                     return Err((Code::RecordTime, message));
                 }
                 // A null value has no columns to take the time from.
                 _ if is_null => None,
                 _ => {
-                    let message = "the record's timestamp would be null: the sink's `time` column needs a value";
+                    let message =
+                        "the record's timestamp would be null: the sink's `time` column needs a value";
                     return Err((Code::RecordTime, message.to_owned()));
                 }
             },
@@ -158,7 +172,10 @@ fn appended<E>(
 }
 
 impl KeyWriter {
-    pub(crate) fn new<'f>(fields: impl Iterator<Item = (usize, &'f FieldLayout)> + Clone, format: Format) -> Self {
+    pub(crate) fn new<'f>(
+        fields: impl Iterator<Item = (usize, &'f FieldLayout)> + Clone,
+        format: Format,
+    ) -> Self {
         let columns = fields.clone().map(|(column, _)| column).collect();
         KeyWriter { columns, part: PartWriter::new(fields, format, Names::Fields) }
     }
@@ -194,7 +211,12 @@ impl PartWriter {
         }
     }
 
-    pub(crate) fn write(&self, columns: &[Column<'_>], row: usize, out: &mut Vec<u8>) -> Result<(), (Code, String)> {
+    pub(crate) fn write(
+        &self,
+        columns: &[Column<'_>],
+        row: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), (Code, String)> {
         let (format, column, name) = match self {
             PartWriter::Json(writer) => {
                 writer.write(columns, row, out);
@@ -215,7 +237,8 @@ impl PartWriter {
                 return Err((Code::RecordEncode, message));
             }
             (format, _) => {
-                let message = format!("column `{name}` has a type that the format {} cannot write", format.name());
+                let message =
+                    format!("column `{name}` has a type that the format {} cannot write", format.name());
                 return Err((Code::RecordEncode, message));
             }
         }
@@ -270,7 +293,7 @@ impl<'a> Encoded<'a> {
     }
 
     /// All rows.
-    pub fn iter(&self) -> impl Iterator<Item = Result<EncodedRecord<'a>, &'a (Code, String)>> + use<'a, '_> {
+    pub fn iter(&self) -> impl Iterator<Item = Result<EncodedRecord<'a>, &'a (Code, String)>> {
         (0..self.len()).filter_map(|row| self.get(row))
     }
 }

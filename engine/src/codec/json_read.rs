@@ -129,6 +129,11 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// How many bytes have been read.
+    pub(crate) fn place(&self) -> usize {
+        self.at
+    }
+
     #[inline]
     fn byte(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
@@ -297,7 +302,10 @@ impl<'a> Scanner<'a> {
                     return Err(Fault::new(self.at, message));
                 }
                 None => {
-                    return Err(Fault::new(self.at, "found the end of the text, expected the end of a string".to_owned()));
+                    return Err(Fault::new(
+                        self.at,
+                        "found the end of the text, expected the end of a string".to_owned(),
+                    ));
                 }
             }
         }
@@ -314,7 +322,9 @@ impl<'a> Scanner<'a> {
             Some(b'r') => b'\r',
             Some(b't') => b'\t',
             Some(b'u') => {
-                let broken = || Fault::new(start, "found a broken escape, expected `\\uXXXX` of a character".to_owned());
+                let broken = || {
+                    Fault::new(start, "found a broken escape, expected `\\uXXXX` of a character".to_owned())
+                };
                 self.at += 1;
                 let first = self.hex().ok_or_else(broken)?;
                 let code = if (0xd800..0xdc00).contains(&first) {
@@ -618,7 +628,8 @@ impl ValueReader {
                 None => return Err(self.unexpected(scanner)),
             },
             (Form::Int32, Values::Int32(values)) if is_number => {
-                let number = integer(scanner.number()?).and_then(|number| i32::try_from(number).map_err(|_| DecimalError::Range));
+                let number = integer(scanner.number()?)
+                    .and_then(|number| i32::try_from(number).map_err(|_| DecimalError::Range));
                 values.push(number.map_err(|error| self.number_fault(scanner, start, error))?);
             }
             (Form::Int64, Values::Int64(values)) if is_number => {
@@ -655,10 +666,12 @@ impl ValueReader {
                 Some(days) => values.push(days),
                 None => return Err(self.unexpected_at(scanner, start)),
             },
-            (Form::Timestamp, Values::Int64(values)) if is_string => match parse_timestamp(&scanner.string()?) {
-                Some(millis) => values.push(millis),
-                None => return Err(self.unexpected_at(scanner, start)),
-            },
+            (Form::Timestamp, Values::Int64(values)) if is_string => {
+                match parse_timestamp(&scanner.string()?) {
+                    Some(millis) => values.push(millis),
+                    None => return Err(self.unexpected_at(scanner, start)),
+                }
+            }
             (Form::Timestamp, Values::Int64(values)) if is_number => {
                 let number = integer(scanner.number()?);
                 values.push(number.map_err(|error| self.number_fault(scanner, start, error))?);
@@ -677,7 +690,9 @@ impl ValueReader {
         let expected = match &self.form {
             Form::Bytes => "bytes in base64".to_owned(),
             Form::Date => "a date as \"YYYY-MM-DD\"".to_owned(),
-            Form::Timestamp => "a timestamp as \"YYYY-MM-DDThh:mm:ssZ\" (RFC 3339) or epoch milliseconds".to_owned(),
+            Form::Timestamp => {
+                "a timestamp as \"YYYY-MM-DDThh:mm:ssZ\" (RFC 3339) or epoch milliseconds".to_owned()
+            }
             Form::Struct(_) => "an object".to_owned(),
             _ => type_name(&self.data_type),
         };
@@ -696,8 +711,12 @@ impl ValueReader {
         let found = Scanner { text: scanner.text, at: start }.describe();
         match error {
             DecimalError::Syntax => self.unexpected_at(scanner, start),
-            DecimalError::Inexact => Fault::new(start, format!("found {found}, which {name} cannot hold without loss")),
-            DecimalError::Range => Fault::new(start, format!("found {found}, which is out of the range of {name}")),
+            DecimalError::Inexact => {
+                Fault::new(start, format!("found {found}, which {name} cannot hold without loss"))
+            }
+            DecimalError::Range => {
+                Fault::new(start, format!("found {found}, which is out of the range of {name}"))
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::json_read::{Fault, Scanner};
+use super::json_read::{Fault, Scanner, clipped};
 use super::json_write::write_json;
 use crate::record::Header;
 
@@ -104,13 +104,15 @@ impl<'a> Line<'a> {
                 "wall-clock" => command = Some(Line::WallClock(scanner.text("a duration, as \"10s\"")?)),
                 "advance" => command = Some(Line::Advance(scanner.text("a duration, as \"5m\"")?)),
                 "restart" => {
+                    let mut start = scanner.clone();
                     if scanner.bool() != Some(true) {
-                        return Err(scanner.unexpected("true"));
+                        return Err(start.unexpected("true"));
                     }
                     command = Some(Line::Restart);
                 }
                 other => {
-                    return Err(scanner.unexpected(format!("one of {FIELDS}, not `{}`", super::json_read::clipped(other))));
+                    let message = format!("found the field `{}`, expected {FIELDS}", clipped(other));
+                    return Err(Fault::at(scanner.place(), message));
                 }
             }
             Ok(())
@@ -119,7 +121,10 @@ impl<'a> Line<'a> {
         match command {
             None => Ok(Line::Record(record)),
             Some(command) if fields == 1 => Ok(command),
-            Some(_) => Err(Fault::at(0, "found a command with other fields beside it, expected it alone on its line")),
+            Some(_) => Err(Fault::at(
+                0,
+                "found a command with other fields beside it, expected it alone on its line",
+            )),
         }
     }
 }

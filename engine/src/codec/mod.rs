@@ -1,8 +1,8 @@
 //! Record bytes to Arrow columns and back.
 
 pub mod by_name;
-mod decode;
-mod encode;
+pub mod decode;
+pub mod encode;
 mod json_read;
 mod json_write;
 pub mod layout;

@@ -50,10 +50,18 @@ impl TextReader {
         let number = |error| match error {
             DecimalError::Syntax => syntax(),
             DecimalError::Inexact => {
-                format!("found {}, which {} cannot hold without loss", clipped(text), type_name(&self.data_type))
+                format!(
+                    "found {}, which {} cannot hold without loss",
+                    clipped(text),
+                    type_name(&self.data_type)
+                )
             }
             DecimalError::Range => {
-                format!("found {}, which is out of the range of {}", clipped(text), type_name(&self.data_type))
+                format!(
+                    "found {}, which is out of the range of {}",
+                    clipped(text),
+                    type_name(&self.data_type)
+                )
             }
         };
         // Infinity has to be written as a word.

@@ -4,6 +4,7 @@
 //! what an earlier input caused comes first, through repartition topics too, so that a run can be repeated exactly.
 
 pub mod cases;
+pub mod dev;
 pub mod pipe;
 pub mod written;
 
@@ -12,7 +13,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use millstream_operators::batch::Batch;
-use millstream_operators::operator::Advance;
+use millstream_operators::diagnostic::Code;
+use millstream_operators::operator::{Advance, OperatorError};
 use millstream_operators::schema::Kind;
 use millstream_state::{StateDirectory, StateError, StateOptions, StoreId, TaskState};
 
@@ -36,6 +38,35 @@ pub enum DriverError {
     /// The driver broke a promise.
     #[error("internal error in the driver (please report it): {0}")]
     Internal(String),
+}
+
+impl DriverError {
+    /// The failure of the state, if it is one.
+    pub fn state(&self) -> Option<&StateError> {
+        match self {
+            DriverError::State(error)
+            | DriverError::Task(TaskError::State(error) | TaskError::Operator { error: OperatorError::State(error), .. }) => {
+                Some(error)
+            }
+            DriverError::Task(_) | DriverError::Plan(_) | DriverError::Internal(_) => None,
+        }
+    }
+
+    /// The stable code, if the error has one.
+    pub fn code(&self) -> Option<Code> {
+        if let DriverError::Plan(PlanError::PartitionCounts { .. }) = self {
+            return Some(Code::PartitionCounts);
+        }
+        match self.state()? {
+            StateError::InUse { .. } => Some(Code::StateInUse),
+            StateError::ForeignDirectory { .. }
+            | StateError::NotStateDirectory { .. }
+            | StateError::FormatVersion { .. }
+            | StateError::FingerprintMismatch { .. } => Some(Code::StateMismatch),
+            StateError::Corrupt { .. } => Some(Code::StateDamaged),
+            _ => None,
+        }
+    }
 }
 
 /// How the driver runs an application.

@@ -159,11 +159,8 @@ impl Pipe<'_> {
     }
 
     fn put_out(&mut self, ran: Ran, lines: &[usize]) -> Result<(), PipeError> {
-        let mut text = Vec::new();
-        for written in &ran.written {
-            self.writer.write(written, &mut text).map_err(DriverError::from)?;
-        }
-        self.output.write_all(&text)?;
+        let lines_out = self.writer.lines(&ran.written).map_err(DriverError::from)?;
+        self.output.write_all(&lines_out.concat())?;
         ran.errors.iter().for_each(&mut *self.report);
         match ran.stopped {
             None => Ok(()),

@@ -7,6 +7,7 @@ use crate::codec::by_name::RowWriter;
 use crate::codec::decode::SourceDecoder;
 use crate::codec::layout::{SinkLayout, SourceLayout};
 use crate::codec::line::{self, write_line};
+use crate::record::Record;
 use crate::task::TaskError;
 use crate::topology::Topology;
 
@@ -31,25 +32,43 @@ impl LineWriter {
         Ok(LineWriter { sinks: sinks.collect::<Result<_, TaskError>>()?, partitions })
     }
 
-    /// Appends `written` as a line.
-    pub fn write(&mut self, written: &Written, out: &mut Vec<u8>) -> Result<(), TaskError> {
+    /// A line for each record, in order. The records of a sink are read back together.
+    pub fn lines(&mut self, written: &[Written]) -> Result<Vec<Vec<u8>>, TaskError> {
+        let mut parts: Vec<Option<(Vec<u8>, Vec<u8>)>> = vec![None; written.len()];
+        for (number, sink) in self.sinks.iter_mut().enumerate() {
+            let of_sink = written.iter().enumerate().filter(|(_, written)| written.sink == Some(number));
+            let (places, records): (Vec<usize>, Vec<&Record>) =
+                of_sink.map(|(place, written)| (place, &written.record)).unzip();
+            if records.is_empty() {
+                continue;
+            }
+            let decoded = sink.decoder.decode(&records, 0)?;
+            let rows = sink.writer.rows(&decoded.columns)?;
+            for (row, record) in decoded.rows.iter().enumerate() {
+                let Some(part) = places.get(*record).and_then(|place| parts.get_mut(*place)) else { continue };
+                let (key, value) = part.get_or_insert_default();
+                rows.write_key(row, key);
+                rows.write_value(row, value);
+            }
+        }
+        let lines = written.iter().zip(&parts).map(|(written, part)| self.line(written, part.as_ref()));
+        Ok(lines.collect())
+    }
+
+    fn line(&self, written: &Written, part: Option<&(Vec<u8>, Vec<u8>)>) -> Vec<u8> {
         let record = &written.record;
         let headers = record.headers.iter().map(|header| (header.name.as_str(), header.value.as_deref()));
         let partition = self.partitions.then_some(written.partition);
-        let (mut key, mut value) = (Vec::new(), Vec::new());
-        let row = match written.sink.and_then(|sink| self.sinks.get_mut(sink)) {
-            Some(sink) => sink.read(written, &mut key, &mut value)?,
-            None => false,
+        let (key, value) = match part {
+            Some((key, _)) if record.value.is_none() => (line::Written::Json(key), line::Written::Json(b"null")),
+            Some((key, value)) => (line::Written::Json(key), line::Written::Json(value)),
+            // Dead letters are bytes.
+            None => (line::Written::Bytes(record.key.as_deref()), line::Written::Bytes(record.value.as_deref())),
         };
-        let (key, value) = if row {
-            let value = if record.value.is_none() { b"null".as_slice() } else { &value };
-            (line::Written::Json(&key), line::Written::Json(value))
-        } else {
-            (line::Written::Bytes(record.key.as_deref()), line::Written::Bytes(record.value.as_deref()))
-        };
-        write_line(&written.topic, record.timestamp, key, value, headers, partition, out);
-        out.push(b'\n');
-        Ok(())
+        let mut line = Vec::new();
+        write_line(&written.topic, record.timestamp, key, value, headers, partition, &mut line);
+        line.push(b'\n');
+        line
     }
 
     /// The row of a sink's record; `None` if it cannot be read back.
@@ -57,19 +76,6 @@ impl LineWriter {
         let Some(sink) = written.sink.and_then(|sink| self.sinks.get_mut(sink)) else { return Ok(None) };
         let decoded = sink.decoder.decode(&[&written.record], 0)?;
         Ok((decoded.columns.num_rows() == 1).then_some(decoded.columns))
-    }
-}
-
-impl SinkReader {
-    fn read(&mut self, written: &Written, key: &mut Vec<u8>, value: &mut Vec<u8>) -> Result<bool, TaskError> {
-        let decoded = self.decoder.decode(&[&written.record], 0)?;
-        if decoded.columns.num_rows() != 1 {
-            return Ok(false);
-        }
-        let rows = self.writer.rows(&decoded.columns)?;
-        rows.write_key(0, key);
-        rows.write_value(0, value);
-        Ok(true)
     }
 }
 

@@ -13,7 +13,7 @@ use millstream_operators::schema::TIMESTAMP;
 use super::{CHUNK, FeedError, FeedOptions, Place, RecordReader};
 use crate::codec::TextReader;
 use crate::codec::by_name::RecordBuilder;
-use crate::codec::layout::{Metadata, SourceLayout};
+use crate::codec::layout::{FieldLayout, Metadata, SourceLayout};
 use crate::record::{Header, Record};
 
 /// Names the event time in files of sources that have no column for it.
@@ -31,6 +31,8 @@ pub(super) struct CsvReader {
     /// Header names and the cells they come from.
     headers: Vec<(String, usize)>,
     time: Cell,
+    /// Holds the event time of the row that is being read.
+    time_column: ColumnBuilder,
     row: StringRecord,
     offset: i64,
 }
@@ -43,7 +45,10 @@ struct Cell {
 
 impl fmt::Debug for CsvReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CsvReader").field("path", &self.path).field("names", &self.names).finish_non_exhaustive()
+        f.debug_struct("CsvReader")
+            .field("path", &self.path)
+            .field("names", &self.names)
+            .finish_non_exhaustive()
     }
 }
 
@@ -61,11 +66,14 @@ impl CsvReader {
             position(name).ok_or_else(|| {
                 let help = did_you_mean(name, &names).unwrap_or_else(|| format!("found {}", listed(&names)));
                 let place = Place { path: path.to_owned(), line: 1, column: None };
-                FeedError::Content { place, message: format!("the header lacks the column `{name}`{why}: {help}") }
+                FeedError::Content {
+                    place,
+                    message: format!("the header lacks the column `{name}`{why}: {help}"),
+                }
             })
         };
-        let cells = |fields: &[crate::codec::layout::FieldLayout]| {
-            let cell = |field: &crate::codec::layout::FieldLayout| {
+        let cells = |fields: &[FieldLayout]| {
+            let cell = |field: &FieldLayout| {
                 Ok(Cell { index: find(&field.name, "")?, reader: TextReader::new(&field.data_type) })
             };
             fields.iter().map(cell).collect::<Result<Vec<_>, FeedError>>()
@@ -83,8 +91,11 @@ impl CsvReader {
             builder: RecordBuilder::new(layout)?,
             key: cells(&layout.key)?,
             value: cells(&layout.value)?,
-            headers: headers.filter_map(|header| Some((header.header.clone(), position(&header.name)?))).collect(),
+            headers: headers
+                .filter_map(|header| Some((header.header.clone(), position(&header.name)?)))
+                .collect(),
             time: Cell { index: time, reader: TextReader::new(&TIMESTAMP) },
+            time_column: ColumnBuilder::new(&TIMESTAMP)?,
             names,
             input,
             row: StringRecord::new(),
@@ -99,9 +110,9 @@ impl CsvReader {
 
     /// Reads a row into the columns; answers its event time. After an error the columns may have an open row.
     fn read_row(&mut self, line: u64) -> Result<i64, FeedError> {
-        let mut time = ColumnBuilder::new(&TIMESTAMP)?;
+        self.time_column.truncate(0);
         let (row, null) = (&self.row, self.null.as_deref());
-        let mut fill = |cell: &Cell, column: &mut ColumnBuilder| {
+        let fill = |cell: &Cell, column: &mut ColumnBuilder| {
             let text = row.get(cell.index).unwrap_or_default();
             if text.is_empty() || null == Some(text) {
                 column.null();
@@ -110,25 +121,32 @@ impl CsvReader {
             cell.reader.read(text, column).map_err(|message| (cell.index, message))
         };
         let (key, value) = self.builder.parts();
-        let result = fill(&self.time, &mut time)
-            .and_then(|()| self.key.iter().zip(&mut key.columns).try_for_each(|(cell, column)| fill(cell, column)))
+        let result = fill(&self.time, &mut self.time_column)
+            .and_then(|()| {
+                self.key.iter().zip(&mut key.columns).try_for_each(|(cell, column)| fill(cell, column))
+            })
             .and_then(|()| {
                 self.value.iter().zip(&mut value.columns).try_for_each(|(cell, column)| fill(cell, column))
             });
         result.map_err(|(cell, message)| self.error(line, Some(cell), message))?;
-        match time.int64(0) {
+        match self.time_column.int64(0) {
             Some(time) if time >= 0 => Ok(time),
             Some(time) => {
                 let message = format!("found the event time {time}, expected 1970-01-01T00:00:00Z or later");
                 Err(self.error(line, Some(self.time.index), message))
             }
-            None => Err(self.error(line, Some(self.time.index), "found no event time, expected one".to_owned())),
+            None => {
+                Err(self.error(line, Some(self.time.index), "found no event time, expected one".to_owned()))
+            }
         }
     }
 
     fn read_headers(&self) -> Vec<Header> {
         let header = |(name, index): &(String, usize)| {
-            let text = self.row.get(*index).filter(|text| !text.is_empty() && self.null.as_deref() != Some(*text))?;
+            let text = self
+                .row
+                .get(*index)
+                .filter(|text| !text.is_empty() && self.null.as_deref() != Some(*text))?;
             Some(Header { name: name.clone(), value: Some(text.as_bytes().to_vec()) })
         };
         self.headers.iter().filter_map(header).collect()
@@ -140,12 +158,15 @@ fn content(path: &Path, error: &::csv::Error) -> FeedError {
         let source = std::io::Error::new(source.kind(), source.to_string());
         return FeedError::Io { path: path.to_owned(), source };
     }
-    let place = Place { path: path.to_owned(), line: error.position().map_or(1, Position::line), column: None };
+    let place =
+        Place { path: path.to_owned(), line: error.position().map_or(1, Position::line), column: None };
     let message = match error.kind() {
         ::csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
             format!("found {len} cells, expected {expected_len} as in the header")
         }
-        ::csv::ErrorKind::Utf8 { err, .. } => format!("found text that is not UTF-8, in cell {}", err.field() + 1),
+        ::csv::ErrorKind::Utf8 { err, .. } => {
+            format!("found text that is not UTF-8, in cell {}", err.field() + 1)
+        }
         _ => error.to_string(),
     };
     FeedError::Content { place, message }
@@ -169,16 +190,19 @@ impl RecordReader for CsvReader {
                 Ok(time) => rows.push((line, time, self.read_headers())),
                 Err(error) => {
                     let (key, value) = self.builder.parts();
-                    key.columns.iter_mut().chain(&mut value.columns).for_each(|column| column.truncate(rows.len()));
+                    key.columns
+                        .iter_mut()
+                        .chain(&mut value.columns)
+                        .for_each(|column| column.truncate(rows.len()));
                     result = Err(error);
                     break;
                 }
             }
         }
-        let unlocated = |message| self.error(rows.first().map_or(1, |(line, _, _)| *line), None, message);
+        let first = rows.first().map_or(1, |(line, _, _)| *line);
         let (key, value) = self.builder.parts();
-        let (keys, values) = (key.finish(rows.len()), value.finish(rows.len()));
-        let (keys, values) = (keys.map_err(unlocated)?, values.map_err(unlocated)?);
+        let parts = key.finish(rows.len()).and_then(|keys| Ok((keys, value.finish(rows.len())?)));
+        let (keys, values) = parts.map_err(|message| self.error(first, None, message))?;
         for ((line, timestamp, headers), (key, value)) in rows.into_iter().zip(keys.into_iter().zip(values)) {
             let key = key.map_err(|message| self.error(line, None, message))?;
             let value = value.map_err(|message| self.error(line, None, message))?;

@@ -28,7 +28,10 @@ pub(super) struct JsonLinesReader {
 
 impl fmt::Debug for JsonLinesReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JsonLinesReader").field("path", &self.path).field("line", &self.line).finish_non_exhaustive()
+        f.debug_struct("JsonLinesReader")
+            .field("path", &self.path)
+            .field("line", &self.line)
+            .finish_non_exhaustive()
     }
 }
 
@@ -73,7 +76,11 @@ impl JsonLinesReader {
         }
         let line = match Line::parse(&self.text) {
             Ok(Line::Record(line)) => line,
-            Ok(_) => return Err(self.error(self.line, "found a command, which only `pipe` takes; expected a record")),
+            Ok(_) => {
+                return Err(
+                    self.error(self.line, "found a command, which only `pipe` takes; expected a record")
+                );
+            }
             Err(fault) => return Err(self.error(self.line, fault)),
         };
         if line.timestamp.is_none() && !self.has_time {

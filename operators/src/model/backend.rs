@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use super::ModelError;
 use super::graph::Graph;
 use super::neural::Neural;
 use super::tensor::{ElementType, Tensor};
 use super::trees::{Trees, is_ensemble};
-use super::ModelError;
 
 /// A model that is ready to run. It holds what all tasks share.
 pub trait Backend: Send + Sync {
@@ -48,7 +48,11 @@ pub struct InputSpec {
 }
 
 /// Builds the backend that the graph needs: tree ensembles run natively, everything else in tract.
-pub(super) fn open(graph: &Graph, inputs: &[InputSpec], outputs: &[&str]) -> Result<Arc<dyn Backend>, ModelError> {
+pub(super) fn open(
+    graph: &Graph,
+    inputs: &[InputSpec],
+    outputs: &[&str],
+) -> Result<Arc<dyn Backend>, ModelError> {
     if graph.needed(outputs).into_iter().any(is_ensemble) {
         Ok(Arc::new(Trees::new(graph, inputs, outputs)?))
     } else {

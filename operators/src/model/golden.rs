@@ -24,18 +24,21 @@ struct Row {
     expected: Vec<Vec<f64>>,
 }
 
-/// Runs the golden rows, each alone and all together: a model in which rows influence each other is found as well.
+/// Runs the golden rows and compares the answers.
 pub(super) fn check(model: &Model, file: &Path, text: &str, tolerance: f64) -> Result<(), Vec<ModelError>> {
     let mut rows = Vec::new();
     let mut problems = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         match read(model, line) {
             Ok((inputs, expected)) => rows.push(Row { line: index + 1, inputs, expected }),
-            Err(message) => problems.push(ModelError::Golden { file: file.to_owned(), line: index + 1, message }),
+            Err(message) => {
+                problems.push(ModelError::Golden { file: file.to_owned(), line: index + 1, message })
+            }
         }
     }
     if rows.is_empty() && problems.is_empty() {
-        let message = "there is no golden row; write at least one, with inputs and the outputs expected of them".into();
+        let message =
+            "there is no golden row; write at least one, with inputs and the outputs expected of them".into();
         problems.push(ModelError::Golden { file: file.to_owned(), line: 1, message });
     }
     if !problems.is_empty() {
@@ -43,32 +46,23 @@ pub(super) fn check(model: &Model, file: &Path, text: &str, tolerance: f64) -> R
     }
     let mut session = model.session().map_err(|error| vec![error])?;
     for row in &rows {
-        let outputs = run(session.as_mut(), model.inputs(), std::slice::from_ref(row));
-        let outputs = outputs.map_err(|error| golden_error(file, row.line, &error))?;
-        problems.extend(compare(model, file, row, &outputs, 0, tolerance));
-    }
-    if problems.is_empty() && rows.len() > 1 {
-        let outputs = run(session.as_mut(), model.inputs(), &rows).map_err(|error| golden_error(file, 1, &error))?;
-        for (index, row) in rows.iter().enumerate() {
-            if compare(model, file, row, &outputs, index, tolerance).is_some() {
-                let message = "this row gets another answer beside other rows than alone; rows of a batch may not \
-                               influence each other: export the model for inference"
-                    .to_owned();
-                problems.push(ModelError::Golden { file: file.to_owned(), line: row.line, message });
+        match run(session.as_mut(), model.inputs(), &row.inputs) {
+            Ok(outputs) => problems.extend(compare(model, file, row, &outputs, tolerance)),
+            Err(error) => {
+                let (file, message) = (file.to_owned(), error.to_string());
+                problems.push(ModelError::Golden { file, line: row.line, message });
             }
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
-fn golden_error(file: &Path, line: usize, error: &ModelError) -> Vec<ModelError> {
-    vec![ModelError::Golden { file: file.to_owned(), line, message: error.to_string() }]
-}
-
 /// Reads one line against the signature of the model.
 fn read(model: &Model, line: &str) -> Result<(Vec<Data>, Vec<Vec<f64>>), String> {
     let mut line: Line = serde_json::from_str(line).map_err(|error| {
-        format!("{error}; expected is {{\"inputs\": {{TENSOR: [numbers]}}, \"outputs\": {{TENSOR: [numbers]}}}}")
+        format!(
+            "{error}; expected is {{\"inputs\": {{TENSOR: [numbers]}}, \"outputs\": {{TENSOR: [numbers]}}}}"
+        )
     })?;
     let mut inputs = Vec::new();
     for input in model.inputs() {
@@ -84,9 +78,13 @@ fn read(model: &Model, line: &str) -> Result<(Vec<Data>, Vec<Vec<f64>>), String>
     let mut expected = Vec::new();
     for output in model.outputs() {
         let values = take(&mut line.outputs, "output", &output.tensor, output.width)?;
-        let number = |value: &Value| value.as_f64().or_else(|| value.as_bool().map(|value| f64::from(u8::from(value))));
+        let number = |value: &Value| {
+            value.as_f64().or_else(|| value.as_bool().map(|value| f64::from(u8::from(value))))
+        };
         let numbers: Option<Vec<f64>> = values.iter().map(number).collect();
-        expected.push(numbers.ok_or_else(|| format!("output `{}` has a value that is no number", output.tensor))?);
+        expected.push(
+            numbers.ok_or_else(|| format!("output `{}` has a value that is no number", output.tensor))?,
+        );
     }
     match line.inputs.keys().chain(line.outputs.keys()).next() {
         Some(name) => Err(format!("`{name}` is not in `model.toml`")),
@@ -120,33 +118,24 @@ fn push(data: &mut Data, value: &Value) -> Result<(), String> {
         Data::Float32(data) => data.push(number().ok_or_else(fail)? as f32),
         Data::Float64(data) => data.push(number().ok_or_else(fail)?),
         Data::Int64(data) => data.push(value.as_i64().ok_or_else(fail)?),
-        Data::Int32(data) => data.push(value.as_i64().and_then(|value| value.try_into().ok()).ok_or_else(fail)?),
+        Data::Int32(data) => {
+            data.push(value.as_i64().and_then(|value| value.try_into().ok()).ok_or_else(fail)?)
+        }
         Data::Bool(data) => data.push(value.as_bool().ok_or_else(fail)?),
     }
     Ok(())
 }
 
-fn run(session: &mut dyn Session, specs: &[InputSpec], rows: &[Row]) -> Result<Vec<Tensor>, ModelError> {
-    let mut inputs: Vec<Data> = specs.iter().map(|spec| Data::with_capacity(spec.element_type, 0)).collect();
-    for row in rows {
-        inputs.iter_mut().zip(&row.inputs).for_each(|(all, row)| all.append(row.clone()));
-    }
-    let tensor = |(spec, data): (&InputSpec, Data)| Tensor::new(rows.len(), spec.columns.len(), data);
-    session.run(&specs.iter().zip(inputs).map(tensor).collect::<Result<Vec<_>, _>>()?)
+fn run(session: &mut dyn Session, specs: &[InputSpec], row: &[Data]) -> Result<Vec<Tensor>, ModelError> {
+    let tensor = |(spec, data): (&InputSpec, &Data)| Tensor::new(1, spec.columns.len(), data.clone());
+    session.run(&specs.iter().zip(row).map(tensor).collect::<Result<Vec<_>, _>>()?)
 }
 
 /// The first value of a row that is not as expected.
-fn compare(
-    model: &Model,
-    file: &Path,
-    row: &Row,
-    outputs: &[Tensor],
-    index: usize,
-    tolerance: f64,
-) -> Option<ModelError> {
+fn compare(model: &Model, file: &Path, row: &Row, outputs: &[Tensor], tolerance: f64) -> Option<ModelError> {
     for ((spec, output), expected) in model.outputs().iter().zip(outputs).zip(&row.expected) {
         for (position, expected) in expected.iter().enumerate() {
-            let found = output.get(index, position).unwrap_or(f64::NAN);
+            let found = output.get(0, position).unwrap_or(f64::NAN);
             // Numbers beyond one are compared in proportion: float32 has seven digits, wherever the point is.
             let near = (found - expected).abs() <= tolerance * expected.abs().max(1.0);
             if !near {

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
 use tract_onnx::pb::tensor_shape_proto::dimension;
-use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, type_proto};
+use tract_onnx::pb::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, type_proto,
+};
 use tract_onnx::prelude::Framework;
 
 use super::ModelError;
@@ -39,7 +41,8 @@ impl Graph {
     /// Reads `model.onnx`.
     pub fn read(file: &Path, bytes: &[u8]) -> Result<Graph, ModelError> {
         let proto = tract_onnx::onnx().proto_model_for_read(&mut &*bytes).map_err(|error| {
-            let message = format!("this is no ONNX model ({error}); the file is truncated or of another kind");
+            let message =
+                format!("this is no ONNX model ({error}); the file is truncated or of another kind");
             ModelError::Graph { file: file.to_owned(), message }
         })?;
         Graph::new(file, proto)
@@ -49,16 +52,24 @@ impl Graph {
     fn new(file: &Path, mut proto: ModelProto) -> Result<Graph, ModelError> {
         let fail = |message: String| ModelError::Graph { file: file.to_owned(), message };
         let Some(graph) = proto.graph.take().filter(|graph| !graph.node.is_empty()) else {
-            return Err(fail("this is no ONNX model (it has no graph); the file is truncated or of another kind".into()));
+            return Err(fail(
+                "this is no ONNX model (it has no graph); the file is truncated or of another kind".into(),
+            ));
         };
-        let imported = |domain: &str| proto.opset_import.iter().any(|import| same_domain(&import.domain, domain));
+        let imported =
+            |domain: &str| proto.opset_import.iter().any(|import| same_domain(&import.domain, domain));
         if let Some(node) = graph.node.iter().find(|node| !imported(&node.domain)) {
-            let message = format!("no version is stated for the operator `{}`; the file is truncated", operator(node));
+            let message =
+                format!("no version is stated for the operator `{}`; the file is truncated", operator(node));
             return Err(fail(message));
         }
         check_tensors(&graph).map_err(fail)?;
-        let constants: HashMap<_, _> =
-            graph.initializer.iter().enumerate().map(|(index, tensor)| (tensor.name.clone(), index)).collect();
+        let constants: HashMap<_, _> = graph
+            .initializer
+            .iter()
+            .enumerate()
+            .map(|(index, tensor)| (tensor.name.clone(), index))
+            .collect();
         let producers = check_names(&graph).map_err(fail)?;
         Ok(Graph { file: file.to_owned(), proto, graph, producers, constants })
     }
@@ -128,7 +139,13 @@ impl Graph {
         let output = |name: &&str| ValueInfoProto { name: (*name).to_owned(), ..Default::default() };
         let graph = GraphProto {
             name: self.graph.name.clone(),
-            initializer: self.graph.initializer.iter().filter(|t| used.contains(t.name.as_str())).cloned().collect(),
+            initializer: self
+                .graph
+                .initializer
+                .iter()
+                .filter(|t| used.contains(t.name.as_str()))
+                .cloned()
+                .collect(),
             input: self.graph.input.clone(),
             output: outputs.iter().map(output).collect(),
             node: nodes.clone(),
@@ -216,7 +233,9 @@ fn check_names(graph: &GraphProto) -> Result<HashMap<String, usize>, String> {
         }
     }
     match graph.output.iter().find(|output| !defined.contains(output.name.as_str())) {
-        Some(output) => Err(format!("nothing makes the output `{}`; the graph is damaged: export it again", output.name)),
+        Some(output) => {
+            Err(format!("nothing makes the output `{}`; the graph is damaged: export it again", output.name))
+        }
         None => Ok(producers),
     }
 }
@@ -237,7 +256,9 @@ fn check_tensors(graph: &GraphProto) -> Result<(), String> {
 fn check_tensor(tensor: &TensorProto) -> Result<(), String> {
     let name = &tensor.name;
     if tensor.data_location == Some(DataLocation::External as i32) || !tensor.external_data.is_empty() {
-        return Err(format!("tensor `{name}` lies in another file; save the model with all its tensors inside"));
+        return Err(format!(
+            "tensor `{name}` lies in another file; save the model with all its tensors inside"
+        ));
     }
     let (size, typed) = match DataType::try_from(tensor.data_type) {
         Ok(DataType::Float) => (4, tensor.float_data.len()),
@@ -253,8 +274,9 @@ fn check_tensor(tensor: &TensorProto) -> Result<(), String> {
     };
     let product = |count: usize, dim: &i64| count.checked_mul(usize::try_from(*dim).ok()?);
     let count = tensor.dims.iter().try_fold(1, product);
-    let found = if tensor.raw_data.is_empty() { Some(typed) } else { tensor.raw_data.len().checked_div(size) };
-    let whole = size == 0 || tensor.raw_data.len() % size == 0;
+    let found =
+        if tensor.raw_data.is_empty() { Some(typed) } else { tensor.raw_data.len().checked_div(size) };
+    let whole = size == 0 || tensor.raw_data.len().is_multiple_of(size);
     if count.is_none() || count != found || !whole {
         return Err(format!(
             "tensor `{name}` should have the shape {:?}, but has {} elements; the file is damaged: export it again",
@@ -273,7 +295,12 @@ mod tests {
 
     fn node(op_type: &str, input: &[&str], output: &[&str]) -> NodeProto {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        NodeProto { op_type: op_type.to_owned(), input: names(input), output: names(output), ..Default::default() }
+        NodeProto {
+            op_type: op_type.to_owned(),
+            input: names(input),
+            output: names(output),
+            ..Default::default()
+        }
     }
 
     fn value(name: &str) -> ValueInfoProto {
@@ -290,28 +317,45 @@ mod tests {
     fn with_constant(tensor: TensorProto) -> Result<Graph, String> {
         read(GraphProto {
             node: vec![node("Add", &["x", "c"], &["y"])],
-            initializer: vec![TensorProto { name: "c".to_owned(), data_type: DataType::Float as i32, ..tensor }],
+            initializer: vec![TensorProto {
+                name: "c".to_owned(),
+                data_type: DataType::Float as i32,
+                ..tensor
+            }],
             ..Default::default()
         })
     }
 
     #[test]
     fn nodes_that_form_a_cycle_are_refused() {
-        let nodes = vec![node("Add", &["x", "b"], &["a"]), node("Identity", &["a"], &["b"]), node("Neg", &["b"], &["y"])];
+        let nodes = vec![
+            node("Add", &["x", "b"], &["a"]),
+            node("Identity", &["a"], &["b"]),
+            node("Neg", &["b"], &["y"]),
+        ];
         let error = read(GraphProto { node: nodes, ..Default::default() }).err().unwrap();
-        assert!(error.starts_with("model.onnx: operator `Add` reads `b`, which nothing before it makes"), "{error}");
+        assert!(
+            error.starts_with("model.onnx: operator `Add` reads `b`, which nothing before it makes"),
+            "{error}"
+        );
     }
 
     #[test]
     fn an_output_that_nothing_makes_is_refused() {
-        let error = read(GraphProto { node: vec![node("Neg", &["x"], &["z"])], ..Default::default() }).err().unwrap();
+        let error =
+            read(GraphProto { node: vec![node("Neg", &["x"], &["z"])], ..Default::default() }).err().unwrap();
         assert!(error.contains("nothing makes the output `y`"), "{error}");
     }
 
     #[test]
     fn tensors_have_the_size_their_shape_promises() {
-        assert!(with_constant(TensorProto { dims: vec![2], float_data: vec![1.0, 2.0], ..Default::default() }).is_ok());
-        assert!(with_constant(TensorProto { dims: vec![2], raw_data: vec![0; 8], ..Default::default() }).is_ok());
+        assert!(
+            with_constant(TensorProto { dims: vec![2], float_data: vec![1.0, 2.0], ..Default::default() })
+                .is_ok()
+        );
+        assert!(
+            with_constant(TensorProto { dims: vec![2], raw_data: vec![0; 8], ..Default::default() }).is_ok()
+        );
         for tensor in [
             TensorProto { dims: vec![1 << 40], float_data: vec![1.0], ..Default::default() },
             TensorProto { dims: vec![1 << 40, 1 << 40], raw_data: vec![0; 8], ..Default::default() },
@@ -326,7 +370,8 @@ mod tests {
     #[test]
     fn tensors_in_other_files_are_refused() {
         let location = Some(DataLocation::External as i32);
-        let error = with_constant(TensorProto { data_location: location, ..Default::default() }).err().unwrap();
+        let error =
+            with_constant(TensorProto { data_location: location, ..Default::default() }).err().unwrap();
         assert!(error.contains("tensor `c` lies in another file"), "{error}");
     }
 

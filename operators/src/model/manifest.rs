@@ -6,8 +6,8 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::tensor::ElementType;
 use super::ModelError;
+use super::tensor::ElementType;
 
 /// The file as it is written.
 #[derive(Debug, Deserialize)]
@@ -68,37 +68,47 @@ impl Manifest {
         let mut problems = Vec::new();
         let sum = self.sha256.get_ref();
         if sum.len() != 64 || !sum.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-            let message = format!("`sha256` is `{sum}`, expected are 64 lower-case hexadecimal digits (`sha256sum model.onnx`)");
+            let message = format!(
+                "`sha256` is `{sum}`, expected are 64 lower-case hexadecimal digits (`sha256sum model.onnx`)"
+            );
             problems.push((self.sha256.span().start, message));
         }
         let tolerance = self.tolerance();
         if !(0.0..=1.0).contains(&tolerance) {
-            let message = format!("`tolerance` is {tolerance}, expected is a number from 0 to 1, such as 1e-5");
+            let message =
+                format!("`tolerance` is {tolerance}, expected is a number from 0 to 1, such as 1e-5");
             problems.push((self.tolerance.span().start, message));
         }
         let inputs = self.inputs.get_ref();
         if inputs.is_empty() {
-            problems.push((self.inputs.span().start, "`inputs` is empty, a model has at least one".to_owned()));
+            problems
+                .push((self.inputs.span().start, "`inputs` is empty, a model has at least one".to_owned()));
         }
         if self.outputs.get_ref().is_empty() {
-            problems.push((self.outputs.span().start, "`outputs` is empty, a model has at least one".to_owned()));
+            problems
+                .push((self.outputs.span().start, "`outputs` is empty, a model has at least one".to_owned()));
         }
         let lists = inputs.iter().map(|input| ("columns", &input.columns));
-        let classes = self.outputs.get_ref().iter().filter_map(|output| Some(("classes", output.classes.as_ref()?)));
+        let classes =
+            self.outputs.get_ref().iter().filter_map(|output| Some(("classes", output.classes.as_ref()?)));
         for (name, list) in lists.chain(classes) {
             let start = list.span().start;
             if list.get_ref().is_empty() {
                 problems.push((start, format!("`{name}` is empty, it names each value of a row")));
             }
             if let Some(twice) = first_twice(list.get_ref()) {
-                problems.push((start, format!("`{name}` names `{twice}` twice, every value needs its own name")));
+                problems
+                    .push((start, format!("`{name}` names `{twice}` twice, every value needs its own name")));
             }
         }
         let tensors = inputs.iter().map(|input| &input.tensor);
         let mut seen = HashSet::new();
         for tensor in tensors.chain(self.outputs.get_ref().iter().map(|output| &output.tensor)) {
             if !seen.insert(tensor.get_ref()) {
-                problems.push((tensor.span().start, format!("the tensor `{}` is listed twice", tensor.get_ref())));
+                problems.push((
+                    tensor.span().start,
+                    format!("the tensor `{}` is listed twice", tensor.get_ref()),
+                ));
             }
         }
         problems

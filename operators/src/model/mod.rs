@@ -105,7 +105,8 @@ impl Model {
             columns: input.columns.get_ref().clone(),
         };
         let inputs: Vec<InputSpec> = manifest.inputs.get_ref().iter().map(input).collect();
-        let names: Vec<&str> = manifest.outputs.get_ref().iter().map(|output| output.tensor.get_ref().as_str()).collect();
+        let names: Vec<&str> =
+            manifest.outputs.get_ref().iter().map(|output| output.tensor.get_ref().as_str()).collect();
         let backend = backend::open(graph, &inputs, &names).map_err(|error| vec![error])?;
 
         let output = |(output, shape): (&manifest::Output, &OutputShape)| OutputSpec {
@@ -114,7 +115,8 @@ impl Model {
             width: shape.width,
             classes: output.classes.as_ref().map(|classes| classes.get_ref().clone()),
         };
-        let outputs: Vec<OutputSpec> = manifest.outputs.get_ref().iter().zip(backend.outputs()).map(output).collect();
+        let outputs: Vec<OutputSpec> =
+            manifest.outputs.get_ref().iter().zip(backend.outputs()).map(output).collect();
         let mismatch = |output: &OutputSpec| {
             let classes = output.classes.as_ref().map(Vec::len).filter(|classes| *classes != output.width)?;
             let (file, tensor) = (graph.file().to_owned(), output.tensor.clone());
@@ -125,7 +127,8 @@ impl Model {
             return Err(problems);
         }
         let part = |path: Option<&Path>| {
-            path.and_then(Path::file_name).map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+            path.and_then(Path::file_name)
+                .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
         };
         let (name, version) = (part(folder.parent()), part(Some(folder)));
         Ok(Model { name, version, sha256, inputs, outputs, backend })
@@ -229,7 +232,13 @@ fn utf8(file: &Path, bytes: &[u8]) -> Result<String, ModelError> {
     let text = std::str::from_utf8(bytes).map(str::to_owned);
     text.map_err(|error| ModelError::Manifest {
         file: file.to_owned(),
-        line: bytes.get(..error.valid_up_to()).unwrap_or_default().iter().filter(|byte| **byte == b'\n').count() + 1,
+        line: bytes
+            .get(..error.valid_up_to())
+            .unwrap_or_default()
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count()
+            + 1,
         column: 1,
         message: "this line is not UTF-8 text; save the file as UTF-8".to_owned(),
     })

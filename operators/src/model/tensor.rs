@@ -89,7 +89,7 @@ impl Data {
     }
 
     /// Adds the elements of `other`, which has to have the same type; another type adds nothing.
-    pub(super) fn append(&mut self, other: Data) {
+    pub fn append(&mut self, other: Data) {
         match (self, other) {
             (Data::Float32(all), Data::Float32(more)) => all.extend(more),
             (Data::Float64(all), Data::Float64(more)) => all.extend(more),
@@ -97,6 +97,17 @@ impl Data {
             (Data::Int32(all), Data::Int32(more)) => all.extend(more),
             (Data::Bool(all), Data::Bool(more)) => all.extend(more),
             _ => {}
+        }
+    }
+
+    /// Keeps the first `len` elements.
+    pub fn truncate(&mut self, len: usize) {
+        match self {
+            Data::Float32(data) => data.truncate(len),
+            Data::Float64(data) => data.truncate(len),
+            Data::Int64(data) => data.truncate(len),
+            Data::Int32(data) => data.truncate(len),
+            Data::Bool(data) => data.truncate(len),
         }
     }
 

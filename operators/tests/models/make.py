@@ -58,15 +58,16 @@ def inputs(name, data):
 
 
 def number(value):
-    """A float32 as JSON; a missing one is null."""
-    return None if np.isnan(value) else float(value)
+    """A number as JSON; a missing one is null."""
+    return None if np.isnan(value) else value.item()
 
 
-def folder(name, model, rows, backend, classes=None):
+def folder(name, model, rows, backend, classes=None, alone=False):
     """Writes one model folder and the answers of ONNX Runtime to `rows`.
 
-    `classes` are the labels of its scores; an output that is a label is left out. Without a backend it is a model
-    that has to be refused.
+    `rows` names shared inputs, or is a table of tensors for a model that takes several; of these only the golden rows
+    are kept. `classes` are the labels of its scores; an output that is a label is left out. Without a backend it is a model
+    that has to be refused. `alone` asks ONNX Runtime for one row at a time.
     """
     path = HERE / name
     path.mkdir()
@@ -82,11 +83,13 @@ def folder(name, model, rows, backend, classes=None):
     options.intra_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    tensor = session.get_inputs()[0].name
-    values = INPUTS[rows] if backend else INPUTS[rows][:GOLDEN]
-    # What has to be refused is run row by row: some of it does not treat rows alone.
-    batches = [values] if backend else np.split(values, len(values))
-    runs = [session.run(None, {tensor: batch}) for batch in batches]
+    feeds = rows if isinstance(rows, dict) else {session.get_inputs()[0].name: INPUTS[rows]}
+    count = len(next(iter(feeds.values()))) if backend else GOLDEN
+    size = 1 if alone else count
+    runs = [
+        session.run(None, {tensor: values[start : start + size] for tensor, values in feeds.items()})
+        for start in range(0, count, size)
+    ]
     outputs = {}
     for output, *parts in zip(session.get_outputs(), *runs):
         value = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -94,13 +97,17 @@ def folder(name, model, rows, backend, classes=None):
             labels = list(value[0])
             outputs[output.name] = np.array([[row[label] for label in labels] for row in value], dtype="<f4")
         elif output.type == "tensor(float)":
-            outputs[output.name] = value.reshape(len(values), -1).astype("<f4")
-    if backend:
+            outputs[output.name] = value.reshape(count, -1).astype("<f4")
+    shared = backend and not isinstance(rows, dict)
+    if shared:
         (path / "expected.f32").write_bytes(b"".join(value.tobytes() for value in outputs.values()))
 
-    columns = json.dumps([f"x{index}" for index in range(values.shape[1])])
-    lines = [f'sha256    = "{hashlib.sha256(data).hexdigest()}"']
-    lines += [f'inputs    = [{{ tensor = "{tensor}", type = "float32", columns = {columns} }}]', "outputs   = ["]
+    lines = [f'sha256    = "{hashlib.sha256(data).hexdigest()}"', "inputs    = ["]
+    for tensor, values in feeds.items():
+        prefix = "x" if len(feeds) == 1 else tensor
+        columns = json.dumps([f"{prefix}{index}" for index in range(values.shape[1])])
+        lines += [f'    {{ tensor = "{tensor}", type = "{values.dtype.name}", columns = {columns} }},']
+    lines += ["]", "outputs   = ["]
     for output in outputs:
         labels = f", classes = {json.dumps(classes)}" if classes else ""
         lines += [f'    {{ tensor = "{output}"{labels} }},']
@@ -108,10 +115,11 @@ def folder(name, model, rows, backend, classes=None):
     (path / "model.toml").write_text("\n".join(lines) + "\n")
     with (path / "golden.jsonl").open("w") as golden:
         for row in range(GOLDEN):
-            expected = {output: [float(x) for x in value[row]] for output, value in outputs.items()}
-            line = {"inputs": {tensor: [number(x) for x in values[row]]}, "outputs": expected}
+            given = {tensor: [number(x) for x in values[row]] for tensor, values in feeds.items()}
+            expected = {output: [number(x) for x in value[row]] for output, value in outputs.items()}
+            line = {"inputs": given, "outputs": expected}
             golden.write(json.dumps(line) + "\n")
-    if backend:
+    if shared:
         widths = {output: value.shape[1] for output, value in outputs.items()}
         CASES[name] = {"inputs": rows, "backend": backend, "outputs": widths}
 
@@ -281,7 +289,7 @@ def handmade_models():
     handmade("handmade_classifiers", 1, nodes)
 
 
-def refused_models():
+def odd_models():
     x, y = TRAIN["wine"]
     pipeline = make_pipeline(StandardScaler(), DecisionTreeClassifier(max_depth=3, random_state=7)).fit(x, y)
     options = {id(pipeline): {"zipmap": False}}
@@ -289,25 +297,50 @@ def refused_models():
     graph = to_onnx(pipeline, initial_types=width, options=options, target_opset=OPSET)
     folder("refused_scaler", graph, "wine", None, ["0", "1", "2"])
 
-    def small(name, *nodes):
+    def small(name, backend, *nodes):
         graph = helper.make_graph(
             nodes,
             name,
             [helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, 4])],
             [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
         )
-        folder(name, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), "handmade", None)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        folder(name, model, "handmade", backend, alone=True)
 
     small(
-        "refused_mixing",  # each row minus the mean of its batch
+        "handmade_mixing",  # each row minus the mean of its batch: nothing but zeros for rows that are alone
+        "tract",
         helper.make_node("IsNaN", ["X"], ["missing"]),
         helper.make_node("Constant", [], ["zero"], value_float=0.0),
         helper.make_node("Where", ["missing", "zero", "X"], ["filled"]),
         helper.make_node("ReduceMean", ["filled"], ["mean"], axes=[0], keepdims=1),
         helper.make_node("Sub", ["filled", "mean"], ["Y"]),
     )
+    # Every type that a column can have, and an output that is not always a number.
+    types = {"f": np.float32, "d": np.float64, "l": np.int64, "i": np.int32, "b": np.bool_}
+    feeds = {name: np.array([[1], [2], [0], [1]]).astype(kind) for name, kind in types.items()}
+    graph = helper.make_graph(
+        [
+            *[helper.make_node("Cast", [name], [f"{name}_f"], to=TensorProto.FLOAT) for name in types],
+            helper.make_node("Sum", [f"{name}_f" for name in types], ["sum"]),
+            helper.make_node("Sub", ["f", "d_f"], ["difference"]),
+            helper.make_node("Add", ["difference", "b_f"], ["sure"]),
+            helper.make_node("Log", ["sure"], ["log"]),
+        ],
+        "handmade_types",
+        [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), [None, 1])
+            for name, kind in types.items()
+        ],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ["sum", "log"]],
+    )
+    feeds["b"][:] = True
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    folder("handmade_types", model, feeds, "tract")
+
     small(
         "refused_random",
+        None,
         helper.make_node("RandomUniformLike", ["X"], ["Y"], dtype=TensorProto.FLOAT, seed=7.0),
     )
 
@@ -334,5 +367,5 @@ if __name__ == "__main__":
     sklearn_models()
     boosted_models()
     handmade_models()
-    refused_models()
+    odd_models()
     (HERE / "cases.json").write_text(json.dumps(CASES, indent=1) + "\n")

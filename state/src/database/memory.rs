@@ -2,7 +2,7 @@
 
 use super::{Cursor, Database, Write};
 use crate::{
-    Checkpoint, Slice, StateError, StoreId,
+    Checkpoint, Entry, Slice, StateError, StoreId,
     small_bytes::SmallBytes,
     table::{Range, SlotId, Table},
 };
@@ -90,7 +90,7 @@ struct MemoryCursor<'a> {
 }
 
 impl Cursor for MemoryCursor<'_> {
-    fn entry(&self) -> Option<(&[u8], &[u8])> {
+    fn entry(&self) -> Option<Entry<'_>> {
         self.here.map(|(key, id)| (key, &**self.table.value(id)))
     }
 

@@ -8,7 +8,7 @@ mod rocks;
 pub(crate) use memory::MemoryDatabase;
 pub(crate) use rocks::RocksDatabase;
 
-use crate::{Checkpoint, Slice, StateError, StoreId};
+use crate::{Checkpoint, Entry, Slice, StateError, StoreId};
 
 /// One change of a batch.
 pub(crate) enum Write<'a> {
@@ -56,7 +56,7 @@ pub(crate) trait Database: Send {
 /// A place in a range of a store.
 pub(crate) trait Cursor {
     /// The key and value here; `None` behind the last.
-    fn entry(&self) -> Option<(&[u8], &[u8])>;
+    fn entry(&self) -> Option<Entry<'_>>;
 
     fn next(&mut self) -> Result<(), StateError>;
 

@@ -9,14 +9,13 @@ use std::{
 };
 
 use rocksdb::{
-    BlockBasedOptions, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice,
-    DBRawIterator, DataBlockIndexType, ErrorKind, FlushOptions, LogLevel, Options, ReadOptions, WriteBatch,
-    WriteOptions,
+    BlockBasedOptions, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
+    DataBlockIndexType, ErrorKind, FlushOptions, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use super::{Cursor, Database, Write};
 use crate::{
-    Checkpoint, FORMAT_VERSION, Fingerprint, Slice, StateDirectory, StateError, StateOptions, StoreId,
+    Checkpoint, Entry, FORMAT_VERSION, Fingerprint, Slice, StateDirectory, StateError, StateOptions, StoreId,
     StoreSpec,
     value::{ValueError, ValueReader, ValueWriter},
 };
@@ -235,17 +234,19 @@ impl RocksDatabase {
     ) -> Result<(), StateError> {
         let family = self.family(store)?;
         let mut iterator = self.range(family, from, to);
-        let mut keys = Vec::new();
+        let mut keys: Vec<Box<[u8]>> = Vec::new();
         while let Some(key) = iterator.key() {
             if keys.len() == POINT_DELETES {
                 batch.delete_range_cf(family, from, to);
                 return Ok(());
             }
-            keys.push(Box::from(key));
+            keys.push(key.into());
             iterator.next();
         }
         iterator.status().map_err(|error| fault("read", &self.path, error))?;
-        keys.iter().for_each(|key: &Box<[u8]>| batch.delete_cf(family, key));
+        for key in keys {
+            batch.delete_cf(family, key);
+        }
         Ok(())
     }
 }
@@ -259,11 +260,11 @@ impl Database for RocksDatabase {
     fn multi_get(&self, store: StoreId, keys: &[&[u8]]) -> Result<Vec<Option<Slice<'_>>>, StateError> {
         let keys = keys.iter().copied();
         let values = self.db.batched_multi_get_cf_opt(self.family(store)?, keys, false, &self.read);
-        let slice = |value: Result<Option<DBPinnableSlice<'_>>, _>| match value {
-            Ok(found) => Ok(found.map(Slice::pinned)),
-            Err(error) => Err(fault("read", &self.path, error)),
-        };
-        values.into_iter().map(slice).collect()
+        values
+            .into_iter()
+            .map(|value| value.map(|found| found.map(Slice::pinned)))
+            .map(|value| value.map_err(|error| fault("read", &self.path, error)))
+            .collect()
     }
 
     fn cursor(&self, store: StoreId, from: &[u8], to: &[u8]) -> Result<Box<dyn Cursor + '_>, StateError> {
@@ -334,7 +335,7 @@ impl RocksCursor<'_> {
 }
 
 impl Cursor for RocksCursor<'_> {
-    fn entry(&self) -> Option<(&[u8], &[u8])> {
+    fn entry(&self) -> Option<Entry<'_>> {
         self.iterator.item()
     }
 

@@ -71,7 +71,10 @@ struct Model {
     uncommitted: Vec<ChangelogRecord>,
     committed: Vec<ChangelogRecord>,
     expired: Vec<(usize, Vec<u8>, Vec<u8>)>,
-    commits: i64,
+    /// What was promoted by each commit, and how long the changelog was then.
+    history: Vec<(Level, usize)>,
+    /// How many commits a crash cannot take.
+    durable: usize,
 }
 
 impl Model {
@@ -106,10 +109,26 @@ impl Model {
     }
 
     fn promote(&mut self) -> Checkpoint {
-        self.commits += 1;
         self.committed.append(&mut self.uncommitted);
         self.promoted = self.now.clone();
-        checkpoint(self.commits, STORES)
+        self.history.push((self.promoted.clone(), self.committed.len()));
+        checkpoint(self.history.len() as i64, STORES)
+    }
+
+    /// Goes back to the commit that the database says it is at.
+    fn crash(&mut self, found: &Checkpoint) {
+        let commits = found.input_offsets.values().next().copied().unwrap_or(0) as usize;
+        assert!((self.durable..=self.history.len()).contains(&commits), "at commit {commits}");
+        let expected = match commits {
+            0 => Checkpoint { changelog_offsets: vec![0; STORES], ..Checkpoint::default() },
+            _ => checkpoint(commits as i64, STORES),
+        };
+        assert_eq!(found, &expected);
+        self.history.truncate(commits);
+        let (promoted, committed) = self.history.last().cloned().unwrap_or_default();
+        self.promoted = promoted;
+        self.committed.truncate(committed);
+        self.discard();
     }
 
     fn discard(&mut self) {
@@ -207,17 +226,15 @@ fn run(place: &Place, ops: &[Op]) {
                 model.discard();
                 assert_eq!(state.staged_bytes(), 0);
             }
-            Op::Flush => state.flush().unwrap(),
+            Op::Flush => {
+                state.flush().unwrap();
+                model.durable = model.history.len();
+            }
             Op::Crash if matches!(place, Place::Disk(_)) => {
                 drop(state);
                 drop(directory.take());
                 (state, directory) = place.open();
-                model.discard();
-                let expected = match model.commits {
-                    0 => Checkpoint { changelog_offsets: vec![0; STORES], ..Checkpoint::default() },
-                    commits => checkpoint(commits, STORES),
-                };
-                assert_eq!(state.checkpoint(), &expected);
+                model.crash(state.checkpoint());
             }
             Op::Crash => {}
         }
@@ -248,7 +265,7 @@ fn run(place: &Place, ops: &[Op]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn memory_does_as_the_model(ops in vec(op(), 1..200), cache in prop_oneof![Just(0), Just(400), Just(1 << 20)]) {
@@ -258,7 +275,7 @@ proptest! {
 
 proptest! {
     // Each case opens a database several times.
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn rocksdb_does_as_the_model(ops in vec(op(), 1..200), memory in prop_oneof![Just(1600), Just(64 << 20)]) {

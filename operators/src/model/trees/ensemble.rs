@@ -8,6 +8,9 @@ use super::forest::{Aggregate, Described, Forest, MAX_FEATURES, Memory, Split, T
 use super::scores::{Transform, logistic};
 use crate::model::graph::attribute;
 
+/// The numbers of a node's tree and of the node.
+type NodeName = (i64, i64);
+
 /// An ensemble that was read and checked.
 #[derive(Debug)]
 pub(super) struct Ensemble {
@@ -80,7 +83,8 @@ impl Ensemble {
         let forest = attributes.forest(Forest::new(features, targets, aggregate), &weights)?;
         let divisor = if average { forest.len() as f32 } else { 1.0 };
         let transform = Transform::parse(attributes.string("post_transform"))?;
-        let base = if base.len() == 1 { vec![base.first().copied().unwrap_or_default(); targets] } else { base };
+        let base =
+            if base.len() == 1 { vec![base.first().copied().unwrap_or_default(); targets] } else { base };
         Ok(Ensemble { forest, finish, transform, divisor, base })
     }
 
@@ -101,7 +105,9 @@ impl Ensemble {
             }
         }
         match self.finish {
-            Finish::Pair { probability } => sums.iter().flat_map(|sum| self.pair(*sum, probability)).collect(),
+            Finish::Pair { probability } => {
+                sums.iter().flat_map(|sum| self.pair(*sum, probability)).collect()
+            }
             Finish::Value | Finish::Each => sums.to_vec(),
         }
     }
@@ -138,20 +144,25 @@ impl<'a> Attributes<'a> {
     /// Thresholds or weights in float64 are attributes that end in `_as_tensor`.
     fn refuse_float64(&self) -> Result<(), String> {
         match self.0.attribute.iter().find(|attribute| attribute.name.ends_with("_as_tensor")) {
-            Some(attribute) => {
-                Err(format!("`{}` holds float64 values; export the model with float32 inputs", attribute.name))
-            }
+            Some(attribute) => Err(format!(
+                "`{}` holds float64 values; export the model with float32 inputs",
+                attribute.name
+            )),
             None => Ok(()),
         }
     }
 
     /// Checks that a list is as long as the others of its group.
     fn same_length(&self, name: &str, found: usize, expected: usize) -> Result<(), String> {
-        if found == expected { Ok(()) } else { Err(format!("`{name}` has {found} elements, expected are {expected}")) }
+        if found == expected {
+            Ok(())
+        } else {
+            Err(format!("`{name}` has {found} elements, expected are {expected}"))
+        }
     }
 
     /// The weights of the leaves, with the tree and node they belong to.
-    fn weights(&self, prefix: &str) -> Result<Vec<((i64, i64), Weight)>, String> {
+    fn weights(&self, prefix: &str) -> Result<Vec<(NodeName, Weight)>, String> {
         let list = |part: &str| format!("{prefix}_{part}");
         let (trees, nodes) = (self.ints(&list("treeids")), self.ints(&list("nodeids")));
         let (ids, values) = (self.ints(&list("ids")), self.floats(&list("weights")));
@@ -173,7 +184,7 @@ impl<'a> Attributes<'a> {
     }
 
     /// Builds the trees.
-    fn forest(&self, mut forest: Forest, weights: &[((i64, i64), Weight)]) -> Result<Forest, String> {
+    fn forest(&self, mut forest: Forest, weights: &[(NodeName, Weight)]) -> Result<Forest, String> {
         let trees = self.ints("nodes_treeids");
         let (ids, modes) = (self.ints("nodes_nodeids"), self.strings("nodes_modes"));
         let (yes, no) = (self.ints("nodes_truenodeids"), self.ints("nodes_falsenodeids"));
@@ -202,10 +213,13 @@ impl<'a> Attributes<'a> {
                 return Err(format!("node {} of tree {} is there twice", name.1, name.0));
             }
         }
-        let mut leaf_weights: HashMap<(i64, i64), Vec<Weight>> = HashMap::new();
+        let mut leaf_weights: HashMap<NodeName, Vec<Weight>> = HashMap::new();
         for (name, weight) in weights {
             if !places.contains_key(name) {
-                return Err(format!("a weight is for node {} of tree {}, which is not there", name.1, name.0));
+                return Err(format!(
+                    "a weight is for node {} of tree {}, which is not there",
+                    name.1, name.0
+                ));
             }
             leaf_weights.entry(*name).or_default().push(*weight);
         }
@@ -239,7 +253,11 @@ impl<'a> Attributes<'a> {
             })?;
             let (split, swapped) = split(mode, feature, *value, *missing != 0)
                 .ok_or_else(|| format!("{} has the unknown mode {}", at(), String::from_utf8_lossy(mode)))?;
-            nodes.push(if swapped { Described::Split(split, no, yes) } else { Described::Split(split, yes, no) });
+            nodes.push(if swapped {
+                Described::Split(split, no, yes)
+            } else {
+                Described::Split(split, yes, no)
+            });
         }
         self.add_trees(&mut forest, trees, ids, nodes)?;
         Ok(forest)
@@ -290,7 +308,9 @@ impl<'a> Attributes<'a> {
                 node.ok_or_else(|| format!("tree {tree} has a cycle"))
             })?;
             if reached != size {
-                return Err(format!("tree {tree} has {size} nodes, but {reached} can be reached from its root"));
+                return Err(format!(
+                    "tree {tree} has {size} nodes, but {reached} can be reached from its root"
+                ));
             }
         }
         Ok(())
@@ -368,17 +388,27 @@ mod tests {
 
     #[test]
     fn a_stump_scores() {
-        let scores = Ensemble::new(&stump(), 1).unwrap().scores(&[0.5, 0.6, f32::NAN], &mut Memory::default());
+        let scores =
+            Ensemble::new(&stump(), 1).unwrap().scores(&[0.5, 0.6, f32::NAN], &mut Memory::default());
         assert_eq!(scores, [1.0, 2.0, 2.0]);
     }
 
     #[test]
     fn what_is_no_tree_is_refused() {
         let (yes, no) = ("nodes_truenodeids", "nodes_falsenodeids");
-        assert_eq!(broken(yes, |list| list.ints[0] = 0), "tree 0 has 3 nodes, but 1 can be reached from its root");
+        assert_eq!(
+            broken(yes, |list| list.ints[0] = 0),
+            "tree 0 has 3 nodes, but 1 can be reached from its root"
+        );
         assert_eq!(broken(yes, |list| list.ints[0] = 2), "node 2 of tree 0 is the child of two nodes");
-        assert_eq!(broken(no, |list| list.ints[0] = 7), "node 0 of tree 0 has the false child 7, which is not there");
-        assert_eq!(broken(no, |list| list.ints[0] = -1), "node 0 of tree 0 has the false child -1, which is not there");
+        assert_eq!(
+            broken(no, |list| list.ints[0] = 7),
+            "node 0 of tree 0 has the false child 7, which is not there"
+        );
+        assert_eq!(
+            broken(no, |list| list.ints[0] = -1),
+            "node 0 of tree 0 has the false child -1, which is not there"
+        );
         assert_eq!(broken("nodes_nodeids", |list| list.ints[2] = 1), "node 1 of tree 0 is there twice");
         assert_eq!(broken("nodes_modes", |list| list.strings[0] = b"LEAF".to_vec()), "tree 0 has two roots");
         assert_eq!(
@@ -416,7 +446,7 @@ mod tests {
     #[test]
     fn lists_and_indices_that_do_not_fit_are_refused() {
         assert_eq!(
-            broken("nodes_values", |list| drop(list.floats.pop())),
+            broken("nodes_values", |list| list.floats.truncate(2)),
             "`nodes_values` has 2 elements, expected are 3"
         );
         assert_eq!(
@@ -426,8 +456,14 @@ mod tests {
         let beyond = "node 0 of tree 0 reads a value beyond the 3 columns of its input in `model.toml`";
         assert_eq!(broken("nodes_featureids", |list| list.ints[0] = 3), beyond);
         assert_eq!(broken("nodes_featureids", |list| list.ints[0] = -1), beyond);
-        assert_eq!(broken("nodes_values", |list| list.floats[0] = f32::NAN), "node 0 of tree 0 compares with NaN");
-        assert_eq!(broken("target_ids", |list| list.ints[0] = 1), "a weight is for target 1, there are 1 (from 0)");
+        assert_eq!(
+            broken("nodes_values", |list| list.floats[0] = f32::NAN),
+            "node 0 of tree 0 compares with NaN"
+        );
+        assert_eq!(
+            broken("target_ids", |list| list.ints[0] = 1),
+            "a weight is for target 1, there are 1 (from 0)"
+        );
         assert_eq!(
             broken("target_nodeids", |list| list.ints[0] = 9),
             "a weight is for node 9 of tree 0, which is not there"
@@ -441,7 +477,11 @@ mod tests {
     #[test]
     fn a_huge_number_of_targets_takes_no_memory() {
         let mut node = stump();
-        node.attribute.push(AttributeProto { name: "n_targets".to_owned(), i: i64::MAX, ..Default::default() });
+        node.attribute.push(AttributeProto {
+            name: "n_targets".to_owned(),
+            i: i64::MAX,
+            ..Default::default()
+        });
         let error = Ensemble::new(&node, 1).unwrap_err();
         assert_eq!(error, format!("it has {} targets and 2 weights", i64::MAX));
     }

@@ -98,7 +98,15 @@ impl Forest {
         } else {
             Leaves::Weights { ranges: Vec::new(), weights: Vec::new() }
         };
-        Forest { nodes: Vec::new(), trees: Vec::new(), leaves, features, targets, aggregate, any_equal: false }
+        Forest {
+            nodes: Vec::new(),
+            trees: Vec::new(),
+            leaves,
+            features,
+            targets,
+            aggregate,
+            any_equal: false,
+        }
     }
 
     /// The number of trees.
@@ -118,7 +126,11 @@ impl Forest {
 
     /// Adds a tree, described from `root` down. `node` says what a node of the description is: a split and its left
     /// and right child, or the weights of a leaf. Every node may be asked for once: this is what keeps cycles out.
-    pub fn add_tree<N, E>(&mut self, root: N, mut node: impl FnMut(N) -> Result<Described<N>, E>) -> Result<(), E>
+    pub fn add_tree<N, E>(
+        &mut self,
+        root: N,
+        mut node: impl FnMut(N) -> Result<Described<N>, E>,
+    ) -> Result<(), E>
     where
         E: From<TooLarge>,
     {
@@ -229,7 +241,12 @@ impl Forest {
             for tree in &self.trees {
                 let groups = lanes.chunks_exact(2 * width + 1).zip(sums.chunks_exact_mut(LANES * targets));
                 for (rows, sums) in groups {
-                    let leaves = self.walk::<EQ, LANES, LANES>([tree.root; LANES], rows, tree.shallowest, tree.deepest);
+                    let leaves = self.walk::<EQ, LANES, LANES>(
+                        [tree.root; LANES],
+                        rows,
+                        tree.shallowest,
+                        tree.deepest,
+                    );
                     for (leaf, sums) in leaves.into_iter().zip(sums.chunks_exact_mut(targets)) {
                         self.add(leaf, sums);
                     }
@@ -259,7 +276,10 @@ impl Forest {
     /// Goes from `N` roots to leaves in step; none arrives before `shallowest` steps or after `deepest`.
     /// Each walk has its own row of `M` interleaved ones, or all have the only one.
     #[inline(always)]
-    #[expect(clippy::indexing_slicing, reason = "children and features were checked when the trees were built")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "children and features were checked when the trees were built"
+    )]
     fn walk<const EQ: bool, const N: usize, const M: usize>(
         &self,
         mut at: [u32; N],
@@ -299,7 +319,10 @@ impl Forest {
 
     /// Adds what a leaf gives to the sums of a row.
     #[inline(always)]
-    #[expect(clippy::indexing_slicing, reason = "walks end at leaves, and their weights were checked when built")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "walks end at leaves, and their weights were checked when built"
+    )]
     fn add(&self, leaf: u32, sums: &mut [f32]) {
         let payload = self.nodes[leaf as usize].value;
         match &self.leaves {
@@ -382,7 +405,10 @@ mod tests {
     }
 
     fn row() -> impl Strategy<Value = Vec<f32>> {
-        proptest::collection::vec(prop_oneof![4 => (-4..5).prop_map(|x| x as f32), 1 => Just(f32::NAN)], FEATURES)
+        proptest::collection::vec(
+            prop_oneof![4 => (-4..5).prop_map(|x| x as f32), 1 => Just(f32::NAN)],
+            FEATURES,
+        )
     }
 
     fn score(tree: &Drawn, row: &[f32]) -> f32 {
@@ -407,7 +433,9 @@ mod tests {
         for (index, tree) in trees.iter().enumerate() {
             let added: Result<(), TooLarge> = forest.add_tree(tree, |tree| {
                 Ok(match tree {
-                    Drawn::Leaf(value) => Described::Leaf(vec![Weight { target: index % targets, value: *value }]),
+                    Drawn::Leaf(value) => {
+                        Described::Leaf(vec![Weight { target: index % targets, value: *value }])
+                    }
                     Drawn::Split(feature, value, equal, missing_left, children) => {
                         let (feature, value) = (*feature, *value);
                         let split = Split { feature, value, equal: *equal, missing_left: *missing_left };

@@ -49,7 +49,11 @@ impl Trees {
         operators.sort_unstable();
         operators.dedup();
         if !operators.is_empty() {
-            return Err(ModelError::MissingOperators { file: graph.file().to_owned(), backend: "trees", operators });
+            return Err(ModelError::MissingOperators {
+                file: graph.file().to_owned(),
+                backend: "trees",
+                operators,
+            });
         }
         let members =
             outputs.iter().map(|output| Member::new(graph, inputs, output)).collect::<Result<Vec<_>, _>>()?;
@@ -73,7 +77,8 @@ impl Member {
                 operator(node)
             )));
         }
-        let error = |message| ModelError::Trees { file: graph.file().to_owned(), node: node.name.clone(), message };
+        let error =
+            |message| ModelError::Trees { file: graph.file().to_owned(), node: node.name.clone(), message };
         Ok(Member { input, ensemble: Ensemble::new(node, spec.columns.len()).map_err(error)?, factors })
     }
 }

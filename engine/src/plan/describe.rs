@@ -1,0 +1,503 @@
+//! What a plan is made of, as text for people, as JSON for tools, and as a drawing in DOT or Mermaid.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use millstream_operators::config::format_duration;
+use millstream_operators::operator::StoreKind;
+use serde::Serialize;
+
+use super::{Origin, Plan, PlanError, PlanNode, PlanOutput, SubTopology};
+use crate::topology::{OnError, SinkTopic, Topology};
+
+/// What runs for a topology, in names and numbers.
+#[derive(Debug, Serialize)]
+pub struct Description {
+    /// `[app] id`.
+    pub app: String,
+    /// What the application is for.
+    pub description: Option<String>,
+    /// Every sub-topology after those that write its repartition topics.
+    pub sub_topologies: Vec<SubTopologyDescription>,
+    /// The topics that belong to the application.
+    pub internal_topics: Vec<InternalTopic>,
+}
+
+/// A sub-topology; it has a task for each partition.
+#[derive(Debug, Serialize)]
+pub struct SubTopologyDescription {
+    /// Its name.
+    pub name: String,
+    /// The tasks, `<sub-topology>-<partition>`.
+    pub tasks: Vec<String>,
+    /// The topics it reads.
+    pub inputs: Vec<InputDescription>,
+    /// The running steps, each after those it reads from.
+    pub steps: Vec<StepDescription>,
+    /// The stores of each task.
+    pub stores: Vec<StoreDescription>,
+    /// The topics it writes.
+    pub outputs: Vec<OutputDescription>,
+}
+
+/// A topic that is read.
+#[derive(Debug, Serialize)]
+pub struct InputDescription {
+    /// The source, or the step whose repartition topic it is.
+    pub node: String,
+    /// The topic.
+    pub topic: String,
+    /// Whether the topic is one of the application's own.
+    pub repartition: bool,
+    #[serde(skip)]
+    slot: usize,
+}
+
+/// A running step.
+#[derive(Debug, Serialize)]
+pub struct StepDescription {
+    /// Its name.
+    pub name: String,
+    /// Its operator; `group-by` for what a step does before its repartition topic.
+    pub op: &'static str,
+    /// What it reads.
+    pub from: Vec<String>,
+    /// What the operator tells of itself: its window, say.
+    pub facts: BTreeMap<&'static str, String>,
+    /// What happens to a record on which it fails.
+    pub on_error: &'static str,
+    /// Whether changes of one key within a batch are sent as one.
+    pub folds: bool,
+    #[serde(skip)]
+    inputs: Vec<usize>,
+    #[serde(skip)]
+    outputs: Vec<usize>,
+}
+
+/// A store.
+#[derive(Debug, Serialize)]
+pub struct StoreDescription {
+    /// Its name.
+    pub name: String,
+    /// The topic of its changes.
+    pub changelog: String,
+    /// `key-value` or `window`.
+    pub kind: &'static str,
+    /// How long a window store keeps an entry, in milliseconds of stream time.
+    pub retention: Option<i64>,
+}
+
+/// A topic that is written.
+#[derive(Debug, Serialize)]
+pub struct OutputDescription {
+    /// The sink, or the step whose repartition topic it is.
+    pub node: String,
+    /// The topic; `None` if an expression chooses it for each row.
+    pub topic: Option<String>,
+    /// Whether the topic is one of the application's own.
+    pub repartition: bool,
+    /// What is written.
+    pub from: String,
+    #[serde(skip)]
+    slot: usize,
+}
+
+/// A topic of the application's own.
+#[derive(Debug, Serialize)]
+pub struct InternalTopic {
+    /// Its name.
+    pub topic: String,
+    /// `repartition`, `changelog` or `dead-letter`.
+    pub kind: &'static str,
+    /// Its partitions.
+    pub partitions: u32,
+}
+
+impl Description {
+    /// Describes a plan whose sources' topics have `partitions` partitions each.
+    ///
+    /// # Errors
+    /// If inputs that meet in one task would have different partition counts.
+    pub fn new(topology: &Topology, plan: &Plan, partitions: u32) -> Result<Self, PlanError> {
+        let counts = plan.partitions(|_| partitions)?;
+        let mut internal_topics = Vec::new();
+        for (sub, count) in plan.sub_topologies.iter().zip(&counts) {
+            let mut add = |topic: &str, kind| {
+                if !internal_topics.iter().any(|known: &InternalTopic| known.topic == topic) {
+                    internal_topics.push(InternalTopic { topic: topic.to_owned(), kind, partitions: *count });
+                }
+            };
+            for input in &sub.inputs {
+                match &input.origin {
+                    Origin::Repartition { .. } => add(&input.topic, "repartition"),
+                    Origin::Source(source) if source.on_error == OnError::DeadLetter => {
+                        add(&source.dead_letter, "dead-letter");
+                    }
+                    Origin::Source(_) => {}
+                }
+            }
+            for node in sub.nodes.iter().filter(|node| node.on_error == OnError::DeadLetter) {
+                add(&node.dead_letter, "dead-letter");
+            }
+            for store in &sub.stores {
+                add(&store.changelog, "changelog");
+            }
+        }
+        let sub_topologies = plan.sub_topologies.iter().zip(&counts);
+        Ok(Description {
+            app: plan.app.clone(),
+            description: topology.app.description.clone(),
+            sub_topologies: sub_topologies
+                .map(|(sub, count)| SubTopologyDescription::new(sub, *count))
+                .collect(),
+            internal_topics,
+        })
+    }
+
+    /// As JSON.
+    pub fn to_json(&self) -> String {
+        // Strings, numbers and lists always have a JSON form.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// As text.
+    pub fn to_text(&self) -> String {
+        let mut text = self.app.clone();
+        if let Some(description) = &self.description {
+            let _ = write!(text, ": {description}");
+        }
+        text.push('\n');
+        for sub in &self.sub_topologies {
+            let tasks = sub.tasks.len();
+            let _ = writeln!(text, "\nsub-topology {}, {tasks} {}", sub.name, plural(tasks, "task"));
+            let mut rows: Vec<[String; 4]> = Vec::new();
+            for (number, input) in sub.inputs.iter().enumerate() {
+                let topic =
+                    if input.topic == input.node { String::new() } else { format!("topic {}", input.topic) };
+                rows.push([first(number, "reads"), input.node.clone(), topic, String::new()]);
+            }
+            for (number, step) in sub.steps.iter().enumerate() {
+                let mut rest = format!("from {}", step.from.join(", "));
+                for (name, value) in &step.facts {
+                    let _ = write!(rest, "; {name} {value}");
+                }
+                if step.on_error != "fail" {
+                    let _ = write!(rest, "; on error {}", step.on_error);
+                }
+                rows.push([first(number, "steps"), step.name.clone(), step.op.to_owned(), rest]);
+            }
+            for (number, store) in sub.stores.iter().enumerate() {
+                let kind = match store.retention {
+                    Some(retention) => format!("{}, kept {}", store.kind, format_duration(retention)),
+                    None => store.kind.to_owned(),
+                };
+                rows.push([
+                    first(number, "stores"),
+                    store.name.clone(),
+                    kind,
+                    format!("changelog {}", store.changelog),
+                ]);
+            }
+            for (number, output) in sub.outputs.iter().enumerate() {
+                let topic = match &output.topic {
+                    Some(topic) => format!("topic {topic}"),
+                    None => "topic chosen for each row".to_owned(),
+                };
+                let node = if output.repartition { String::new() } else { output.node.clone() };
+                rows.push([first(number, "writes"), node, topic, format!("from {}", output.from)]);
+            }
+            write_table(&rows, &mut text);
+        }
+        if !self.internal_topics.is_empty() {
+            text.push_str("\ninternal topics\n");
+            let rows: Vec<[String; 4]> = self
+                .internal_topics
+                .iter()
+                .map(|internal| {
+                    let count = internal.partitions as usize;
+                    let partitions = format!("{count} {}", plural(count, "partition"));
+                    [String::new(), internal.topic.clone(), internal.kind.to_owned(), partitions]
+                })
+                .collect();
+            write_table(&rows, &mut text);
+        }
+        text
+    }
+
+    /// As a drawing for Graphviz.
+    pub fn to_dot(&self) -> String {
+        let drawing = Drawing::new(self);
+        let mut text = format!(
+            "digraph {} {{\n  rankdir = LR;\n  node [fontname = \"sans-serif\"];\n",
+            quoted(&self.app)
+        );
+        for (number, group) in drawing.groups.iter().enumerate() {
+            let _ = writeln!(text, "  subgraph cluster_{number} {{\n    label = {};", quoted(&group.title));
+            for index in &group.boxes {
+                let Some(shape) = drawing.boxes.get(*index) else { continue };
+                let _ = writeln!(
+                    text,
+                    "    n{index} [label = {}, shape = {}];",
+                    quoted(&shape.label),
+                    shape.kind.dot()
+                );
+            }
+            text.push_str("  }\n");
+        }
+        for (index, shape) in drawing.loose() {
+            let _ = writeln!(
+                text,
+                "  n{index} [label = {}, shape = {}];",
+                quoted(&shape.label),
+                shape.kind.dot()
+            );
+        }
+        for (from, to) in &drawing.arrows {
+            let _ = writeln!(text, "  n{from} -> n{to};");
+        }
+        text.push_str("}\n");
+        text
+    }
+
+    /// As a drawing for Mermaid, which Markdown viewers show.
+    pub fn to_mermaid(&self) -> String {
+        let drawing = Drawing::new(self);
+        let mut text = "flowchart LR\n".to_owned();
+        for (number, group) in drawing.groups.iter().enumerate() {
+            let _ = writeln!(text, "  subgraph s{number}[{}]", quoted(&group.title));
+            for index in &group.boxes {
+                let Some(shape) = drawing.boxes.get(*index) else { continue };
+                let _ = writeln!(text, "    n{index}{}", shape.mermaid());
+            }
+            text.push_str("  end\n");
+        }
+        for (index, shape) in drawing.loose() {
+            let _ = writeln!(text, "  n{index}{}", shape.mermaid());
+        }
+        for (from, to) in &drawing.arrows {
+            let _ = writeln!(text, "  n{from} --> n{to}");
+        }
+        text
+    }
+}
+
+impl SubTopologyDescription {
+    fn new(sub: &SubTopology, partitions: u32) -> Self {
+        let names = slot_names(sub);
+        let name_of = |slot: &usize| names.get(slot).cloned().unwrap_or_default();
+        let step = |node: &PlanNode| StepDescription {
+            name: node.name.clone(),
+            op: node.op,
+            from: node.inputs.iter().map(name_of).collect(),
+            facts: node.definition.facts().into_iter().collect(),
+            on_error: match node.on_error {
+                OnError::Fail => "fail",
+                OnError::Skip => "skip",
+                OnError::DeadLetter => "dead-letter",
+            },
+            folds: node.wanted.fold,
+            inputs: node.inputs.clone(),
+            outputs: node.outputs.iter().map(|output| output.slot).collect(),
+        };
+        let outputs = sub.outputs.iter().map(|output| match output {
+            PlanOutput::Sink { sink, slot, .. } => OutputDescription {
+                node: sink.name.clone(),
+                topic: match &sink.topic {
+                    SinkTopic::Fixed(topic) => Some(topic.clone()),
+                    SinkTopic::Expression(_) => None,
+                },
+                repartition: false,
+                from: name_of(slot),
+                slot: *slot,
+            },
+            PlanOutput::Repartition { node, topic, slot, .. } => OutputDescription {
+                node: node.clone(),
+                topic: Some(topic.clone()),
+                repartition: true,
+                from: name_of(slot),
+                slot: *slot,
+            },
+        });
+        SubTopologyDescription {
+            name: sub.name.clone(),
+            tasks: (0..partitions).map(|partition| format!("{}-{partition}", sub.name)).collect(),
+            inputs: sub
+                .inputs
+                .iter()
+                .map(|input| InputDescription {
+                    node: input.node.clone(),
+                    topic: input.topic.clone(),
+                    repartition: matches!(input.origin, Origin::Repartition { .. }),
+                    slot: input.slot,
+                })
+                .collect(),
+            steps: sub.nodes.iter().map(step).collect(),
+            stores: sub
+                .stores
+                .iter()
+                .map(|store| StoreDescription {
+                    name: store.spec.name.clone(),
+                    changelog: store.changelog.clone(),
+                    kind: match store.kind {
+                        StoreKind::KeyValue => "key-value",
+                        StoreKind::Window { .. } => "window",
+                    },
+                    retention: match store.kind {
+                        StoreKind::KeyValue => None,
+                        StoreKind::Window { retention } => Some(retention),
+                    },
+                })
+                .collect(),
+            outputs: outputs.collect(),
+        }
+    }
+}
+
+/// What fills each slot of a sub-topology.
+fn slot_names(sub: &SubTopology) -> BTreeMap<usize, String> {
+    let inputs = sub.inputs.iter().map(|input| (input.slot, input.node.clone()));
+    let outputs = sub.nodes.iter().flat_map(|node| {
+        node.outputs.iter().map(|output| match &output.name {
+            Some(name) => (output.slot, format!("{}.{name}", node.name)),
+            None => (output.slot, node.name.clone()),
+        })
+    });
+    inputs.chain(outputs).collect()
+}
+
+/// Boxes and arrows, the same for every form of drawing.
+struct Drawing {
+    boxes: Vec<Shape>,
+    groups: Vec<Group>,
+    arrows: Vec<(usize, usize)>,
+}
+
+struct Shape {
+    label: String,
+    kind: ShapeKind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ShapeKind {
+    Topic,
+    Step,
+    Store,
+}
+
+struct Group {
+    title: String,
+    boxes: Vec<usize>,
+}
+
+impl Drawing {
+    fn new(description: &Description) -> Self {
+        let mut drawing = Drawing { boxes: Vec::new(), groups: Vec::new(), arrows: Vec::new() };
+        let mut topics: BTreeMap<String, usize> = BTreeMap::new();
+        for sub in &description.sub_topologies {
+            let mut filled: BTreeMap<usize, usize> = BTreeMap::new();
+            let mut members = Vec::new();
+            for input in &sub.inputs {
+                let topic = drawing.topic(&mut topics, &input.topic);
+                filled.insert(input.slot, topic);
+            }
+            for step in &sub.steps {
+                let index = drawing.add(format!("{}\n{}", step.name, step.op), ShapeKind::Step);
+                members.push(index);
+                for from in step.inputs.iter().filter_map(|slot| filled.get(slot)) {
+                    drawing.arrows.push((*from, index));
+                }
+                filled.extend(step.outputs.iter().map(|slot| (*slot, index)));
+            }
+            for store in &sub.stores {
+                let index = drawing.add(store.name.clone(), ShapeKind::Store);
+                let owner = sub.steps.iter().zip(&members).filter(|(step, _)| {
+                    store.name == step.name
+                        || store.name.strip_prefix(&step.name).is_some_and(|rest| rest.starts_with('-'))
+                });
+                if let Some((_, step)) = owner.last() {
+                    drawing.arrows.push((*step, index));
+                }
+                members.push(index);
+            }
+            for output in &sub.outputs {
+                let name =
+                    output.topic.clone().unwrap_or_else(|| format!("{} (chosen for each row)", output.node));
+                let topic = drawing.topic(&mut topics, &name);
+                if let Some(from) = filled.get(&output.slot) {
+                    drawing.arrows.push((*from, topic));
+                }
+            }
+            let tasks = sub.tasks.len();
+            let title = format!("{}, {tasks} {}", sub.name, plural(tasks, "task"));
+            drawing.groups.push(Group { title, boxes: members });
+        }
+        drawing
+    }
+
+    fn add(&mut self, label: String, kind: ShapeKind) -> usize {
+        self.boxes.push(Shape { label, kind });
+        self.boxes.len() - 1
+    }
+
+    fn topic(&mut self, topics: &mut BTreeMap<String, usize>, name: &str) -> usize {
+        *topics.entry(name.to_owned()).or_insert_with(|| self.add(name.to_owned(), ShapeKind::Topic))
+    }
+
+    /// Boxes outside of any group: topics lie between sub-topologies.
+    fn loose(&self) -> impl Iterator<Item = (usize, &Shape)> {
+        self.boxes.iter().enumerate().filter(|(_, shape)| shape.kind == ShapeKind::Topic)
+    }
+}
+
+impl ShapeKind {
+    fn dot(self) -> &'static str {
+        match self {
+            ShapeKind::Topic => "cds",
+            ShapeKind::Step => "box",
+            ShapeKind::Store => "cylinder",
+        }
+    }
+}
+
+impl Shape {
+    fn mermaid(&self) -> String {
+        let label = quoted(&self.label.replace('\n', "<br>"));
+        match self.kind {
+            ShapeKind::Topic => format!("([{label}])"),
+            ShapeKind::Step => format!("[{label}]"),
+            ShapeKind::Store => format!("[({label})]"),
+        }
+    }
+}
+
+/// A label in quotes. Names of nodes and topics hold nothing that needs more care.
+fn quoted(label: &str) -> String {
+    format!("\"{}\"", label.replace('"', "'").replace('\n', "\\n"))
+}
+
+fn plural(count: usize, word: &str) -> String {
+    if count == 1 { word.to_owned() } else { format!("{word}s") }
+}
+
+/// The heading of a group of rows stands in its first row only.
+fn first(number: usize, heading: &str) -> String {
+    if number == 0 { heading.to_owned() } else { String::new() }
+}
+
+/// Columns under each other, indented, without spaces at the ends of lines.
+fn write_table(rows: &[[String; 4]], text: &mut String) {
+    let mut widths = [0; 4];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    for row in rows {
+        let mut line = String::from(" ");
+        for (cell, width) in row.iter().zip(widths).filter(|(_, width)| *width > 0) {
+            let _ = write!(line, " {cell:width$} ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+}

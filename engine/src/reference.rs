@@ -1,0 +1,484 @@
+//! The reference of the topology language, made from what the program itself knows: the registry of operators and the
+//! lists of keys below. It is the JSON Schema for editors, the page of operators in `docs/`, and what `explain` prints.
+
+use std::fmt::Write as _;
+
+use millstream_operators::config::{Field, FieldKind, json_schema as field_schema};
+use millstream_operators::operator::{Arity, OperatorSpec};
+use millstream_operators::registry::OPERATORS;
+use serde_json::{Map, Value as Json, json};
+
+/// The tables of a topology file, in the order of the language page. A step has the keys of its operator besides.
+pub const TABLES: &[Table] = &[
+    Table { name: "app", doc: "What the application is called and what it promises.", fields: APP },
+    Table { name: "kafka", doc: "The cluster. Commands that run without one do not need it.", fields: KAFKA },
+    Table {
+        name: "runtime",
+        doc: "How a process runs the application, never what it computes. Flags and variables of the environment, such as \
+              `MILLSTREAM_MAX_BATCH_ROWS`, beat the file.",
+        fields: RUNTIME,
+    },
+    Table { name: "sources", doc: "Streams of events that are read from topics.", fields: SOURCE },
+    Table { name: "steps", doc: "Operators between nodes.", fields: STEP },
+    Table { name: "models", doc: "Models for `predict` steps.", fields: MODEL },
+    Table { name: "sinks", doc: "Topics that are written.", fields: SINK },
+    Table {
+        name: "tests",
+        doc: "What goes in and what must come out, run by `millstream test`.",
+        fields: TEST,
+    },
+];
+
+/// A table of a topology file and its keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Table {
+    /// Its name.
+    pub name: &'static str,
+    /// What it declares.
+    pub doc: &'static str,
+    /// Its keys; for `sources`, `steps`, `models` and `sinks` those of each named table in it.
+    pub fields: &'static [Field],
+}
+
+const fn required(name: &'static str, kind: FieldKind, doc: &'static str) -> Field {
+    Field { name, kind, required: true, doc }
+}
+
+const fn optional(name: &'static str, kind: FieldKind, doc: &'static str) -> Field {
+    Field { name, kind, required: false, doc }
+}
+
+const DESCRIPTION: Field =
+    optional("description", FieldKind::String, "For readers; `describe` and `dev` show it.");
+const ON_ERROR: Field = optional(
+    "on-error",
+    FieldKind::Choice(&["fail", "skip", "dead-letter"]),
+    "What happens to a record that fails here: `fail` (default) stops before it, `skip` counts it, `dead-letter` writes it to \
+     a topic. Only its path through this node ends.",
+);
+const DEAD_LETTER: Field = optional(
+    "dead-letter",
+    FieldKind::String,
+    "The topic of dead letters; default: `<app>-<node>-dead-letter`.",
+);
+const FORMATS: FieldKind = FieldKind::Choice(&["json", "string", "bytes", "int32", "int64"]);
+const FORMAT: Field = optional(
+    "format",
+    FORMATS,
+    "The format of values; default: `json`. All others hold exactly one column of their type.",
+);
+const KEY_FORMAT: Field = optional(
+    "key-format",
+    FORMATS,
+    "The format of keys; default: the bytes themselves for one string, int32, int64 or bytes column, else a JSON object.",
+);
+
+const APP: &[Field] = &[
+    required("id", FieldKind::String, "The prefix of the consumer group and of every internal topic."),
+    optional(
+        "guarantee",
+        FieldKind::Choice(&["exactly-once", "at-least-once"]),
+        "What a crash may do to results; default: `exactly-once`.",
+    ),
+    DESCRIPTION,
+];
+
+const KAFKA: &[Field] =
+    &[optional("brokers", FieldKind::String, "The bootstrap servers, `host:port,host:port`.")];
+
+// Durations and sizes are strings in the schema, since they may hold variables.
+const RUNTIME: &[Field] = &[
+    optional("threads", FieldKind::Integer, "Worker threads; default: the cores available."),
+    optional("state-dir", FieldKind::String, "Where local state lives; default: `./.millstream`."),
+    optional(
+        "instance",
+        FieldKind::String,
+        "The name of the process, unique in the application; default: made once in `state-dir`.",
+    ),
+    optional("commit-every", FieldKind::String, "The time between two commits; default: `100ms`."),
+    optional(
+        "memory",
+        FieldKind::String,
+        "One budget for caches, write buffers, staged writes and queues; default: `1GiB`.",
+    ),
+    optional("listen", FieldKind::String, "The address of the HTTP server; default: `127.0.0.1:7780`."),
+    optional(
+        "max-batch-rows",
+        FieldKind::Integer,
+        "The largest number of records that a task processes at once; default: 1024.",
+    ),
+    optional(
+        "max-task-idle",
+        FieldKind::String,
+        "How long a partition without lag is waited for; default: not at all.",
+    ),
+    optional(
+        "max-poll-interval",
+        FieldKind::String,
+        "Without progress for so long a process leaves the group; default: `5m`.",
+    ),
+];
+
+const SOURCE: &[Field] = &[
+    DESCRIPTION,
+    required("topic", FieldKind::String, "The topic to read. A topic belongs to one source."),
+    optional(
+        "key",
+        FieldKind::Table,
+        "The key's columns: name = type, or the name of one of `[types]`. Without: unkeyed.",
+    ),
+    required("value", FieldKind::Table, "The value's columns: name = type, or the name of one of `[types]`."),
+    FORMAT,
+    KEY_FORMAT,
+    optional(
+        "time",
+        FieldKind::String,
+        "The column that holds the event time; default: the record's timestamp.",
+    ),
+    optional(
+        "start",
+        FieldKind::String,
+        "Where to start without a committed offset: `earliest` (default), `latest` or a time.",
+    ),
+    optional("headers", FieldKind::Table, "Columns that are read from headers: name = type."),
+    optional(
+        "metadata",
+        FieldKind::SqlTable,
+        "Columns with `topic`, `partition`, `offset` or `timestamp` of the record.",
+    ),
+    optional(
+        "idle-after",
+        FieldKind::Duration,
+        "After so long a silence of all inputs, stream time follows the wall clock.",
+    ),
+    optional(
+        "max-ahead",
+        FieldKind::Duration,
+        "How far an event time may lie beyond the wall clock; more is an error of the record.",
+    ),
+    ON_ERROR,
+    DEAD_LETTER,
+];
+
+const STEP: &[Field] = &[
+    required("op", FieldKind::String, "The operator."),
+    required(
+        "from",
+        FieldKind::Node,
+        "The input: a source or step, `step.output`, or `{ node = \"…\", as = \"…\" }`.",
+    ),
+    DESCRIPTION,
+    ON_ERROR,
+    DEAD_LETTER,
+];
+
+const MODEL: &[Field] = &[
+    DESCRIPTION,
+    required(
+        "path",
+        FieldKind::String,
+        "The folder that holds a folder for each version, relative to this file.",
+    ),
+    required(
+        "version",
+        FieldKind::String,
+        "The version: a folder with `model.onnx`, `model.toml` and `golden.jsonl`, which are checked before anything runs.",
+    ),
+];
+
+const SINK: &[Field] = &[
+    DESCRIPTION,
+    required("from", FieldKind::Node, "What is written: a source or step, or `step.output`."),
+    optional(
+        "topic",
+        FieldKind::String,
+        "The topic; default: the sink's name. `{ expression = \"…\" }` chooses it for each row.",
+    ),
+    FORMAT,
+    KEY_FORMAT,
+    optional("columns", FieldKind::SqlTable, "The value's columns, exactly these: name = expression."),
+    optional(
+        "include-key",
+        FieldKind::Boolean,
+        "Whether the key's columns stand in the value too; default: `false`.",
+    ),
+    optional(
+        "time",
+        FieldKind::String,
+        "The column that becomes the record's timestamp; default: the row's event time.",
+    ),
+    optional("headers", FieldKind::SqlTable, "Headers to write: name = column."),
+];
+
+const TEST: &[Field] = &[
+    required("name", FieldKind::String, "What is so, in words."),
+    required(
+        "input",
+        FieldKind::Tables,
+        "What goes in, in order: records (`to`, `key`, `value` or `delete = true`, `at`, `headers`), `{ advance = \"5m\" }`, \
+         `{ wall-clock = \"10s\" }`, `{ restart = true }`.",
+    ),
+    optional(
+        "expect",
+        FieldKind::Tables,
+        "The rows of steps and sinks, in order: `from`, `key`, `value`, `null`, `delete`, `at`. Only the named columns are \
+         compared; all rows of the named nodes must be here.",
+    ),
+    optional(
+        "partial",
+        FieldKind::Boolean,
+        "Whether rows may come out that are not expected; default: `false`.",
+    ),
+    optional("error", FieldKind::String, "The code of the error with which the test must stop."),
+];
+
+/// The JSON Schema (draft 2020-12) of a topology file.
+pub fn json_schema() -> Json {
+    let mut properties = Map::new();
+    for table in TABLES {
+        let mut schema = match table.name {
+            "sources" | "models" | "sinks" => {
+                json!({ "type": "object", "additionalProperties": object(table.fields) })
+            }
+            "steps" => json!({ "type": "object", "additionalProperties": { "oneOf": steps() } }),
+            "tests" => json!({ "type": "array", "items": object(table.fields) }),
+            _ => object(table.fields),
+        };
+        describe(&mut schema, table.doc);
+        properties.insert(table.name.to_owned(), schema);
+    }
+    let types = json!({
+        "type": "object",
+        "additionalProperties": { "$ref": "#/$defs/columns" },
+        "description": "Named structs, which may stand wherever a type or a `value` stands.",
+    });
+    properties.insert("types".to_owned(), types);
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Millstream topology",
+        "type": "object",
+        "properties": properties,
+        "required": ["app", "sources"],
+        "additionalProperties": false,
+        "$defs": {
+            "type": {
+                "description": "bool, int32, int64, float32, float64, decimal(p,s), string, bytes, date, timestamp, list<T>, \
+                                the name of one of `[types]`, a struct as a table, or `{ type = …, field = \"…\" }`.",
+                "oneOf": [{ "type": "string" }, { "$ref": "#/$defs/columns" }],
+            },
+            "columns": { "type": "object", "additionalProperties": { "$ref": "#/$defs/type" } },
+            "input": {
+                "oneOf": [
+                    { "type": "string" },
+                    {
+                        "type": "object",
+                        "properties": { "node": { "type": "string" }, "as": { "type": "string" } },
+                        "required": ["node"],
+                        "additionalProperties": false,
+                    },
+                ],
+            },
+        },
+    })
+}
+
+/// A closed object with these fields.
+fn object(fields: &[Field]) -> Json {
+    let properties: Map<String, Json> =
+        fields.iter().map(|field| (field.name.to_owned(), of_field(field))).collect();
+    let required: Vec<&str> = fields.iter().filter(|field| field.required).map(|field| field.name).collect();
+    json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
+}
+
+/// The schema of a field. A few hold more than their kind says.
+fn of_field(field: &Field) -> Json {
+    let mut schema = match field.name {
+        "key" | "value" if field.kind == FieldKind::Table => {
+            json!({ "oneOf": [{ "type": "string" }, { "$ref": "#/$defs/columns" }] })
+        }
+        "headers" if field.kind == FieldKind::Table => json!({ "$ref": "#/$defs/columns" }),
+        "topic" => json!({ "oneOf": [
+            { "type": "string" },
+            {
+                "type": "object",
+                "properties": { "expression": { "type": "string" } },
+                "required": ["expression"],
+                "additionalProperties": false,
+            },
+        ] }),
+        "start" => json!({ "type": "string" }),
+        "from" => json!({ "$ref": "#/$defs/input" }),
+        _ => field_schema(field),
+    };
+    describe(&mut schema, field.doc);
+    schema
+}
+
+fn describe(schema: &mut Json, doc: &str) {
+    if let Json::Object(schema) = schema {
+        schema.insert("description".to_owned(), Json::String(doc.to_owned()));
+    }
+}
+
+/// One schema for each operator, told apart by `op`.
+fn steps() -> Vec<Json> {
+    let of_operator = |spec: &&OperatorSpec| {
+        let fields: Vec<Field> = STEP.iter().chain(spec.fields).copied().collect();
+        let mut schema = object(&fields);
+        describe(&mut schema, spec.summary);
+        if let Some(properties) = schema.get_mut("properties").and_then(Json::as_object_mut) {
+            properties.insert("op".to_owned(), json!({ "const": spec.name, "description": spec.summary }));
+            if spec.arity == Arity::Many {
+                let from = json!({
+                    "type": "array",
+                    "items": { "$ref": "#/$defs/input" },
+                    "minItems": 1,
+                    "description": "The inputs: sources or steps.",
+                });
+                properties.insert("from".to_owned(), from);
+            }
+        }
+        schema
+    };
+    OPERATORS.iter().map(of_operator).collect()
+}
+
+/// The page of an operator, in Markdown.
+pub fn operator_page(spec: &OperatorSpec) -> String {
+    let mut page = format!("## {}\n\n{}\n\n", spec.name, spec.summary);
+    page.push_str(match spec.arity {
+        Arity::One => "Input: one node, `from = \"node\"`.\n\n",
+        Arity::Many => "Input: several nodes, `from = [\"a\", \"b\"]`.\n\n",
+    });
+    if !spec.fields.is_empty() {
+        page.push_str(&fields_table(spec.fields));
+        page.push('\n');
+    }
+    let _ = writeln!(page, "```toml\n{}\n```", spec.example.trim());
+    page
+}
+
+/// The reference of all operators and tables, in Markdown: `docs/operators.md`.
+pub fn operators_page() -> String {
+    let mut page = "# Operators and keys\n\n\
+        This page is made by `millstream` from what it knows itself; `millstream explain NAME` shows a part of it. What the \
+        words mean is said in [the language](language.md).\n\n\
+        Every step has `op` and `from`, and may have `description`, `on-error` and `dead-letter`.\n"
+        .to_owned();
+    for spec in OPERATORS {
+        let _ = write!(page, "\n{}", operator_page(spec));
+    }
+    page.push_str("\n# Tables of the file\n");
+    for table in TABLES {
+        let _ = write!(page, "\n{}", table_page(table));
+    }
+    page
+}
+
+/// The page of a table of the file, in Markdown.
+pub fn table_page(table: &Table) -> String {
+    let heading = match table.name {
+        "sources" | "steps" | "models" | "sinks" => format!("[{}.NAME]", table.name),
+        "tests" => "[[tests]]".to_owned(),
+        name => format!("[{name}]"),
+    };
+    format!("## {heading}\n\n{}\n\n{}", table.doc, fields_table(table.fields))
+}
+
+fn fields_table(fields: &[Field]) -> String {
+    let mut table = "| key | takes | |\n|---|---|---|\n".to_owned();
+    for field in fields {
+        let needed = if field.required { "required" } else { "" };
+        let takes = [kind_name(field.kind).as_str(), needed]
+            .iter()
+            .filter(|part| !part.is_empty())
+            .copied()
+            .collect::<Vec<_>>()
+            .join(", ");
+        let _ = writeln!(table, "| `{}` | {} | {} |", field.name, takes, field.doc.replace('|', "\\|"));
+    }
+    table
+}
+
+fn kind_name(kind: FieldKind) -> String {
+    match kind {
+        FieldKind::String => "string".to_owned(),
+        FieldKind::Node => "node".to_owned(),
+        FieldKind::Nodes => "list of nodes".to_owned(),
+        FieldKind::Sql => "SQL".to_owned(),
+        FieldKind::SqlTable => "table of name = text".to_owned(),
+        FieldKind::Columns => "list of columns".to_owned(),
+        FieldKind::ColumnsOrSql => "list of columns, or table of name = SQL".to_owned(),
+        FieldKind::Duration => "duration".to_owned(),
+        FieldKind::Integer => "integer".to_owned(),
+        FieldKind::Boolean => "`true` or `false`".to_owned(),
+        FieldKind::Choice(choices) => {
+            choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(" or ")
+        }
+        FieldKind::Table => "table".to_owned(),
+        FieldKind::Tables => "list of tables".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::topology::read;
+
+    const UNKNOWN: &str = "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzz";
+
+    /// The keys that the reader of a table says it knows, when it finds one that it does not.
+    fn known_keys(text: &str) -> Vec<String> {
+        let (_, findings) = read(text, Path::new("."), &|_| None);
+        let finding = findings.iter().find(|finding| finding.message.contains(UNKNOWN));
+        let help = finding
+            .and_then(|finding| finding.help.as_deref())
+            .unwrap_or_else(|| panic!("{text}\n{findings:?}"));
+        let mut keys: Vec<String> = help.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        keys.sort();
+        keys
+    }
+
+    #[test]
+    fn the_lists_are_those_of_the_reader() {
+        for table in TABLES {
+            let text = match table.name {
+                "sources" | "models" | "sinks" => format!("[{}.a]\n{UNKNOWN} = 1", table.name),
+                "steps" => format!("[steps.a]\nop = \"merge\"\n{UNKNOWN} = 1"),
+                "tests" => format!("[[tests]]\n{UNKNOWN} = 1"),
+                name => format!("[{name}]\n{UNKNOWN} = 1"),
+            };
+            let mut ours: Vec<String> = table.fields.iter().map(|field| field.name.to_owned()).collect();
+            ours.sort();
+            assert_eq!(ours, known_keys(&text), "[{}]", table.name);
+        }
+        let mut tables: Vec<String> = TABLES.iter().map(|table| table.name.to_owned()).collect();
+        tables.push("types".to_owned());
+        tables.sort();
+        assert_eq!(tables, known_keys(&format!("{UNKNOWN} = 1")));
+    }
+
+    /// Compares a file of `docs/` with what it is made from; `MILLSTREAM_ACCEPT=1` writes it.
+    fn assert_current(file: &str, content: &str) {
+        let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs")).join(file);
+        if std::env::var_os("MILLSTREAM_ACCEPT").is_some() {
+            std::fs::write(&path, content).unwrap();
+        }
+        let found = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            found == content,
+            "docs/{file} is not current: run `MILLSTREAM_ACCEPT=1 cargo test -p millstream-engine reference`"
+        );
+    }
+
+    #[test]
+    fn the_pages_are_current() {
+        assert_current("operators.md", &operators_page());
+        assert_current(
+            "schema.json",
+            &format!("{}\n", serde_json::to_string_pretty(&json_schema()).unwrap()),
+        );
+    }
+}

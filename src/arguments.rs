@@ -1,0 +1,279 @@
+//! What can be said on the command line.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use millstream::operators::config::parse_duration;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Stateful stream processing with models in it, from a TOML file.
+#[derive(Debug, Parser)]
+#[command(
+    name = "millstream",
+    version,
+    styles = STYLES,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = "\
+Examples:
+  millstream new payments               a folder with a topology, data and a test
+  millstream check topology.toml        what is wrong, with place and likely fix
+  millstream test topology.toml         runs its [[tests]]
+  millstream dev topology.toml --feed payments=payments.csv --out out
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or topology, 3 refused because it would lose data.
+Environment: NO_COLOR=1 turns colours off, MILLSTREAM_LOG=debug shows more of the engine."
+)]
+pub struct Arguments {
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Says what is wrong with a topology, all of it at once
+    Check(Check),
+    /// Runs the [[tests]] of topologies
+    Test(Test),
+    /// Sends JSON lines from stdin through a topology, its output to stdout
+    Pipe(Pipe),
+    /// Runs a topology in this process, fed from files, and gives an account at the end
+    Dev(Dev),
+    /// Makes a folder with a commented topology, data and a test that passes
+    New(New),
+    /// Shows what runs: sub-topologies, tasks, stores, internal topics
+    Describe(Describe),
+    /// Explains an error code or an operator
+    Explain(Explain),
+    /// Prints the JSON Schema of topology files, for editors
+    #[command(after_help = "\
+Example:
+  millstream schema > topology.schema.json
+
+Then, in the first line of a topology, for editors with Taplo:
+  #:schema ./topology.schema.json")]
+    Schema,
+    /// Prints the completions for a shell
+    #[command(after_help = "\
+Examples:
+  source <(millstream completions bash)
+  millstream completions zsh > ~/.zfunc/_millstream
+  millstream completions fish > ~/.config/fish/completions/millstream.fish")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// `check`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millstream check topology.toml
+  millstream check --format json topology.toml | jq -r '.message'
+  millstream check --deny-warnings topology-examples/*/topology.toml")]
+pub struct Check {
+    /// The topologies
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// `json` gives one object a line on stdout
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// Warnings fail, too
+    #[arg(long)]
+    pub deny_warnings: bool,
+}
+
+/// How something is listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+/// `test`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millstream test topology.toml
+  millstream test --restart topology.toml              state is restored between every two records
+  millstream test --report report.xml */topology.toml  and a report for continuous integration")]
+pub struct Test {
+    /// The topologies
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Commits, drops the process with its state, and restores it between every two records
+    #[arg(long)]
+    pub restart: bool,
+    /// Writes the results as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+}
+
+/// `pipe`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A line is a record:
+  {\"topic\": \"payments\", \"timestamp\": 1767225600000, \"key\": {\"card\": \"c1\"}, \"value\": {\"amount\": 12.0}}
+or a command: {\"advance\": \"5m\"} moves stream time, {\"wall-clock\": \"10s\"} the clock, {\"restart\": true} restarts.
+
+Examples:
+  millstream pipe topology.toml < records.jsonl
+  millstream pipe topology.toml --restart-every 1 --partitions 4 < records.jsonl
+  echo '{\"key\": {\"card\": \"c1\"}, \"value\": {\"amount\": 12.0}}' | millstream pipe topology.toml --until-end")]
+pub struct Pipe {
+    /// The topology
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Records that are processed at once; with 1 every single update is seen
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub max_batch_rows: NonZeroUsize,
+    /// Partitions of the sources' topics
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub partitions: u32,
+    /// Restarts after every N records
+    #[arg(long, value_name = "N")]
+    pub restart_every: Option<NonZeroUsize>,
+    /// The end of the input closes windows and sends what is held back
+    #[arg(long)]
+    pub until_end: bool,
+}
+
+/// `dev`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Files are CSV (the header names the columns) or JSON lines as `pipe` reads them, plain or gzipped. Records of all files go
+through in the order of their event time.
+
+Examples:
+  millstream dev topology.toml --feed payments=payments.csv --out out
+  millstream dev topology.toml --feed departures=d.csv.gz --feed arrivals=a.csv.gz --speed 3600
+  millstream dev topology.toml --feed payments=big.jsonl.gz --state-dir state --partitions 4")]
+pub struct Dev {
+    /// The topology
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// A file with the records of a source; may be repeated
+    #[arg(long = "feed", value_name = "SOURCE=FILE", value_parser = feed)]
+    pub feeds: Vec<(String, PathBuf)>,
+    /// Writes what goes to each topic into DIR/<topic>.jsonl; files of an earlier run are overwritten
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// How many seconds of event time pass in one second; default: as fast as possible
+    #[arg(long, value_name = "N", value_parser = speed)]
+    pub speed: Option<f64>,
+    /// Partitions of the sources' topics
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub partitions: u32,
+    /// A word in CSV files that stands for null, as an empty cell does
+    #[arg(long, value_name = "WORD")]
+    pub null: Option<String>,
+    /// The end of the files closes windows and sends what is held back
+    #[arg(long)]
+    pub until_end: bool,
+    /// Keeps state in this folder instead of memory; a run begins with empty state
+    #[arg(long, value_name = "DIR", env = "MILLSTREAM_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Largest number of records that are processed at once; default: as the topology says, or 1024
+    #[arg(long, value_name = "N", env = "MILLSTREAM_MAX_BATCH_ROWS")]
+    pub max_batch_rows: Option<NonZeroUsize>,
+    /// The time between two commits; default: as the topology says, or 100ms
+    #[arg(long, value_name = "DURATION", env = "MILLSTREAM_COMMIT_EVERY", value_parser = duration)]
+    pub commit_every: Option<i64>,
+}
+
+/// `new`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  millstream new payments && cd payments
+  millstream test topology.toml
+  millstream dev topology.toml --feed payments=payments.csv --out out --until-end")]
+pub struct New {
+    /// The application's name, and the folder that is made: letters, digits, `.`, `_` and `-`
+    pub name: String,
+}
+
+/// `describe`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millstream describe topology.toml
+  millstream describe topology.toml --format json --partitions 8 | jq '.internal_topics'
+  millstream describe topology.toml --format dot | dot -Tsvg > topology.svg")]
+pub struct Describe {
+    /// The topology
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// How it is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub format: DescribeFormat,
+    /// Partitions of the sources' topics
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub partitions: u32,
+}
+
+/// How a plan is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DescribeFormat {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+    /// A drawing for Graphviz
+    Dot,
+    /// A drawing that Markdown viewers show
+    Mermaid,
+}
+
+/// `explain`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millstream explain M0402       the page of an error
+  millstream explain aggregate   the page of an operator
+  millstream explain sources     the keys of a table of the file
+  millstream explain             what there is to explain")]
+pub struct Explain {
+    /// A code such as M0402, an operator, or a table of the file
+    pub what: Option<String>,
+    /// How the list of what there is to explain is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+fn feed(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((source, file)) if !source.is_empty() && !file.is_empty() => {
+            Ok((source.to_owned(), PathBuf::from(file)))
+        }
+        _ => Err("write the source's name and the file: `payments=payments.csv`".to_owned()),
+    }
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    let speed: Result<f64, _> = text.parse();
+    speed
+        .ok()
+        .filter(|speed| speed.is_finite() && *speed > 0.0)
+        .ok_or_else(|| "write a number above 0, such as `60`".to_owned())
+}
+
+fn duration(text: &str) -> Result<i64, String> {
+    let millis = parse_duration(text).filter(|millis| *millis > 0);
+    millis.ok_or_else(|| "write a number and a unit, such as `100ms`, `5s` or `1m`".to_owned())
+}

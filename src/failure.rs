@@ -1,0 +1,151 @@
+//! How a command fails: what is said, and the exit code.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use millstream::engine::driver::DriverError;
+use millstream::engine::driver::dev::DevError;
+use millstream::engine::driver::pipe::PipeError;
+use millstream::engine::feed::FeedError;
+use millstream::engine::plan::PlanError;
+use millstream::operators::diagnostic::Code;
+use millstream::state::StateError;
+
+/// The exit codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed.
+    Failed = 1,
+    /// Wrong usage, or a wrong topology.
+    Usage = 2,
+    /// Refused because it would lose data.
+    Refused = 3,
+}
+
+/// Why a command ends early.
+#[derive(Debug)]
+pub struct Failure {
+    exit: Exit,
+    code: Option<Code>,
+    /// `None` if everything has been said.
+    message: Option<String>,
+}
+
+impl Failure {
+    /// A failure with a message.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Failure { exit, code: None, message: Some(message.into()) }
+    }
+
+    /// A failure about which everything has been said.
+    pub fn said(exit: Exit) -> Self {
+        Failure { exit, code: None, message: None }
+    }
+
+    /// Adds the stable code.
+    pub fn code(mut self, code: Option<Code>) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// A file that cannot be read or written; `action` is a verb.
+    pub fn file(action: &str, path: &Path, error: &io::Error) -> Self {
+        Failure::new(Exit::Failed, format!("cannot {action} `{}`: {error}", path.display()))
+    }
+
+    /// Says what happened, and gives the exit code.
+    pub fn report(self) -> ExitCode {
+        if let Some(message) = &self.message {
+            let code = self.code.map(|code| format!("[{code}]")).unwrap_or_default();
+            let mut stderr = io::stderr().lock();
+            let _ = writeln!(stderr, "error{code}: {message}");
+            if let Some(code) = self.code {
+                let _ = writeln!(stderr, "  `millstream explain {code}` says more");
+            }
+        }
+        ExitCode::from(self.exit as u8)
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// A failure of stdin or stdout. Whoever reads our output may have enough of it: `… | head`.
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::said(Exit::Done),
+            _ => Failure::new(Exit::Failed, format!("cannot read or write: {error}")),
+        }
+    }
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Self {
+        Failure::from(DriverError::from(error))
+    }
+}
+
+impl From<DriverError> for Failure {
+    fn from(error: DriverError) -> Self {
+        let exit = match (&error, error.state()) {
+            (_, Some(state)) => of_state(state),
+            (DriverError::Plan(PlanError::PartitionCounts { .. }), None) => Exit::Usage,
+            _ => Exit::Failed,
+        };
+        Failure::new(exit, error.to_string()).code(error.code())
+    }
+}
+
+/// State that may be another's, or of another form, is left as it is.
+fn of_state(error: &StateError) -> Exit {
+    match error {
+        StateError::InUse { .. }
+        | StateError::ForeignDirectory { .. }
+        | StateError::NotStateDirectory { .. }
+        | StateError::FormatVersion { .. }
+        | StateError::FingerprintMismatch { .. } => Exit::Refused,
+        _ => Exit::Failed,
+    }
+}
+
+impl From<DevError> for Failure {
+    fn from(error: DevError) -> Self {
+        let code = error.code();
+        match error {
+            DevError::Driver(error) => error.into(),
+            DevError::Stopped(error) => {
+                let topic = &error.topic;
+                let message = format!(
+                    "`{}` stopped at record {topic}/{} offset {}: {}\n  Nothing after it was processed. To go on without \
+                     such records, set `on-error = \"skip\"` or `\"dead-letter\"` there",
+                    error.node, error.partition, error.offset, error.message
+                );
+                Failure::new(Exit::Failed, message).code(code)
+            }
+            DevError::Io { .. } => Failure::new(Exit::Failed, error.to_string()),
+        }
+    }
+}
+
+impl From<PipeError> for Failure {
+    fn from(error: PipeError) -> Self {
+        match error {
+            PipeError::Line { line, message } => {
+                Failure::new(Exit::Failed, format!("line {line}: {message}")).code(Some(Code::PipeInput))
+            }
+            PipeError::Stopped { line, error } => {
+                let message = format!("line {line}: `{}` failed: {}", error.node, error.message);
+                Failure::new(Exit::Failed, message).code(Some(error.code))
+            }
+            PipeError::Driver(error) => error.into(),
+            PipeError::Io(error) => error.into(),
+        }
+    }
+}
+
+impl From<FeedError> for Failure {
+    fn from(error: FeedError) -> Self {
+        Failure::new(Exit::Failed, error.to_string()).code(Some(Code::FeedInput))
+    }
+}

@@ -1,0 +1,71 @@
+//! Reads topology files and says what is wrong with them.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use millstream::engine::plan::Plan;
+use millstream::engine::topology::{Topology, read, render};
+use millstream::operators::diagnostic::{Diagnostic, Severity};
+
+use crate::failure::{Exit, Failure};
+
+/// A topology file as it was read and checked.
+pub struct Checked {
+    /// The text.
+    pub text: String,
+    /// The topology, if there is no error.
+    pub topology: Option<Topology>,
+    /// What was found, by position.
+    pub findings: Vec<Diagnostic>,
+}
+
+impl Checked {
+    /// How many findings are of this severity.
+    pub fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|finding| finding.severity == severity).count()
+    }
+
+    /// The findings for people.
+    pub fn render(&self, path: &Path) -> String {
+        render(&self.findings, &path.display().to_string(), &self.text, crate::color())
+    }
+}
+
+/// Reads and checks a file. Paths in it are relative to its folder.
+pub fn check(path: &Path) -> Result<Checked, Failure> {
+    let wrong = |why: String| {
+        Failure::new(Exit::Usage, format!("cannot read the topology `{}`: {why}", path.display()))
+    };
+    let bytes = std::fs::read(path).map_err(|error| {
+        let hint = if path.is_dir() { "; name the file, such as `topology.toml` in it" } else { "" };
+        wrong(format!("{error}{hint}"))
+    })?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let line = error.as_bytes().iter().take(valid).filter(|byte| **byte == b'\n').count() + 1;
+        wrong(format!("line {line} is not UTF-8 text"))
+    })?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (topology, findings) = read(&text, directory, &|name| std::env::var(name).ok());
+    Ok(Checked { text, topology, findings })
+}
+
+/// A topology that can run.
+pub struct Loaded {
+    /// The topology.
+    pub topology: Arc<Topology>,
+    /// What runs.
+    pub plan: Arc<Plan>,
+}
+
+/// Reads, checks and plans a file; findings go to stderr.
+pub fn load(path: &Path) -> Result<Loaded, Failure> {
+    let checked = check(path)?;
+    if !checked.findings.is_empty() {
+        io::stderr().lock().write_all(checked.render(path).as_bytes())?;
+    }
+    let topology = checked.topology.ok_or_else(|| Failure::said(Exit::Usage))?;
+    let plan = Plan::new(&topology)?;
+    Ok(Loaded { topology: Arc::new(topology), plan: Arc::new(plan) })
+}

@@ -1,0 +1,10 @@
+//! The command line as its users see it: every test runs the built binary.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
+
+mod bad_input;
+mod commands;
+mod dev;
+mod examples;
+mod pipe;
+mod support;

@@ -1,0 +1,115 @@
+//! `pipe`: flags and control lines.
+
+use serde_json::{Value as Json, json};
+
+use crate::support::{Folder, PAYMENTS, Ran, payment, with_input};
+
+fn pipe(flags: &[&str], input: &str) -> Ran {
+    let folder = Folder::new();
+    let file = folder.write("topology.toml", PAYMENTS);
+    let mut arguments = vec!["pipe", &file];
+    arguments.extend(flags);
+    with_input(&arguments, input)
+}
+
+/// Payments of a few cards over some minutes.
+fn payments() -> String {
+    (0..60).map(|n| payment(&format!("c{}", n % 7), n * 11, f64::from((n * 37 % 200) as i32))).collect()
+}
+
+fn of_topic(ran: &Ran, topic: &str) -> Vec<Json> {
+    ran.lines().into_iter().filter(|line| line["topic"] == topic).collect()
+}
+
+#[test]
+fn a_record_shows_all_that_it_causes_in_the_order_of_the_sinks() {
+    let ran = pipe(&[], &payment("c1", 0, 120.0)).expect_code(0);
+    let lines = ran.lines();
+    assert_eq!(
+        lines,
+        [
+            json!({
+                "topic": "large_payments", "timestamp": 1_767_225_600_000_i64, "key": { "card": "c1" },
+                "value": { "at": "2026-01-01T00:00:00.000Z", "amount": 120.0 },
+            }),
+            json!({
+                "topic": "cards", "timestamp": 1_767_225_600_000_i64, "key": { "card": "c1" },
+                "value": { "payments": 1, "spend": 120.0 },
+            }),
+        ]
+    );
+    assert_eq!(ran.stderr, "");
+}
+
+#[test]
+fn advance_closes_windows_and_so_does_the_end_if_asked_to() {
+    let input = payment("c1", 0, 1.0);
+    assert_eq!(of_topic(&pipe(&[], &input), "minutes").len(), 0);
+    let closed = of_topic(&pipe(&["--until-end"], &input), "minutes");
+    assert_eq!(closed.len(), 1);
+    assert_eq!(closed[0]["value"], json!({ "payments": 1 }));
+    let advanced = pipe(&[], &format!("{input}{{\"advance\": \"2m\"}}\n")).expect_code(0);
+    assert_eq!(of_topic(&advanced, "minutes"), closed);
+}
+
+#[test]
+fn restarts_change_nothing() {
+    let plain = pipe(&["--until-end"], &payments()).expect_code(0);
+    assert!(plain.lines().len() > 60);
+    for every in ["1", "7"] {
+        let restarted = pipe(&["--until-end", "--restart-every", every], &payments()).expect_code(0);
+        assert_eq!(plain.stdout, restarted.stdout);
+    }
+    let mut lines: Vec<String> = payments().lines().map(str::to_owned).collect();
+    lines.insert(20, r#"{"restart": true}"#.to_owned());
+    let restarted = pipe(&["--until-end"], &lines.join("\n")).expect_code(0);
+    assert_eq!(plain.stdout, restarted.stdout);
+}
+
+#[test]
+fn batches_change_no_stream_and_no_last_value() {
+    let plain = pipe(&["--until-end"], &payments()).expect_code(0);
+    let last = |ran: &Ran| -> std::collections::BTreeMap<String, Json> {
+        of_topic(ran, "cards")
+            .into_iter()
+            .map(|line| (line["key"].to_string(), line["value"].clone()))
+            .collect()
+    };
+    for rows in ["2", "7", "1000"] {
+        let batched = pipe(&["--until-end", "--max-batch-rows", rows], &payments()).expect_code(0);
+        assert_eq!(of_topic(&plain, "large_payments"), of_topic(&batched, "large_payments"), "{rows}");
+        assert_eq!(of_topic(&plain, "minutes"), of_topic(&batched, "minutes"), "{rows}");
+        assert_eq!(last(&plain), last(&batched), "{rows}");
+    }
+}
+
+#[test]
+fn partitions_split_keys_and_lose_nothing() {
+    let plain = pipe(&[], &payments()).expect_code(0);
+    let split = pipe(&["--partitions", "4"], &payments()).expect_code(0);
+    let partitions: std::collections::BTreeSet<i64> =
+        split.lines().iter().map(|line| line["partition"].as_i64().unwrap()).collect();
+    assert!(partitions.len() > 1, "{partitions:?}");
+    let without = |mut lines: Vec<Json>| -> Vec<Json> {
+        for line in &mut lines {
+            line.as_object_mut().unwrap().remove("partition");
+        }
+        lines
+    };
+    assert_eq!(of_topic(&plain, "cards"), without(of_topic(&split, "cards")));
+}
+
+#[test]
+fn a_line_that_cannot_be_read_is_named() {
+    for (line, words) in [
+        ("{\"topic\": \"payment\", \"value\": null}", "did you mean `payments`?"),
+        ("{\"topic\": \"payments\", ", "line 2"),
+        ("{\"topic\": \"payments\", \"value\": {\"amont\": 1}}", "amont"),
+        ("{\"topic\": \"payments\", \"value\": {\"amount\": \"1\"}}", "amount"),
+        ("{\"advance\": \"soon\"}", "duration"),
+    ] {
+        let ran = pipe(&[], &format!("{}{line}\n", payment("c1", 0, 1.0))).expect_code(1);
+        assert_eq!(ran.lines().len(), 1, "what came before it is there: {}", ran.stdout);
+        ran.says(&["error[M0905]", "line 2", words]);
+    }
+}
