@@ -79,6 +79,21 @@ fn every_code_of_check_has_a_mistake() {
 }
 
 #[test]
+fn every_code_has_a_page_and_every_page_a_code() {
+    let mut files: Vec<String> = fs::read_dir("../docs/errors")
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    files.sort();
+    let codes: Vec<&str> = Code::ALL.iter().map(|code| code.number()).collect();
+    assert_eq!(files, codes);
+    for code in Code::ALL {
+        let page = topology::explain(*code).unwrap_or_else(|| panic!("{code} has no page"));
+        assert!(page.starts_with(&format!("# {code}: {}\n", code.title())), "{code}");
+    }
+}
+
+#[test]
 fn pages_show_what_is_said() {
     let topologies = topologies();
     for code in Code::ALL {
