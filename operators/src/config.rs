@@ -5,11 +5,12 @@
 
 use std::collections::BTreeSet;
 
+use datafusion_sql::sqlparser::keywords::{Keyword, RESERVED_FOR_TABLE_ALIAS};
 use serde_json::Value as Json;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::diagnostic::{Code, Diagnostic, Diagnostics, Span, did_you_mean, listed};
+use crate::diagnostic::{Code, Diagnostic, Diagnostics, Span, did_you_mean, did_you_mean_this, listed};
 
 /// A value and its place in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,16 +217,30 @@ impl<'a> Fields<'a> {
         let mut entries: Vec<_> = self
             .table
             .iter()
-            .map(|(key, value)| (Text { value: key.get_ref().to_string(), span: key.span(), offsets: Vec::new() }, value))
+            .map(|(key, value)| {
+                (Text { value: key.get_ref().to_string(), span: key.span(), offsets: Vec::new() }, value)
+            })
             .collect();
         entries.sort_by_key(|(key, _)| key.span.start);
         entries
     }
 
-    /// Reports that a key is missing.
+    /// Reports that a key is missing, unless it is there mistyped and has been reported as unknown.
     pub fn missing(&self, key: &str, help: &str) {
+        let meant = did_you_mean_this(key);
+        let is_mistyped = |name: &Text| {
+            self.diagnostics.any(|found| {
+                found.code == Code::UnknownKey
+                    && found.span == name.span
+                    && found.help.as_ref() == Some(&meant)
+            })
+        };
+        if self.entries().iter().any(|(name, _)| is_mistyped(name)) {
+            return;
+        }
         self.diagnostics.push(
-            Diagnostic::error(Code::MissingKey, self.header.clone(), format!("{} has no `{key}`", self.what)).help(help),
+            Diagnostic::error(Code::MissingKey, self.header.clone(), format!("{} has no `{key}`", self.what))
+                .help(help),
         );
     }
 
@@ -276,11 +291,15 @@ impl<'a> Fields<'a> {
             Some(choice) => Some(Placed { value: choice, span: text.span }),
             None => {
                 self.diagnostics.push(
-                    Diagnostic::error(Code::InvalidChoice, text.span.clone(), format!("`{}` is not a choice for `{key}`", text.value))
-                        .help(
-                            did_you_mean(&text, choices.iter().copied())
-                                .unwrap_or_else(|| format!("choices are {}", listed(choices.iter().copied()))),
-                        ),
+                    Diagnostic::error(
+                        Code::InvalidChoice,
+                        text.span.clone(),
+                        format!("`{}` is not a choice for `{key}`", text.value),
+                    )
+                    .help(
+                        did_you_mean(&text, choices.iter().copied())
+                            .unwrap_or_else(|| format!("choices are {}", listed(choices.iter().copied()))),
+                    ),
                 );
                 None
             }
@@ -320,17 +339,24 @@ impl<'a> Fields<'a> {
 
     /// A duration in milliseconds: `"250ms" "10s" "5m" "1h30m" "7d"`.
     pub fn duration(&self, key: &str) -> Option<Placed<i64>> {
-        let text = self.text(key)?;
-        match parse_duration(&text) {
-            Some(millis) => Some(Placed { value: millis, span: text.span }),
-            None => {
-                self.diagnostics.push(
-                    Diagnostic::error(Code::InvalidDuration, text.span.clone(), format!("`{}` is not a duration", text.value))
-                        .help("write a number and a unit, largest unit first: \"250ms\", \"10s\", \"5m\", \"1h30m\", \"7d\""),
-                );
-                None
-            }
+        let value = self.get(key)?;
+        let Some(text) = self.as_text(value) else {
+            self.wrong_type(key, value, "a duration, such as \"30s\"");
+            return None;
+        };
+        let millis = parse_duration(&text);
+        if millis.is_none() {
+            self.report_duration(&text, text.span.clone());
         }
+        millis.map(|value| Placed { value, span: text.span })
+    }
+
+    /// Reports that a text is no duration.
+    pub fn report_duration(&self, text: &str, span: Span) {
+        self.diagnostics
+            .push(Diagnostic::error(Code::InvalidDuration, span, format!("`{text}` is not a duration")).help(
+            "write a number and a unit, largest unit first: \"250ms\", \"10s\", \"5m\", \"1h30m\", \"7d\"",
+        ));
     }
 
     /// A list of strings.
@@ -361,11 +387,19 @@ impl<'a> Fields<'a> {
     }
 
     /// A value as a table, if it is one.
-    pub fn as_table(&self, header: Span, value: &'a Spanned<DeValue<'a>>, what: impl Into<String>) -> Option<Fields<'a>> {
-        value
-            .get_ref()
-            .as_table()
-            .map(|table| Fields { table, header, source: self.source, diagnostics: self.diagnostics, what: what.into() })
+    pub fn as_table(
+        &self,
+        header: Span,
+        value: &'a Spanned<DeValue<'a>>,
+        what: impl Into<String>,
+    ) -> Option<Fields<'a>> {
+        value.get_ref().as_table().map(|table| Fields {
+            table,
+            header,
+            source: self.source,
+            diagnostics: self.diagnostics,
+            what: what.into(),
+        })
     }
 
     /// Names with strings, in the order of the file: `{ total = "sum(x)", … }`.
@@ -384,9 +418,51 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Reports a name that nodes, their outputs and input qualifiers may not have; `what` says whose name it is.
+pub fn check_name(name: &Text, what: &str, diagnostics: &Diagnostics) {
+    check_word(name, what, diagnostics);
+    if is_reserved(name) {
+        diagnostics.push(
+            Diagnostic::error(
+                Code::InvalidName,
+                name.span.clone(),
+                format!("`{}` is a reserved word and cannot name a {what}", name.value),
+            )
+            .help(format!("choose another name, such as `{}_{what}`", name.value)),
+        );
+    }
+}
+
+/// Reports a name that is not made of lower-case letters, digits and `_`.
+pub fn check_word(name: &Text, what: &str, diagnostics: &Diagnostics) {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(plain) {
+        return;
+    }
+    let lower = name.to_lowercase();
+    let likely = lower.trim_start_matches(|c: char| !c.is_ascii_lowercase());
+    let likely: String = likely.chars().map(|c| if plain(c) { c } else { '_' }).collect();
+    let example = if likely.is_empty() { String::new() } else { format!(", such as `{likely}`") };
+    diagnostics.push(
+        Diagnostic::error(
+            Code::InvalidName,
+            name.span.clone(),
+            format!("`{}` is not a name for a {what}", name.value),
+        )
+        .help(format!("names are lower-case letters, digits and `_`, and start with a letter{example}")),
+    );
+}
+
+/// Whether a word has a meaning of its own where the name of a node may stand.
+fn is_reserved(word: &str) -> bool {
+    let keyword = |keyword: &Keyword| keyword.to_string().eq_ignore_ascii_case(word);
+    word == "late" || RESERVED_FOR_TABLE_ALIAS.iter().any(keyword)
+}
+
 /// Milliseconds of a duration such as `"1h30m"`; units `d h m s ms`, each at most once, largest first. `None` if it is none.
 pub fn parse_duration(text: &str) -> Option<i64> {
-    const UNITS: [(&str, i64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+    const UNITS: [(&str, i64); 5] =
+        [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
     let mut rest = text;
     let mut next_unit = 0;
     let mut total: i64 = 0;
@@ -412,7 +488,8 @@ pub fn parse_duration(text: &str) -> Option<i64> {
 
 /// A duration as it is written in a topology: `90000` is `1m30s`.
 pub fn format_duration(millis: i64) -> String {
-    const UNITS: [(&str, i64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+    const UNITS: [(&str, i64); 5] =
+        [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
     let mut rest = millis;
     let mut text = String::new();
     for (unit, size) in UNITS {
@@ -454,9 +531,14 @@ mod tests {
 
     #[test]
     fn durations_round_trip_and_reject_nonsense() {
-        for (text, millis) in
-            [("250ms", 250), ("10s", 10_000), ("5m", 300_000), ("1h30m", 5_400_000), ("7d", 604_800_000), ("0s", 0)]
-        {
+        for (text, millis) in [
+            ("250ms", 250),
+            ("10s", 10_000),
+            ("5m", 300_000),
+            ("1h30m", 5_400_000),
+            ("7d", 604_800_000),
+            ("0s", 0),
+        ] {
             assert_eq!(parse_duration(text), Some(millis), "{text}");
             assert_eq!(format_duration(millis), text);
         }

@@ -31,6 +31,11 @@ macro_rules! codes {
             pub fn title(self) -> &'static str {
                 match self { $(Code::$name => $title,)* }
             }
+
+            /// The code of a number such as `M0101`.
+            pub fn from_number(number: &str) -> Option<Code> {
+                Code::ALL.iter().copied().find(|code| code.number() == number)
+            }
         }
     };
 }
@@ -52,6 +57,9 @@ codes! {
     EmptyTopology = "M0113", "the topology has no source";
     InvalidTimestamp = "M0114", "a timestamp cannot be read";
     InterpolationNotAllowed = "M0115", "a variable stands where none is read";
+    InvalidVariable = "M0116", "a variable is not well formed";
+    InvalidSize = "M0117", "a size in bytes cannot be read";
+    InvalidAddress = "M0118", "an address cannot be read";
     // Types and columns.
     UnknownType = "M0201", "a type is not known";
     RecursiveType = "M0202", "a type contains itself";
@@ -226,7 +234,12 @@ impl Diagnostics {
 
     /// Whether an error was found.
     pub fn has_errors(&self) -> bool {
-        self.0.borrow().iter().any(|d| d.severity == Severity::Error)
+        self.any(|found| found.severity == Severity::Error)
+    }
+
+    /// Whether something of the kind was found.
+    pub fn any(&self, is_meant: impl Fn(&Diagnostic) -> bool) -> bool {
+        self.0.borrow().iter().any(is_meant)
     }
 
     /// All findings, by position in the file.
@@ -240,13 +253,18 @@ impl Diagnostics {
 
 /// The candidate nearest to `word`, as a help text, if one is near enough to be meant.
 pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let limit = (word.chars().count() / 3).max(1) + 1;
+    let limit = (word.chars().count() / 3).max(1);
     candidates
         .into_iter()
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
         .filter(|(distance, _)| *distance <= limit)
         .min()
-        .map(|(_, candidate)| format!("did you mean `{candidate}`?"))
+        .map(|(_, candidate)| did_you_mean_this(candidate))
+}
+
+/// The help text that proposes `candidate`.
+pub fn did_you_mean_this(candidate: &str) -> String {
+    format!("did you mean `{candidate}`?")
 }
 
 /// `a`, `b` and `c`, for messages that list what is possible.

@@ -3,6 +3,20 @@
 //! [`read`] turns a text into a [`Topology`] or into findings. Nothing in a `Topology` is text of the file or TOML: names are
 //! resolved, expressions are typed, durations are milliseconds. Whoever holds one need not check it again.
 
+mod cases;
+pub mod explain;
+mod partitions;
+mod read;
+mod render;
+mod settings;
+mod sinks;
+mod sources;
+mod steps;
+mod syntax;
+mod times;
+mod types;
+mod variables;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -16,6 +30,10 @@ use millstream_operators::schema::Schema;
 use millstream_operators::sql::Expression;
 use serde_json::Value as Json;
 
+pub use self::explain::explain;
+pub use self::read::read;
+pub use self::render::{render, to_json};
+pub use self::settings::topic_name_error;
 use crate::codec::layout::{SinkLayout, SourceLayout};
 
 /// A checked topology.

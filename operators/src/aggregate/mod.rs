@@ -237,7 +237,8 @@ impl Definition for Aggregate {
                 (StoreKind::Window { retention: size.saturating_add(grace) }, format!("tumbling {size}"))
             }
         };
-        let parts = ["aggregate 1", &key.join(","), &window, &self.plan.fingerprint()].map(str::as_bytes);
+        let (key, plan) = (key.join(","), self.plan.fingerprint());
+        let parts = ["aggregate 1", key.as_str(), window.as_str(), plan.as_str()].map(str::as_bytes);
         vec![StoreDeclaration { suffix: "", kind, fingerprint: Fingerprint::of(&parts) }]
     }
 

@@ -1,0 +1,382 @@
+//! `[sources]`.
+
+use arrow::datatypes::DataType;
+use millstream_operators::config::{Fields, Text};
+use millstream_operators::diagnostic::{Code, Diagnostic, Span, did_you_mean, listed};
+use millstream_operators::schema::{Kind, Schema, TIMESTAMP, column};
+
+use super::read::Reader;
+use super::times;
+use super::types::{Column, shown};
+use super::{OnError, Source, Start};
+use crate::codec::layout::{FieldLayout, Format, HeaderLayout, Metadata, SourceLayout};
+
+/// The formats, as `format` and `key-format` name them.
+pub(super) const FORMATS: [(&str, Format); 5] = [
+    ("json", Format::Json),
+    ("string", Format::String),
+    ("bytes", Format::Bytes),
+    ("int32", Format::Int32),
+    ("int64", Format::Int64),
+];
+
+const METADATA: [(&str, Metadata, DataType); 4] = [
+    ("topic", Metadata::Topic, DataType::Utf8),
+    ("partition", Metadata::Partition, DataType::Int32),
+    ("offset", Metadata::Offset, DataType::Int64),
+    ("timestamp", Metadata::Timestamp, TIMESTAMP),
+];
+
+/// A column with the place in the file that decides its type.
+#[derive(Clone)]
+pub(super) struct ColumnAt {
+    pub name: String,
+    pub data_type: DataType,
+    pub span: Span,
+}
+
+impl<'a> Reader<'a> {
+    /// A source, if its columns are known. Everything else that is wrong with it is reported and does not keep those who read
+    /// it from being checked.
+    pub(super) fn source(&mut self, name: &Text, fields: &Fields<'a>) -> Option<Source> {
+        fields.deny_unknown([
+            "description",
+            "topic",
+            "key",
+            "value",
+            "format",
+            "key-format",
+            "time",
+            "start",
+            "headers",
+            "metadata",
+            "idle-after",
+            "max-ahead",
+            "on-error",
+            "dead-letter",
+        ]);
+        if !fields.has("topic") {
+            fields.missing("topic", "add `topic = \"…\"`: the topic to read");
+        }
+        let topic = self.topic(fields, "topic");
+        if let Some((topic, span)) = &topic {
+            self.reads(topic, span, name);
+        }
+        let (on_error, dead_letter) = self.on_error(name, fields);
+        let start = start(fields).unwrap_or_default();
+        let idle_after = positive(fields, "idle-after");
+        let max_ahead = fields.duration("max-ahead").map(|duration| duration.value);
+        let description = fields.text("description").map(|text| text.value);
+        let layout = self.source_layout(fields)?;
+        Some(Source {
+            name: name.value.clone(),
+            description,
+            topic: topic.map(|(topic, _)| topic).unwrap_or_default(),
+            layout,
+            start,
+            idle_after,
+            max_ahead,
+            on_error,
+            dead_letter,
+        })
+    }
+
+    fn source_layout(&mut self, fields: &Fields<'a>) -> Option<SourceLayout> {
+        if !fields.has("value") {
+            fields.missing("value", "add the columns: `value = { name = \"string\", amount = \"float64\" }`");
+        }
+        let key = if fields.has("key") { self.types.columns_at(fields, "key") } else { Some(Vec::new()) };
+        let value = self.types.columns_at(fields, "value");
+        let headers = self.headers(fields);
+        let metadata = metadata(fields);
+        let (key, value, headers, metadata) = (key?, value?, headers?, metadata?);
+
+        let diagnostics = fields.diagnostics();
+        check_key_and_value(fields, &key, &value);
+        let mut columns: Vec<ColumnAt> = Vec::new();
+        for column in key.iter().chain(&value) {
+            if !columns.iter().any(|other| other.name == column.layout.name) {
+                columns.push(column_at(column));
+            }
+        }
+        let of_headers = headers.iter().map(|(header, span)| (&header.name, &header.data_type, span));
+        let of_metadata = metadata.iter().map(|(name, _, data_type, span)| (name, data_type, span));
+        for (name, data_type, span) in of_headers.chain(of_metadata) {
+            let column = ColumnAt { name: name.clone(), data_type: data_type.clone(), span: span.clone() };
+            match columns.iter().find(|other| other.name == column.name) {
+                Some(other) => diagnostics.push(
+                    Diagnostic::error(
+                        Code::ColumnClash,
+                        column.span,
+                        format!("there is a column `{name}` already"),
+                    )
+                    .also(other.span.clone(), "the other column")
+                    .help("give one of them another name"),
+                ),
+                None => columns.push(column),
+            }
+        }
+        if columns.is_empty() {
+            diagnostics.push(
+                Diagnostic::error(
+                    Code::NoColumns,
+                    fields.header.clone(),
+                    format!("{} has no column", fields.what),
+                )
+                .help("add columns to `value`: `value = { name = \"string\" }`"),
+            );
+        }
+
+        let placed = |columns: &[Column]| -> Vec<ColumnAt> { columns.iter().map(column_at).collect() };
+        let key_format = format(fields, "key-format", &placed(&key), fields.has("key"));
+        let value_format = format(fields, "format", &placed(&value), true);
+        let time = time(fields, &columns);
+        let (of_key, of_value) = columns.split_at(key.len().min(columns.len()));
+        let arrow = |columns: &[ColumnAt]| {
+            columns.iter().map(|at| column(at.name.clone(), at.data_type.clone())).collect()
+        };
+        Some(SourceLayout {
+            schema: Schema::new(Kind::Stream, arrow(of_key), arrow(of_value)),
+            key: layouts(key),
+            key_format,
+            value: layouts(value),
+            value_format,
+            headers: headers.into_iter().map(|(header, _)| header).collect(),
+            metadata: metadata.into_iter().map(|(name, what, ..)| (name, what)).collect(),
+            time,
+        })
+    }
+
+    /// Columns that are read from headers; `None` if a type is wrong.
+    fn headers(&mut self, fields: &Fields<'a>) -> Option<Vec<(HeaderLayout, Span)>> {
+        if !fields.has("headers") {
+            return Some(Vec::new());
+        }
+        let columns = self.types.columns_at(fields, "headers")?;
+        let header = |Column { layout, span }: Column| {
+            (HeaderLayout { name: layout.name, header: layout.field, data_type: layout.data_type }, span)
+        };
+        Some(columns.into_iter().map(header).collect())
+    }
+
+    /// `on-error`, and the topic of dead letters.
+    pub(super) fn on_error(&mut self, name: &Text, fields: &Fields<'a>) -> (OnError, String) {
+        let choice = fields.choice("on-error", &["fail", "skip", "dead-letter"]);
+        let on_error = match choice.as_ref().map(|choice| choice.value) {
+            Some("skip") => OnError::Skip,
+            Some("dead-letter") => OnError::DeadLetter,
+            _ => OnError::Fail,
+        };
+        let topic = self.topic(fields, "dead-letter");
+        if on_error != OnError::DeadLetter
+            && (choice.is_some() || !fields.has("on-error"))
+            && fields.has("dead-letter")
+        {
+            let diagnostic = Diagnostic::error(
+                Code::KeysExclude,
+                fields.key_span("dead-letter"),
+                "`dead-letter` names a topic, but no record is sent there",
+            )
+            .help("add `on-error = \"dead-letter\"`, or remove the topic");
+            fields.diagnostics().push(match choice {
+                Some(choice) => diagnostic.also(choice.span, "this decides what happens"),
+                None => diagnostic,
+            });
+        }
+        let default = format!("{}-{}-dead-letter", self.app.id, name.value);
+        let span = topic.as_ref().map_or(name.span.clone(), |(_, span)| span.clone());
+        let topic = topic.map_or(default, |(topic, _)| topic);
+        if on_error == OnError::DeadLetter {
+            self.writes(&topic, &span, "dead letters are");
+        }
+        (on_error, topic)
+    }
+}
+
+fn column_at(column: &Column) -> ColumnAt {
+    ColumnAt {
+        name: column.layout.name.clone(),
+        data_type: column.layout.data_type.clone(),
+        span: column.span.clone(),
+    }
+}
+
+fn layouts(columns: Vec<Column>) -> Vec<FieldLayout> {
+    columns.into_iter().map(|column| column.layout).collect()
+}
+
+/// A name may stand in key and value, with one type.
+fn check_key_and_value(fields: &Fields<'_>, key: &[Column], value: &[Column]) {
+    for column in value {
+        let same = |other: &&Column| other.layout.name == column.layout.name;
+        let Some(other) = key.iter().find(same) else { continue };
+        let (in_key, in_value) = (&other.layout.data_type, &column.layout.data_type);
+        if in_key != in_value {
+            fields.diagnostics().push(
+                Diagnostic::error(
+                    Code::KeyValueTypeClash,
+                    column.span.clone(),
+                    format!("`{}` has one type in the key and another in the value", column.layout.name),
+                )
+                .label(format!("{} here", shown(in_value)))
+                .also(other.span.clone(), format!("{} here", shown(in_key)))
+                .help("give both the same type, or take it out of the value: the key's is used"),
+            );
+        }
+    }
+}
+
+fn metadata(fields: &Fields<'_>) -> Option<Vec<(String, Metadata, DataType, Span)>> {
+    if !fields.has("metadata") {
+        return Some(Vec::new());
+    }
+    let said = fields.text_table("metadata")?;
+    let count = said.len();
+    let mut columns = Vec::with_capacity(count);
+    for (name, what) in said {
+        match METADATA.iter().find(|(word, ..)| *word == what.value) {
+            Some((_, metadata, data_type)) => {
+                columns.push((name.value, *metadata, data_type.clone(), name.span))
+            }
+            None => {
+                let words = METADATA.iter().map(|(word, ..)| *word);
+                fields.diagnostics().push(
+                    Diagnostic::error(
+                        Code::InvalidChoice,
+                        what.span.clone(),
+                        format!("a record has no metadata `{}`", what.value),
+                    )
+                    .help(
+                        did_you_mean(&what, words.clone())
+                            .unwrap_or_else(|| format!("choices are {}", listed(words))),
+                    ),
+                );
+            }
+        }
+    }
+    (columns.len() == count).then_some(columns)
+}
+
+/// The format of a key or value: as said, else the default for its columns; reports columns that it cannot hold.
+pub(super) fn format(fields: &Fields<'_>, option: &str, columns: &[ColumnAt], has_columns: bool) -> Format {
+    let of_key = option == "key-format";
+    // What a single column of a key is written as by default is the one format, besides JSON, that can hold it.
+    let raw = |columns: &[ColumnAt]| {
+        let layouts: Vec<FieldLayout> =
+            columns.iter().map(|column| FieldLayout::of_column(&column.name, &column.data_type)).collect();
+        Format::default_for_key(&layouts)
+    };
+    let default = if of_key { raw(columns) } else { Format::Json };
+    let Some(choice) = fields.choice(option, &FORMATS.map(|(name, _)| name)) else { return default };
+    let format =
+        FORMATS.iter().find(|(name, _)| *name == choice.value).map_or(default, |(_, format)| *format);
+    let wanted = match format {
+        Format::Json => None,
+        Format::String => Some("string"),
+        Format::Bytes => Some("bytes"),
+        Format::Int32 => Some("int32"),
+        Format::Int64 => Some("int64"),
+    };
+    match (columns, wanted) {
+        _ if !has_columns => fields.diagnostics().push(
+            Diagnostic::error(
+                Code::NoKey,
+                choice.span,
+                format!("{} has no key that could have a format", fields.what),
+            )
+            .help(format!("remove `{option}`, or give it a key")),
+        ),
+        (_, None) => {}
+        ([_], Some(_)) if raw(columns) == format => {}
+        ([column], Some(wanted)) => fields.diagnostics().push(
+            Diagnostic::error(
+                Code::FormatTypeMismatch,
+                choice.span,
+                format!("the format `{}` cannot hold the column `{}`", format.name(), column.name),
+            )
+            .also(
+                column.span.clone(),
+                format!("`{}` is {}, not {wanted}", column.name, shown(&column.data_type)),
+            )
+            .help(format!("use `{option} = \"json\"`, or a column of type {wanted}")),
+        ),
+        (columns, Some(wanted)) => fields.diagnostics().push(
+            Diagnostic::error(
+                Code::FormatNeedsOneColumn,
+                choice.span,
+                format!(
+                    "the format `{}` holds exactly one column, and the {} has {}",
+                    format.name(),
+                    if of_key { "key" } else { "value" },
+                    columns.len()
+                ),
+            )
+            .help(format!("use `{option} = \"json\"`, or a single column of type {wanted}")),
+        ),
+    }
+    format
+}
+
+/// The position of the column that `time` names.
+pub(super) fn time(fields: &Fields<'_>, columns: &[ColumnAt]) -> Option<usize> {
+    let text = fields.text("time")?;
+    let Some(position) = columns.iter().position(|column| column.name == text.value) else {
+        let names = || columns.iter().map(|column| column.name.as_str());
+        let timestamps =
+            columns.iter().filter(|column| column.data_type == TIMESTAMP).map(|column| column.name.as_str());
+        let timestamps = || format!("columns of type timestamp: {}", listed(timestamps));
+        fields.diagnostics().push(
+            Diagnostic::error(
+                Code::UnknownColumn,
+                text.span.clone(),
+                format!("there is no column `{}`", text.value),
+            )
+            .help(did_you_mean(&text, names()).unwrap_or_else(timestamps)),
+        );
+        return None;
+    };
+    let column = columns.get(position)?;
+    if column.data_type != TIMESTAMP {
+        fields.diagnostics().push(
+            Diagnostic::error(
+                Code::TimeColumn,
+                text.span.clone(),
+                format!("`{}` cannot serve as event time", column.name),
+            )
+            .also(
+                column.span.clone(),
+                format!("`{}` is {}, not timestamp", column.name, shown(&column.data_type)),
+            )
+            .help(
+                "an event time has the type `timestamp`; in JSON it is RFC 3339 text or epoch milliseconds",
+            ),
+        );
+        return None;
+    }
+    Some(position)
+}
+
+/// A duration of at least a millisecond.
+fn positive(fields: &Fields<'_>, key: &str) -> Option<i64> {
+    let duration = fields.duration(key)?;
+    if duration.value < 1 {
+        fields.diagnostics().push(
+            Diagnostic::error(Code::OutOfRange, duration.span, format!("`{key}` is out of range"))
+                .label("expected more than nothing"),
+        );
+    }
+    Some(duration.value)
+}
+
+fn start(fields: &Fields<'_>) -> Option<Start> {
+    let value = fields.get("start")?;
+    if let Some(text) = fields.as_text(value)
+        && !text.starts_with(|c: char| c.is_ascii_digit())
+    {
+        return fields.choice("start", &["earliest", "latest"]).map(|choice| match choice.value {
+            "latest" => Start::Latest,
+            _ => Start::Earliest,
+        });
+    }
+    times::at(fields, "start").map(Start::At)
+}

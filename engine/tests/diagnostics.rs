@@ -1,0 +1,352 @@
+//! What `check` says about mistakes.
+//!
+//! Each `diagnostics/CODE-*.toml` holds a mistake; the `.txt` beside it is what is said about it, to the character. The pages
+//! in `docs/errors` show the same text. `UPDATE=1 cargo test` writes both anew.
+
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use millstream_engine::topology::{self, Topology};
+use millstream_operators::diagnostic::{Code, Diagnostic, Severity};
+use proptest::prelude::*;
+
+/// Tests run in the folder of their crate; messages that name files stay the same everywhere.
+fn folder() -> PathBuf {
+    PathBuf::from("tests/diagnostics")
+}
+
+fn read(text: &str) -> (Option<Topology>, Vec<Diagnostic>) {
+    topology::read(text, &folder(), &|_| None)
+}
+
+/// Name and content of every topology in the folder.
+fn topologies() -> Vec<(String, String)> {
+    let paths = fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path());
+    let mut all: Vec<(String, String)> = paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .map(|path| {
+            (path.file_stem().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&path).unwrap())
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+/// Compares with a file, or writes it.
+fn same(path: &Path, actual: &str) -> Result<(), String> {
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(path, actual).unwrap();
+    }
+    match fs::read_to_string(path).unwrap_or_default() == actual {
+        true => Ok(()),
+        false => Err(format!("{} differs; it should be:\n{actual}", path.display())),
+    }
+}
+
+fn rendered(text: &str) -> String {
+    topology::render(&read(text).1, "topology.toml", text, false)
+}
+
+#[test]
+fn every_mistake_is_described() {
+    let mut surprises = Vec::new();
+    for (name, text) in topologies() {
+        let (topology, diagnostics) = read(&text);
+        if let Err(difference) = same(&folder().join(format!("{name}.txt")), &rendered(&text)) {
+            surprises.push(difference);
+        }
+        let has_errors = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+        assert_eq!(topology.is_none(), has_errors, "{name}");
+        if let Some(code) = name.split('-').next().and_then(Code::from_number) {
+            let others = diagnostics.iter().filter(|diagnostic| diagnostic.code != code);
+            surprises.extend(others.map(|other| format!("{name}: {} {}", other.code, other.message)));
+            if diagnostics.is_empty() {
+                surprises.push(format!("{name}: nothing is said"));
+            }
+        }
+    }
+    assert!(surprises.is_empty(), "{}", surprises.join("\n"));
+}
+
+#[test]
+fn every_code_of_check_has_a_mistake() {
+    let names: Vec<String> = topologies().into_iter().map(|(name, _)| name).collect();
+    for code in Code::ALL.iter().filter(|code| code.number() < "M0800") {
+        assert!(names.iter().any(|name| name.starts_with(code.number())), "no file for {code}");
+    }
+}
+
+#[test]
+fn every_code_has_a_page_and_every_page_a_code() {
+    let mut files: Vec<String> = fs::read_dir("../docs/errors")
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    files.sort();
+    let codes: Vec<&str> = Code::ALL.iter().map(|code| code.number()).collect();
+    assert_eq!(files, codes);
+    for code in Code::ALL {
+        let page = topology::explain(*code).unwrap_or_else(|| panic!("{code} has no page"));
+        assert!(page.starts_with(&format!("# {code}: {}\n", code.title())), "{code}");
+    }
+}
+
+#[test]
+fn pages_show_what_is_said() {
+    let topologies = topologies();
+    for code in Code::ALL {
+        let Some((_, text)) = topologies.iter().find(|(name, _)| name.starts_with(code.number())) else {
+            continue;
+        };
+        let path = PathBuf::from(format!("../docs/errors/{code}.md"));
+        let page = fs::read_to_string(&path).unwrap();
+        let (before, rest) =
+            page.split_once("```text\n").unwrap_or_else(|| panic!("{code} shows no message"));
+        let (_, after) = rest.split_once("```").unwrap();
+        let said = rendered(text);
+        same(&path, &format!("{before}```text\n{}\n```{after}", said.trim_end())).unwrap();
+    }
+}
+
+#[test]
+fn many_mistakes_come_at_once_and_in_order() {
+    let text = fs::read_to_string(folder().join("many.toml")).unwrap();
+    let (topology, diagnostics) = read(&text);
+    assert!(topology.is_none());
+    assert!(diagnostics.len() >= 15, "{}", diagnostics.len());
+    assert!(diagnostics.is_sorted_by_key(|diagnostic| diagnostic.span.start));
+    // What follows from another mistake is not said: `orders` has a broken key, so nothing is said about `big`.
+    assert!(diagnostics.iter().all(|diagnostic| !diagnostic.message.contains("amuont")));
+    same(&folder().join("many.json"), &topology::to_json(&diagnostics, "topology.toml", &text)).unwrap();
+}
+
+#[test]
+fn places_count_characters_from_one() {
+    let text = "[app]\nid = \"shop\"\n# é\n[sources.a]\ntopic = \"ü/\" # x\nvalue = { 'é' = \"nope\" }\n";
+    let (_, diagnostics) = read(text);
+    let lines: Vec<serde_json::Value> = topology::to_json(&diagnostics, "a.toml", text)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let place = |line: &serde_json::Value| {
+        ["line", "column", "end_line", "end_column"].map(|key| line[key].as_u64().unwrap())
+    };
+    assert_eq!(lines[0]["code"], "M0314");
+    assert_eq!(place(&lines[0]), [5, 9, 5, 13]);
+    assert_eq!(lines[1]["code"], "M0201");
+    assert_eq!(place(&lines[1]), [6, 18, 6, 22]);
+    assert_eq!(lines[1]["severity"], "error");
+}
+
+#[test]
+fn variables_are_read_where_they_may_stand() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("brokers"), "secret-host:9092\n").unwrap();
+    let text = r#"
+        [app]
+        id = "shop"
+        [kafka]
+        brokers = "${file:brokers}"
+        [runtime]
+        commit-every = "${COMMIT:-250ms}"
+        [sources.orders]
+        topic = "${STAGE}-orders"
+        value = { amount = "float64" }
+        [sinks.out]
+        from  = "orders"
+        topic = "${EMPTY:-spare}-out"
+    "#;
+    let environment = |name: &str| match name {
+        "STAGE" => Some("test".to_owned()),
+        "EMPTY" => Some(String::new()),
+        _ => None,
+    };
+    let (topology, diagnostics) = topology::read(text, folder.path(), &environment);
+    assert_eq!(diagnostics, []);
+    let topology = topology.unwrap();
+    assert_eq!(topology.sources[0].topic, "test-orders");
+    assert_eq!(topology.runtime.commit_every(), 250);
+    assert!(matches!(&topology.sinks[0].topic, topology::SinkTopic::Fixed(topic) if topic == "spare-out"));
+    assert_eq!(topology.kafka.brokers.as_ref().unwrap().reveal(), "secret-host:9092");
+    assert!(!format!("{topology:?}").contains("secret-host"));
+}
+
+#[test]
+fn a_secret_is_not_printed_by_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("secret"), "pass word").unwrap();
+    let text = "[app]\nid = \"a\"\n[kafka]\nbrokers = \"${file:secret}\"\n[runtime]\nmemory = \"${file:secret}\"\n\
+                listen = \"${file:secret}\"\ninstance = \"${file:secret}\"\ncommit-every = \"${file:secret}\"\n\
+                [sources.s]\ntopic = \"${file:secret}\"\nvalue = { a = \"string\" }\n";
+    let (_, diagnostics) = topology::read(text, folder.path(), &|_| None);
+    let rendered = topology::render(&diagnostics, "a.toml", text, false);
+    assert!(diagnostics.len() >= 6, "{rendered}");
+    assert!(!rendered.contains("pass word"), "{rendered}");
+}
+
+#[test]
+fn columns_keep_the_order_of_the_file() {
+    let text = r#"
+        [app]
+        id = "shop"
+        [types.place]
+        street = "string"
+        city   = { type = "string", field = "town" }
+        [sources.orders]
+        topic = "orders"
+        key   = { zone = "int32", area = "string" }
+        headers = { trace = { type = "string", field = "x-trace" } }
+        metadata = { offset = "offset" }
+        [sources.orders.value]
+        zone  = "int32"
+        to    = "list<place>"
+        at    = { type = "timestamp", field = "created-at" }
+        b     = "decimal(10,2)"
+        a     = { x = "date", w = "bytes" }
+        [sinks.out]
+        from  = "orders"
+    "#;
+    let (topology, diagnostics) = read(text);
+    assert_eq!(diagnostics, []);
+    let layout = &topology.as_ref().unwrap().sources[0].layout;
+    let names: Vec<&str> = layout.schema.names().collect();
+    assert_eq!(names, ["zone", "area", "to", "at", "b", "a", "trace", "offset"]);
+    assert_eq!(layout.schema.key, 2);
+    assert_eq!(layout.value.len(), 5);
+    assert_eq!(layout.value[2].field, "created-at");
+    assert_eq!(layout.value[1].children[0].children[1].field, "town");
+    assert_eq!(layout.headers[0].header, "x-trace");
+    let sink = &topology.unwrap().sinks[0].layout;
+    let written: Vec<&str> = sink.value.iter().map(|column| column.name.as_str()).collect();
+    assert_eq!(written, ["to", "at", "b", "a", "trace", "offset"]);
+}
+
+#[test]
+fn steps_come_after_their_inputs_and_otherwise_as_in_the_file() {
+    let text = r#"
+        [app]
+        id = "shop"
+        [sources.s]
+        topic = "s"
+        value = { a = "int64" }
+        [steps.z]
+        op = "filter"
+        from = { node = "y", as = "q" }
+        where = "q.a > 1"
+        [steps.b]
+        op = "filter"
+        from = "s"
+        where = "s.a > 1"
+        [steps.y]
+        op = "filter"
+        from = "s"
+        where = "a > 1"
+        [sinks.out]
+        from = "z"
+        [sinks.out2]
+        from = "b"
+    "#;
+    let (topology, diagnostics) = read(text);
+    assert_eq!(diagnostics, []);
+    let topology = topology.unwrap();
+    let names: Vec<&str> = topology.steps.iter().map(|step| step.name.as_str()).collect();
+    assert_eq!(names, ["b", "y", "z"]);
+}
+
+#[test]
+fn sinks_choose_columns_headers_time_and_topic() {
+    let text = r#"
+        [app]
+        id = "shop"
+        [sources.orders]
+        topic = "orders"
+        key   = { customer = "string" }
+        value = { amount = "float64", trace = "string", at = "timestamp" }
+        [sinks.out]
+        from        = "orders"
+        topic       = { expression = "concat('orders-', orders.customer)" }
+        columns     = { customer = "customer", double = "2 * amount" }
+        include-key = true
+        headers     = { x-trace = "trace" }
+        time        = "at"
+    "#;
+    let (topology, diagnostics) = read(text);
+    assert_eq!(diagnostics, []);
+    let sink = &topology.unwrap().sinks[0];
+    let rows: Vec<&str> = sink.layout.schema.names().collect();
+    assert_eq!(rows, ["customer", "double", "trace", "at"]);
+    let made: Vec<&str> = sink.columns.iter().flatten().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(made, ["double", "trace", "at"]);
+    let written: Vec<&str> = sink.layout.value.iter().map(|column| column.name.as_str()).collect();
+    assert_eq!(written, ["customer", "double"]);
+    assert_eq!(sink.layout.time, Some(3));
+    assert_eq!(sink.layout.headers[0].header, "x-trace");
+}
+
+/// Deep or wide types end in an error, not in a stack overflow or a full memory.
+#[test]
+fn types_cannot_exhaust_the_process() {
+    let frame = |types: &str, of: &str| {
+        format!(
+            "[app]\nid = \"a\"\n{types}\n[sources.s]\ntopic = \"s\"\nvalue = {{ a = \"{of}\" }}\n[sinks.o]\nfrom = \"s\"\n"
+        )
+    };
+    let deep = frame("", &format!("{}int64{}", "list<".repeat(50_000), ">".repeat(50_000)));
+    assert_eq!(read(&deep).1[0].code, Code::OutOfRange);
+    let mut chain = String::from("[types.t0]\na = \"int64\"\n");
+    let mut wide = chain.clone();
+    for index in 1..2_000 {
+        chain.push_str(&format!("[types.t{index}]\na = \"t{}\"\n", index - 1));
+        wide.push_str(&format!("[types.t{index}]\na = \"t{0}\"\nb = \"t{0}\"\n", index - 1));
+    }
+    for types in [chain, wide] {
+        assert!(read(&frame(&types, "t1999")).1.iter().any(|diagnostic| diagnostic.code == Code::OutOfRange));
+    }
+}
+
+/// A topology of the folder with a few places deleted, doubled or overwritten.
+fn damaged() -> impl Strategy<Value = String> {
+    let texts: Vec<String> = topologies().into_iter().map(|(_, text)| text).collect();
+    let change = (
+        any::<prop::sample::Index>(),
+        1..12_usize,
+        0..4_u8,
+        prop::sample::select(b"[]{}\"'=.,#\n$\\\xc3 a1".to_vec()),
+    );
+    (prop::sample::select(texts), prop::collection::vec(change, 1..6)).prop_map(|(text, changes)| {
+        let mut bytes = text.into_bytes();
+        for (at, length, kind, byte) in changes {
+            if bytes.is_empty() {
+                break;
+            }
+            let at = at.index(bytes.len());
+            let end = (at + length).min(bytes.len());
+            match kind {
+                0 => drop(bytes.drain(at..end)),
+                1 => {
+                    let copy = bytes[at..end].to_vec();
+                    bytes.splice(at..at, copy);
+                }
+                2 => bytes[at] = byte,
+                _ => bytes.insert(at, byte),
+            }
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn no_text_makes_it_panic(text in damaged()) {
+        let (topology, diagnostics) = read(&text);
+        let has_errors = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+        prop_assert_eq!(topology.is_none(), has_errors);
+        topology::render(&diagnostics, "topology.toml", &text, true);
+        let lines = topology::to_json(&diagnostics, "topology.toml", &text);
+        prop_assert_eq!(lines.lines().count(), diagnostics.len());
+    }
+}
