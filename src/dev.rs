@@ -39,7 +39,10 @@ pub fn dev(arguments: &Dev) -> Result<(), Failure> {
     let options = DevOptions {
         driver: DriverOptions {
             partitions: arguments.partitions,
-            state: state.map(|directory| StateLocation { directory, memory: topology.runtime.memory() }),
+            state: state.map(|directory| StateLocation {
+                directory,
+                memory: usize::try_from(topology.runtime.memory()).unwrap_or(usize::MAX),
+            }),
         },
         max_batch_rows: arguments.max_batch_rows.map_or(topology.runtime.max_batch_rows(), NonZeroUsize::get),
         out: arguments.out.clone(),

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use millstream::engine::codec::layout::FieldLayout;
 use millstream::engine::driver::dev::{Account, LastRows, file_of};
 use millstream::engine::topology::{Sink, Topology};
 use serde_json::Value as Json;
@@ -142,21 +143,36 @@ fn last_rows(sink: &Sink, last: &LastRows) -> String {
     }
     let of_value = sink.layout.value.iter().map(|field| (false, field));
     let columns: Vec<_> = sink.layout.key.iter().map(|field| (true, field)).chain(of_value).collect();
-    let numeric = |field: &millstream::engine::codec::layout::FieldLayout| field.data_type.is_numeric();
+    let numeric = |field: &FieldLayout| field.data_type.is_numeric();
     let align: Vec<Align> =
         columns.iter().map(|(_, field)| if numeric(field) { Align::Right } else { Align::Left }).collect();
     let mut table = vec![columns.iter().map(|(_, field)| field.name.clone()).collect::<Vec<_>>()];
     for (key, value) in &rows {
-        let cell = |(is_key, field): &(bool, &millstream::engine::codec::layout::FieldLayout)| {
+        let cell = |(is_key, field): &(bool, &FieldLayout)| {
             let part = if *is_key { key } else { value };
-            match part.get(&field.name) {
-                None | Some(Json::Null) => String::new(),
-                Some(Json::String(text)) => text.clone(),
-                Some(Json::Number(number)) if number.is_u64() => grouped(number.as_u64().unwrap_or_default()),
-                Some(other) => other.to_string(),
-            }
+            part.get(&field.name).map(shown).unwrap_or_default()
         };
         table.push(columns.iter().map(cell).collect());
     }
     format!("\n{heading}{which}\n{}", aligned(&table, &align, 2))
+}
+
+/// A value in the width of a column: floats have up to four decimals, times no fraction where it is zero.
+fn shown(value: &Json) -> String {
+    match value {
+        Json::Null => String::new(),
+        Json::String(text) => {
+            text.strip_suffix(".000Z").map_or_else(|| text.clone(), |time| format!("{time}Z"))
+        }
+        Json::Number(number) => match (number.as_u64(), number.as_f64()) {
+            (Some(whole), _) => grouped(whole),
+            (None, Some(float)) if number.is_f64() && float.abs() >= 0.001 && float.abs() < 1e15 => {
+                let text = format!("{float:.4}");
+                let digits = text.trim_end_matches('0');
+                if digits.ends_with('.') { format!("{digits}0") } else { digits.to_owned() }
+            }
+            _ => number.to_string(),
+        },
+        other => other.to_string(),
+    }
 }

@@ -15,7 +15,7 @@ use serde_json::Value as Json;
 
 use super::written::LineWriter;
 use super::{Driver, DriverError, DriverOptions, Ran, SourceRecord, Written};
-use crate::plan::Plan;
+use crate::plan::{GROUP_BY, Plan};
 use crate::record::Record;
 use crate::task::{NodeCounters, RecordError};
 use crate::topology::{SinkTopic, Topology};
@@ -59,6 +59,7 @@ pub enum DevError {
 /// A run of `dev`.
 pub struct Dev {
     driver: Driver,
+    plan: Arc<Plan>,
     writer: LineWriter,
     outputs: Outputs,
     max_batch_rows: usize,
@@ -81,7 +82,7 @@ pub struct Account {
     pub errors: BTreeMap<(String, &'static str), (u64, String)>,
     /// Per table sink, by position, its last rows.
     pub tables: BTreeMap<usize, LastRows>,
-    /// Rows through the steps, in the order in which they run.
+    /// Rows through the steps, in the order in which they run; what `group-by` does has a line of its own.
     pub steps: Vec<(String, NodeCounters)>,
 }
 
@@ -133,7 +134,7 @@ impl Dev {
     /// # Errors
     /// If the state directory is in use or another's, or the output folder cannot be written.
     pub fn new(topology: &Arc<Topology>, plan: Arc<Plan>, options: DevOptions) -> Result<Self, DevError> {
-        let driver = Driver::new(topology.clone(), plan, options.driver.clone())?;
+        let driver = Driver::new(topology.clone(), plan.clone(), options.driver.clone())?;
         let mut outputs = Outputs { folder: options.out, open: HashMap::new(), known: BTreeSet::new() };
         for sink in &topology.sinks {
             if let SinkTopic::Fixed(topic) = &sink.topic {
@@ -146,6 +147,7 @@ impl Dev {
         Ok(Dev {
             writer: LineWriter::new(topology, options.driver.partitions > 1).map_err(DriverError::from)?,
             driver,
+            plan,
             outputs,
             max_batch_rows: options.max_batch_rows.max(1),
             batch: Vec::new(),
@@ -217,7 +219,12 @@ impl Dev {
 
     /// What has happened so far.
     pub fn account(&mut self) -> &Account {
-        self.account.steps = self.driver.counters();
+        let nodes = self.plan.sub_topologies.iter().flat_map(|sub| &sub.nodes);
+        let named = nodes.zip(self.driver.counters()).map(|(node, (name, counters))| match node.op {
+            GROUP_BY => (format!("{name} (group-by)"), counters),
+            _ => (name, counters),
+        });
+        self.account.steps = named.collect();
         &self.account
     }
 

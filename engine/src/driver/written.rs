@@ -27,7 +27,10 @@ impl LineWriter {
     pub fn new(topology: &Topology, partitions: bool) -> Result<Self, TaskError> {
         let sinks = topology.sinks.iter().map(|sink| {
             let layout = reading(&sink.layout);
-            Ok(SinkReader { decoder: SourceDecoder::new(&layout, "")?, writer: RowWriter::of_sink(&sink.layout) })
+            Ok(SinkReader {
+                decoder: SourceDecoder::new(&layout, "")?,
+                writer: RowWriter::of_sink(&sink.layout),
+            })
         });
         Ok(LineWriter { sinks: sinks.collect::<Result<_, TaskError>>()?, partitions })
     }
@@ -45,7 +48,9 @@ impl LineWriter {
             let decoded = sink.decoder.decode(&records, 0)?;
             let rows = sink.writer.rows(&decoded.columns)?;
             for (row, record) in decoded.rows.iter().enumerate() {
-                let Some(part) = places.get(*record).and_then(|place| parts.get_mut(*place)) else { continue };
+                let Some(part) = places.get(*record).and_then(|place| parts.get_mut(*place)) else {
+                    continue;
+                };
                 let (key, value) = part.get_or_insert_default();
                 rows.write_key(row, key);
                 rows.write_value(row, value);
@@ -60,10 +65,14 @@ impl LineWriter {
         let headers = record.headers.iter().map(|header| (header.name.as_str(), header.value.as_deref()));
         let partition = self.partitions.then_some(written.partition);
         let (key, value) = match part {
-            Some((key, _)) if record.value.is_none() => (line::Written::Json(key), line::Written::Json(b"null")),
+            Some((key, _)) if record.value.is_none() => {
+                (line::Written::Json(key), line::Written::Json(b"null"))
+            }
             Some((key, value)) => (line::Written::Json(key), line::Written::Json(value)),
             // Dead letters are bytes.
-            None => (line::Written::Bytes(record.key.as_deref()), line::Written::Bytes(record.value.as_deref())),
+            None => {
+                (line::Written::Bytes(record.key.as_deref()), line::Written::Bytes(record.value.as_deref()))
+            }
         };
         let mut line = Vec::new();
         write_line(&written.topic, record.timestamp, key, value, headers, partition, &mut line);
