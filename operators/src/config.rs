@@ -339,7 +339,11 @@ impl<'a> Fields<'a> {
 
     /// A duration in milliseconds: `"250ms" "10s" "5m" "1h30m" "7d"`.
     pub fn duration(&self, key: &str) -> Option<Placed<i64>> {
-        let text = self.text(key)?;
+        let value = self.get(key)?;
+        let Some(text) = self.as_text(value) else {
+            self.wrong_type(key, value, "a duration, such as \"30s\"");
+            return None;
+        };
         let millis = parse_duration(&text);
         if millis.is_none() {
             self.report_duration(&text, text.span.clone());
@@ -416,25 +420,37 @@ impl<'a> Fields<'a> {
 
 /// Reports a name that nodes, their outputs and input qualifiers may not have; `what` says whose name it is.
 pub fn check_name(name: &Text, what: &str, diagnostics: &Diagnostics) {
-    let report = |message: String, help: String| {
-        diagnostics.push(Diagnostic::error(Code::InvalidName, name.span.clone(), message).help(help));
-    };
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.chars().all(plain) {
-        let lower = name.to_lowercase();
-        let likely = lower.trim_start_matches(|c: char| !c.is_ascii_lowercase());
-        let likely: String = likely.chars().map(|c| if plain(c) { c } else { '_' }).collect();
-        let example = if likely.is_empty() { String::new() } else { format!(", such as `{likely}`") };
-        report(
-            format!("`{}` is not a name for a {what}", name.value),
-            format!("names are lower-case letters, digits and `_`, and start with a letter{example}"),
-        );
-    } else if is_reserved(name) {
-        report(
-            format!("`{}` is a reserved word and cannot name a {what}", name.value),
-            format!("choose another name, such as `{}_{what}`", name.value),
+    check_word(name, what, diagnostics);
+    if is_reserved(name) {
+        diagnostics.push(
+            Diagnostic::error(
+                Code::InvalidName,
+                name.span.clone(),
+                format!("`{}` is a reserved word and cannot name a {what}", name.value),
+            )
+            .help(format!("choose another name, such as `{}_{what}`", name.value)),
         );
     }
+}
+
+/// Reports a name that is not made of lower-case letters, digits and `_`.
+pub fn check_word(name: &Text, what: &str, diagnostics: &Diagnostics) {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(plain) {
+        return;
+    }
+    let lower = name.to_lowercase();
+    let likely = lower.trim_start_matches(|c: char| !c.is_ascii_lowercase());
+    let likely: String = likely.chars().map(|c| if plain(c) { c } else { '_' }).collect();
+    let example = if likely.is_empty() { String::new() } else { format!(", such as `{likely}`") };
+    diagnostics.push(
+        Diagnostic::error(
+            Code::InvalidName,
+            name.span.clone(),
+            format!("`{}` is not a name for a {what}", name.value),
+        )
+        .help(format!("names are lower-case letters, digits and `_`, and start with a letter{example}")),
+    );
 }
 
 /// Whether a word has a meaning of its own where the name of a node may stand.

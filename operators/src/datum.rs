@@ -51,7 +51,7 @@ pub enum Datum {
 }
 
 /// A value that still lies in an array or in a [`Datum`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum DatumRef<'a> {
     Null,
     Bool(bool),
@@ -65,7 +65,7 @@ pub(crate) enum DatumRef<'a> {
     String(&'a str),
     Bytes(&'a [u8]),
     /// A list or struct.
-    Nested(Datum),
+    Nested(&'a Datum),
 }
 
 /// Stored bytes that cannot be read.
@@ -103,19 +103,19 @@ impl DatumRef<'_> {
         matches!(self, DatumRef::Null)
     }
 
-    pub(crate) fn to_datum(&self) -> Datum {
+    pub(crate) fn to_datum(self) -> Datum {
         match self {
             DatumRef::Null => Datum::Null,
-            DatumRef::Bool(value) => Datum::Bool(*value),
-            DatumRef::Int32(value) => Datum::Int32(*value),
-            DatumRef::Int64(value) => Datum::Int64(*value),
-            DatumRef::Float32(value) => Datum::Float32(*value),
-            DatumRef::Float64(value) => Datum::Float64(*value),
-            DatumRef::Decimal(value) => Datum::Decimal(*value),
-            DatumRef::Date(value) => Datum::Date(*value),
-            DatumRef::Timestamp(value) => Datum::Timestamp(*value),
-            DatumRef::String(value) => Datum::String(Arc::from(*value)),
-            DatumRef::Bytes(value) => Datum::Bytes(Arc::from(*value)),
+            DatumRef::Bool(value) => Datum::Bool(value),
+            DatumRef::Int32(value) => Datum::Int32(value),
+            DatumRef::Int64(value) => Datum::Int64(value),
+            DatumRef::Float32(value) => Datum::Float32(value),
+            DatumRef::Float64(value) => Datum::Float64(value),
+            DatumRef::Decimal(value) => Datum::Decimal(value),
+            DatumRef::Date(value) => Datum::Date(value),
+            DatumRef::Timestamp(value) => Datum::Timestamp(value),
+            DatumRef::String(value) => Datum::String(Arc::from(value)),
+            DatumRef::Bytes(value) => Datum::Bytes(Arc::from(value)),
             DatumRef::Nested(value) => value.clone(),
         }
     }
@@ -185,7 +185,7 @@ impl Datum {
             Datum::Timestamp(value) => DatumRef::Timestamp(*value),
             Datum::String(value) => DatumRef::String(value),
             Datum::Bytes(value) => DatumRef::Bytes(value),
-            Datum::List(_) | Datum::Struct(_) => DatumRef::Nested(self.clone()),
+            Datum::List(_) | Datum::Struct(_) => DatumRef::Nested(self),
         }
     }
 

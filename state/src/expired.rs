@@ -5,7 +5,9 @@ use std::{
     ops::Bound,
 };
 
-type Key = Box<[u8]>;
+use crate::small_bytes::SmallBytes;
+
+type Key = SmallBytes;
 
 /// Disjoint key ranges `[from, to)` that hide what the database holds in them.
 #[derive(Default)]
@@ -24,9 +26,8 @@ impl Expired {
         let mut merged: (Key, Key) = (from.into(), to.into());
         let mut replaced = Vec::new();
         // The ranges are disjoint, so only the last one that starts at or before `to` can reach furthest.
-        while let Some((start, end)) =
-            self.0.range::<[u8], _>((Bound::Unbounded, Bound::Included(&*merged.1))).next_back()
-            && **end >= *merged.0
+        while let Some((start, end)) = self.0.range(..=&merged.1).next_back()
+            && *end >= merged.0
         {
             let range = (start.clone(), end.clone());
             self.0.remove(&range.0);
@@ -48,8 +49,9 @@ impl Expired {
         if self.0.is_empty() {
             return None;
         }
-        let (_, end) = self.0.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back()?;
-        (**end > *key).then_some(&**end)
+        let key = Key::from(key);
+        let (_, end) = self.0.range(..=&key).next_back()?;
+        (*end > key).then_some(&**end)
     }
 
     /// The ranges that overlap `[from, to)`, in their order.
@@ -57,9 +59,9 @@ impl Expired {
         if self.0.is_empty() || from >= to {
             return Overlapping::default();
         }
-        let before = self.0.range::<[u8], _>((Bound::Unbounded, Bound::Included(from))).next_back();
-        let first = before.filter(|(_, end)| ***end > *from);
-        Overlapping { first, rest: self.0.range::<[u8], _>((Bound::Excluded(from), Bound::Excluded(to))) }
+        let (from, to) = (Key::from(from), Key::from(to));
+        let first = self.0.range(..=&from).next_back().filter(|(_, end)| **end > from);
+        Overlapping { first, rest: self.0.range((Bound::Excluded(from), Bound::Excluded(to))) }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {

@@ -156,9 +156,8 @@ impl<T: Default> Table<T> {
         let order = self
             .order
             .get_or_init(|| self.hashed.iter().map(|&id| (self.slot(id).key.clone(), id)).collect());
-        // A range that ends before it starts is empty; the standard library would panic.
-        let to = to.max(from);
-        Range(order.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))))
+        let from = Bound::Included(SmallBytes::from(from));
+        Range { entries: order.range((from, Bound::Unbounded)), to: to.into() }
     }
 
     /// How many slots there are, free ones included: slot numbers are below it.
@@ -167,13 +166,17 @@ impl<T: Default> Table<T> {
     }
 }
 
-/// Slots in key order.
-pub(crate) struct Range<'a>(btree_map::Range<'a, SmallBytes, SlotId>);
+/// Slots in key order. Most ranges are short, so comparing each key with the end is cheaper than looking for it.
+pub(crate) struct Range<'a> {
+    entries: btree_map::Range<'a, SmallBytes, SlotId>,
+    to: SmallBytes,
+}
 
 impl<'a> Iterator for Range<'a> {
     type Item = (&'a [u8], SlotId);
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.0.next().map(|(key, &id)| (&**key, id))
+        let (key, &id) = self.entries.next()?;
+        (*key < self.to).then_some((&**key, id))
     }
 }

@@ -164,7 +164,8 @@ impl TaskState {
     }
 
     /// Stages the delete of the keys in `[from, to)`, whose retention is over. The changelog does not get to know of
-    /// it, so a restore may bring them back: callers check times themselves.
+    /// it, so a restore may bring them back: callers check times themselves. It costs about as much as a scan, so it
+    /// is better done now and then than with every write.
     pub fn expire(&mut self, store: StoreId, from: &[u8], to: &[u8]) {
         self.store_mut(store).expire(from, to);
     }

@@ -206,7 +206,9 @@ impl LineReader {
         };
         let (_, builder) = self.sources.get_mut(position).ok_or("the topology has no source")?;
         let part = |what: &str, fault: crate::codec::Fault| format!("the {what} does not fit: {fault}");
-        fn null<'p>(part: &Part<'p>) -> Part<'p> { if *part == Part::Absent { Part::Null } else { part.clone() } }
+        fn null<'p>(part: &Part<'p>) -> Part<'p> {
+            if *part == Part::Absent { Part::Null } else { part.clone() }
+        }
         let key = builder.key(&null(&line.key)).map_err(|fault| part("key", fault))?;
         let value = builder.value(&null(&line.value)).map_err(|fault| part("value", fault))?;
         self.last_timestamp = line.timestamp.unwrap_or(self.last_timestamp);

@@ -26,26 +26,3 @@ pages! {
 pub fn explain(code: Code) -> Option<&'static str> {
     PAGES.iter().find(|(number, _)| *number == code.number()).map(|(_, page)| *page)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_code_has_a_page_and_every_page_a_code() {
-        let codes: Vec<&str> = Code::ALL.iter().map(|code| code.number()).collect();
-        let pages: Vec<&str> = PAGES.iter().map(|(number, _)| *number).collect();
-        assert_eq!(codes, pages);
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/errors");
-        let mut files: Vec<String> = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap().replace(".md", ""))
-            .collect();
-        files.sort();
-        assert_eq!(codes, files);
-        for code in Code::ALL {
-            let page = explain(*code).unwrap();
-            assert!(page.starts_with(&format!("# {}: {}\n", code.number(), code.title())), "{code}");
-        }
-    }
-}

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use millstream_operators::config::{Fields, Text, check_name};
+use millstream_operators::config::{Fields, Text, check_name, check_word};
 use millstream_operators::diagnostic::{Code, Diagnostic, Diagnostics, Span, did_you_mean, listed};
 use millstream_operators::model::Model;
 use millstream_operators::operator::Output;
 use millstream_operators::schema::Schema;
 
+use super::settings::topic_name_error;
 use super::types::Types;
 use super::variables::{Filled, Variables};
-use super::settings::topic_name_error;
 use super::{App, OutputRef, Topology, settings, syntax, variables};
 
 /// Reads and checks a topology. Models and `${file:…}` are looked up from `directory`; `environment` answers `${VAR}`.
@@ -40,7 +40,7 @@ fn topology(root: &Fields<'_>, variables: &Variables<'_>) -> Topology {
     let runtime = settings::runtime(root, variables).unwrap_or_default();
     let types = section(root, "types", "type");
     for (name, fields) in &types {
-        check_name(name, "type", fields.diagnostics());
+        check_word(name, "type", fields.diagnostics());
     }
     let said_models = section(root, "models", "model");
     let said_sources = section(root, "sources", "source");
@@ -59,6 +59,7 @@ fn topology(root: &Fields<'_>, variables: &Variables<'_>) -> Topology {
         types: Types::read(types),
         app: &app,
         names: BTreeMap::new(),
+        names_twice: BTreeSet::new(),
         nodes: BTreeMap::new(),
         topics_read: Vec::new(),
         topics_written: Vec::new(),
@@ -133,6 +134,7 @@ pub(super) struct Reader<'a> {
     pub types: Types<'a>,
     pub app: &'a App,
     names: BTreeMap<String, (Span, &'static str)>,
+    names_twice: BTreeSet<String>,
     nodes: BTreeMap<String, Node>,
     topics_read: Vec<NamedTopic>,
     topics_written: Vec<NamedTopic>,
@@ -155,6 +157,7 @@ impl Reader<'_> {
                 .also(first.clone(), "first used here")
                 .help("sources, steps and sinks share one set of names: rename one of them"),
             );
+            self.names_twice.insert(name.value.clone());
             self.nodes.insert(name.value.clone(), Node::Broken);
             return;
         }
@@ -164,9 +167,14 @@ impl Reader<'_> {
 
     /// Says what a declared name means; a name that was declared twice stays broken.
     pub fn define(&mut self, name: &Text, node: Node) {
-        if self.names.get(&name.value).is_some_and(|(span, _)| *span == name.span) {
+        if self.owns(name) && !self.names_twice.contains(&name.value) {
             self.nodes.insert(name.value.clone(), node);
         }
+    }
+
+    /// Whether a name belongs to the node at this place, and not to one that took it before.
+    pub fn owns(&self, name: &Text) -> bool {
+        self.names.get(&name.value).is_some_and(|(span, _)| *span == name.span)
     }
 
     /// What is known of a name.
@@ -298,7 +306,7 @@ impl Reader<'_> {
     fn models(&self, said: &Said<'_>) -> BTreeMap<String, Option<Arc<Model>>> {
         let mut models = BTreeMap::new();
         for (name, fields) in said {
-            check_name(name, "model", self.diagnostics);
+            check_word(name, "model", self.diagnostics);
             fields.deny_unknown(["description", "path", "version"]);
             fields.text("description");
             if !fields.has("path") {
@@ -340,8 +348,11 @@ impl Reader<'_> {
             Err(problems) => {
                 for problem in problems {
                     // The message names files, and so the path.
-                    let message = if path.secret { "the model cannot be used".to_owned() } else { problem.to_string() };
-                    let help = "a model folder holds `model.onnx`, `model.toml` and `golden.jsonl`, made together".to_owned();
+                    let message =
+                        if path.secret { "the model cannot be used".to_owned() } else { problem.to_string() };
+                    let help =
+                        "a model folder holds `model.onnx`, `model.toml` and `golden.jsonl`, made together"
+                            .to_owned();
                     report(&path.text.span, message, help);
                 }
                 None

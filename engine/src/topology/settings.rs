@@ -52,7 +52,10 @@ pub(super) fn app(root: &Fields<'_>) -> App {
     const HELP: &str = "add `id = \"a-name\"`: it names the consumer group and internal topics";
     let mut app = App { id: "app".to_owned(), guarantee: Guarantee::default(), description: None };
     if !root.has("app") {
-        root.missing("app", "add the table `[app]` with `id = \"a-name\"`: it names the consumer group and internal topics");
+        root.missing(
+            "app",
+            "add the table `[app]` with `id = \"a-name\"`: it names the consumer group and internal topics",
+        );
     }
     let Some(fields) = root.table("app", "`[app]`") else { return app };
     fields.deny_unknown(["id", "guarantee", "description"]);

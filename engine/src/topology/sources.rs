@@ -282,7 +282,7 @@ pub(super) fn format(fields: &Fields<'_>, option: &str, columns: &[ColumnAt], ha
             Diagnostic::error(
                 Code::NoKey,
                 choice.span,
-                format!("{} has no key, so its key has no format", fields.what),
+                format!("{} has no key that could have a format", fields.what),
             )
             .help(format!("remove `{option}`, or give it a key")),
         ),

@@ -91,8 +91,9 @@ impl<'a> Reader<'a> {
     /// The positions of the steps, each after the steps that it reads, otherwise as in the file. Steps in a cycle are reported
     /// and left out with all that reads them.
     fn order(&self, said: &[SaidStep<'_, 'a>]) -> Vec<usize> {
+        let owners = said.iter().enumerate().filter(|(_, step)| self.owns(step.name));
         let positions: BTreeMap<&str, usize> =
-            said.iter().enumerate().map(|(position, step)| (step.name.value.as_str(), position)).collect();
+            owners.map(|(position, step)| (step.name.value.as_str(), position)).collect();
         let reads = |step: &SaidStep<'_, 'a>| -> Vec<usize> {
             let inputs = step.inputs.iter().flatten();
             inputs.filter_map(|input| positions.get(split(&input.from).0).copied()).collect()

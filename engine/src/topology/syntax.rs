@@ -11,12 +11,34 @@ pub(super) fn parse<'a>(text: &'a str, diagnostics: &Diagnostics) -> Option<DeTa
     if errors.is_empty() {
         return Some(tree);
     }
+    let mut merged = Vec::new();
     for error in &errors {
         let span = error.span().unwrap_or(text.len()..text.len());
-        diagnostics.push(match error.message() {
-            "duplicate key" => duplicate(text, &tree, span),
-            message => Diagnostic::error(Code::Syntax, span, message),
-        });
+        if error.message() != "duplicate key" {
+            diagnostics.push(Diagnostic::error(Code::Syntax, span, error.message()));
+            continue;
+        }
+        // Under a second header of one table its keys clash with those of the first: that follows from the header.
+        let (start, line) = line(text, span.start);
+        if line.starts_with('[') {
+            merged.push(start);
+        } else if last_header(text, start).is_some_and(|header| merged.contains(&header)) {
+            continue;
+        }
+        diagnostics.push(duplicate(text, &tree, span));
+    }
+    None
+}
+
+/// Where the last line before `before` starts that is the header of a table.
+fn last_header(text: &str, before: usize) -> Option<usize> {
+    let mut end = before;
+    while end > 0 {
+        let (start, line) = line(text, end - 1);
+        if line.starts_with('[') {
+            return Some(start);
+        }
+        end = start;
     }
     None
 }

@@ -639,7 +639,8 @@ enum TypedArray {
     Timestamp(TimestampMillisecondArray),
     String(StringArray),
     Bytes(BinaryArray),
-    Nested(ArrayRef),
+    /// Lists and structs.
+    Nested(Vec<Datum>),
 }
 
 impl TypedArray {
@@ -657,7 +658,7 @@ impl TypedArray {
             }
             DataType::Utf8 => TypedArray::String(array.as_string::<i32>().clone()),
             DataType::Binary => TypedArray::Bytes(array.as_binary::<i32>().clone()),
-            _ => TypedArray::Nested(array.clone()),
+            _ => TypedArray::Nested((0..array.len()).map(|row| Datum::from_array(array, row)).collect()),
         }
     }
 
@@ -679,10 +680,7 @@ impl TypedArray {
             TypedArray::Timestamp(array) => value!(array, Timestamp),
             TypedArray::String(array) => value!(array, String),
             TypedArray::Bytes(array) => value!(array, Bytes),
-            TypedArray::Nested(array) => match Datum::from_array(array, row) {
-                Datum::Null => DatumRef::Null,
-                value => DatumRef::Nested(value),
-            },
+            TypedArray::Nested(values) => values.get(row).map_or(DatumRef::Null, Datum::by_ref),
         }
     }
 }
