@@ -153,10 +153,10 @@ impl Replay {
                     return Err(error.into());
                 }
             };
+            self.wait_for(record.timestamp)?;
             if interrupted() {
                 break;
             }
-            self.wait_for(record.timestamp)?;
             since_look += 1;
             if self.run.push(source, record)? || since_look >= LOOK_EVERY {
                 since_look = 0;

@@ -114,7 +114,7 @@ fn ten_megabytes() {
 fn a_key_of_the_wrong_format() {
     let record =
         json!({ "topic": "orders", "timestamp": 6, "key-bytes": base64(b"abc"), "value": { "amount": 1 } });
-    broken(&record, "M0802", "orders", "8 bytes");
+    broken(&record, "M0802", "orders", "found 3 bytes, expected 8");
 }
 
 #[test]

@@ -3,12 +3,13 @@
 use super::FeedError;
 use crate::record::Record;
 
-/// The records of several feeds by event time; on a tie an earlier feed comes first.
+/// The records of several feeds by event time; on a tie an earlier feed comes first. What is wrong in a feed comes after
+/// the records before it.
 #[derive(Debug)]
 pub struct Merge<I> {
     feeds: Vec<I>,
-    /// The next record of each feed.
-    heads: Vec<Option<Record>>,
+    /// What comes next of each feed.
+    heads: Vec<Option<Result<Record, FeedError>>>,
     started: bool,
 }
 
@@ -19,9 +20,9 @@ impl<I: Iterator<Item = Result<Record, FeedError>>> Merge<I> {
         Merge { feeds, heads, started: false }
     }
 
-    fn advance(&mut self, index: usize) -> Result<Option<Record>, FeedError> {
-        let next = self.feeds.get_mut(index).and_then(Iterator::next).transpose()?;
-        Ok(self.heads.get_mut(index).and_then(|head| std::mem::replace(head, next)))
+    fn advance(&mut self, index: usize) -> Option<Result<Record, FeedError>> {
+        let next = self.feeds.get_mut(index)?.next();
+        self.heads.get_mut(index).and_then(|head| std::mem::replace(head, next))
     }
 }
 
@@ -33,18 +34,18 @@ impl<I: Iterator<Item = Result<Record, FeedError>>> Iterator for Merge<I> {
         if !self.started {
             self.started = true;
             for index in 0..self.feeds.len() {
-                if let Err(error) = self.advance(index) {
-                    return Some(Err(error));
-                }
+                self.advance(index);
             }
         }
         // Feeds are few: looking at each head is faster than keeping them in a heap.
         let heads = self.heads.iter().enumerate();
-        let earliest = heads.filter_map(|(index, head)| Some((head.as_ref()?.timestamp, index))).min();
-        let (_, index) = earliest?;
-        match self.advance(index) {
-            Ok(record) => record.map(|record| Ok((index, record))),
-            Err(error) => Some(Err(error)),
-        }
+        let (_, index) = heads
+            .filter_map(|(index, head)| match head.as_ref()? {
+                Ok(record) => Some((record.timestamp, index)),
+                // An error has no time.
+                Err(_) => Some((i64::MIN, index)),
+            })
+            .min()?;
+        self.advance(index).map(|next| next.map(|record| (index, record)))
     }
 }

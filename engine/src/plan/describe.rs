@@ -410,11 +410,11 @@ impl Drawing {
             }
             for store in &sub.stores {
                 let index = drawing.add(store.name.clone(), ShapeKind::Store);
-                let owner = sub.steps.iter().zip(&members).filter(|(step, _)| {
+                let owner = sub.steps.iter().zip(&members).rfind(|(step, _)| {
                     store.name == step.name
                         || store.name.strip_prefix(&step.name).is_some_and(|rest| rest.starts_with('-'))
                 });
-                if let Some((_, step)) = owner.last() {
+                if let Some((_, step)) = owner {
                     drawing.arrows.push((*step, index));
                 }
                 members.push(index);
