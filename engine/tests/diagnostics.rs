@@ -3,12 +3,12 @@
 //! Each `diagnostics/CODE-*.toml` holds a mistake; the `.txt` beside it is what is said about it, to the character. The pages
 //! in `docs/errors` show the same text. `UPDATE=1 cargo test` writes both anew.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use millstream_engine::topology::{self, Topology};
+use millstream_engine::topology::{self, Target, TestInput, Topology};
 use millstream_operators::diagnostic::{Code, Diagnostic, Severity};
 use proptest::prelude::*;
 
@@ -283,6 +283,68 @@ fn sinks_choose_columns_headers_time_and_topic() {
     assert_eq!(written, ["customer", "double"]);
     assert_eq!(sink.layout.time, Some(3));
     assert_eq!(sink.layout.headers[0].header, "x-trace");
+}
+
+#[test]
+fn tests_hold_checked_values_and_windowed_keys_are_json() {
+    let text = r#"
+        [app]
+        id = "shop"
+        [sources.orders]
+        topic = "orders"
+        key   = { customer = "string" }
+        value = { amount = "decimal(10,2)", tags = "list<string>", at = "timestamp", place = { city = "string" } }
+        time  = "at"
+        [steps.spend]
+        op      = "aggregate"
+        from    = "orders"
+        window  = { tumbling = "1m" }
+        columns = { spend = "sum(amount)" }
+        [sinks.out]
+        from = "spend"
+        [[tests]]
+        name    = "spend per minute"
+        partial = true
+        input   = [
+            { to = "orders", key = { customer = "a" }, value = { amount = "1.50", tags = ["x"], at = 2026-01-01T00:00:00Z, place = { city = "Ulm" } } },
+            { to = "orders", delete = true, headers = { trace = "t" }, at = "1970-01-01T00:00:01Z" },
+            { advance = "1h" },
+            { wall-clock = "10s" },
+            { restart = true },
+        ]
+        expect  = [
+            { from = "spend", key = { window_start = 2026-01-01T00:00:00Z }, value = { spend = "1.50" }, at = "2026-01-01T00:00:00Z" },
+            { from = "out", key = { customer = "a" }, delete = true },
+        ]
+        [[tests]]
+        name  = "a bad record"
+        input = [{ to = "orders", value = {} }]
+        error = "M0803"
+    "#;
+    let (topology, diagnostics) = read(text);
+    assert_eq!(diagnostics, []);
+    let topology = topology.unwrap();
+    let layout = &topology.sinks[0].layout;
+    let key: Vec<&str> = layout.key.iter().map(|column| column.name.as_str()).collect();
+    assert_eq!(key, ["customer", "window_start", "window_end"]);
+    assert_eq!(layout.key_format.name(), "json");
+
+    let [first, second] = topology.tests.as_slice() else { panic!("two tests") };
+    assert!(first.partial && first.error.is_none());
+    assert_eq!(second.error, Some(Code::RecordTime));
+    let [TestInput::Record(order), TestInput::Record(deleted), rest @ ..] = first.inputs.as_slice() else {
+        panic!("two records first")
+    };
+    assert_eq!(rest, [TestInput::Advance(3_600_000), TestInput::WallClock(10_000), TestInput::Restart]);
+    let value =
+        |name: &str| order.value.iter().flatten().find(|(column, _)| column == name).unwrap().1.clone();
+    assert_eq!(value("amount"), serde_json::json!("1.50"));
+    assert_eq!(value("at"), serde_json::json!("2026-01-01T00:00:00Z"));
+    assert_eq!(value("place"), serde_json::json!({ "city": "Ulm" }));
+    assert_eq!((&deleted.key, &deleted.value, deleted.at), (&None, &None, Some(1_000)));
+    assert_eq!(deleted.headers, [("trace".to_owned(), "t".to_owned())]);
+    assert_eq!(first.expect[0].at, Some(1_767_225_600_000));
+    assert!(first.expect[1].delete && first.expect[1].from == Target::Sink("out".to_owned()));
 }
 
 /// Deep or wide types end in an error, not in a stack overflow or a full memory.

@@ -245,7 +245,7 @@ impl Diagnostics {
     /// All findings, by position in the file.
     pub fn into_sorted(self) -> Vec<Diagnostic> {
         let mut all = self.0.into_inner();
-        all.sort_by(|a, b| (a.span.start, a.span.end, a.code).cmp(&(b.span.start, b.span.end, b.code)));
+        all.sort_by_key(|found| (found.span.start, found.span.end, found.code));
         all.dedup();
         all
     }

@@ -307,6 +307,26 @@ impl Driver {
 
     /// Processes `records` as one batch, each to its end.
     pub fn run(&mut self, records: Vec<SourceRecord>) -> Result<Ran, DriverError> {
+        if !self.plan.has_cycle() {
+            return self.run_batch(records, 0);
+        }
+        // A task that reads what it caused itself must have it before the next record: a batch would hold it back.
+        let mut ran = Ran::default();
+        for (cause, record) in records.into_iter().enumerate() {
+            let next = self.run_batch(vec![record], cause)?;
+            ran.written.extend(next.written);
+            ran.errors.extend(next.errors);
+            ran.tapped.extend(next.tapped);
+            ran.stopped = next.stopped;
+            if ran.stopped.is_some() {
+                break;
+            }
+        }
+        Ok(ran)
+    }
+
+    /// Processes `records`, the first of which has the number `first`.
+    fn run_batch(&mut self, records: Vec<SourceRecord>, first: usize) -> Result<Ran, DriverError> {
         for (cause, SourceRecord { source, partition, mut record }) in records.into_iter().enumerate() {
             if !self.started {
                 self.started = true;
@@ -323,7 +343,7 @@ impl Driver {
                 }
             } as usize;
             record.offset = self.next_offset(sub, partition, input);
-            self.wait(sub, partition, Waiting { cause, input, record });
+            self.wait(sub, partition, Waiting { cause: first + cause, input, record });
         }
         let mut ran = Ran::default();
         self.drain(&mut ran)?;

@@ -172,6 +172,13 @@ pub enum PlanError {
 }
 
 impl Plan {
+    /// Whether a sub-topology reads what it has caused itself, through one repartition topic or several.
+    pub fn has_cycle(&self) -> bool {
+        self.sub_topologies.iter().enumerate().any(|(position, sub)| {
+            sub.inputs.iter().any(|input| matches!(input.origin, Origin::Repartition { from, .. } if from >= position))
+        })
+    }
+
     /// Where the rows of a source or of a step's output are: the sub-topology's position, the slot, and the rows.
     pub fn find(&self, output: &OutputRef) -> Option<(usize, usize, &Schema)> {
         self.sub_topologies.iter().enumerate().find_map(|(position, sub)| {

@@ -223,7 +223,7 @@ impl<'a> Types<'a> {
     /// A type: a string, or a table of fields.
     fn shape(&mut self, fields: &Fields<'a>, key: &str, value: &'a Spanned<DeValue<'a>>) -> Option<Shape> {
         if let Some(text) = fields.as_text(value) {
-            return self.from_text(fields, &text, 0..text.len());
+            return self.parse(fields, &text, 0..text.len());
         }
         let Some(table) = fields.as_table(value.span(), value, format!("the struct `{key}`")) else {
             fields.wrong_type(key, value, "a type, such as \"string\", or a table of fields");
@@ -252,7 +252,7 @@ impl<'a> Types<'a> {
     }
 
     /// The type at the bytes `range` of a string.
-    fn from_text(&mut self, fields: &Fields<'a>, text: &Text, range: Span) -> Option<Shape> {
+    fn parse(&mut self, fields: &Fields<'a>, text: &Text, range: Span) -> Option<Shape> {
         let raw = text.value.get(range.clone())?;
         let start = range.start + (raw.len() - raw.trim_start().len());
         let raw = raw.trim();
@@ -263,7 +263,7 @@ impl<'a> Types<'a> {
         if raw.starts_with("list<") && raw.ends_with('>') {
             let inner = range.start + "list<".len()..range.end - 1;
             let item =
-                self.deeper(fields, text.place(range), |types| types.from_text(fields, text, inner))?;
+                self.deeper(fields, text.place(range), |types| types.parse(fields, text, inner))?;
             return Some(Shape::list(item));
         }
         if let Some(arguments) = raw.strip_prefix("decimal(").and_then(|rest| rest.strip_suffix(')')) {

@@ -168,14 +168,14 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
             return None;
         }
     };
-    if let (None, Some(index)) = (size, plan.needs_window())
+    if let (None, None, Some(index)) = (size, &retain, plan.needs_window())
         && let Some((_, text)) = columns.get(index)
     {
         step.error(
             Code::SqlNotAllowed,
             text.span.clone(),
             format!("`{}` without a window keeps every distinct value for ever", text.value),
-            "add `window = { tumbling = \"1h\" }`",
+            "add `window = { tumbling = \"1h\" }`, or `retain = \"1d\"` to forget keys that are no longer used",
         );
         fits = false;
     }
