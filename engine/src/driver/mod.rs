@@ -76,11 +76,14 @@ pub struct DriverOptions {
     pub partitions: u32,
     /// Where the stores are; `None`: in memory.
     pub state: Option<StateLocation>,
+    /// Whether updates of one key within a batch may be folded into one where nothing downstream can tell; else every
+    /// single update is seen.
+    pub fold: bool,
 }
 
 impl Default for DriverOptions {
     fn default() -> Self {
-        DriverOptions { partitions: 1, state: None }
+        DriverOptions { partitions: 1, state: None, fold: false }
     }
 }
 
@@ -292,7 +295,7 @@ impl Driver {
         }
         let offsets = committed.map_or_else(|| vec![0; sub.inputs.len()], |(offsets, _)| offsets.clone());
         let metadata = committed.map(|(_, metadata)| metadata.as_slice());
-        Ok(Task::open(sub.clone(), partition as i32, state, offsets, metadata)?)
+        Ok(Task::open(sub.clone(), partition as i32, state, offsets, metadata, self.options.fold)?)
     }
 
     /// The topology that runs.

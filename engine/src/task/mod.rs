@@ -15,7 +15,7 @@ use arrow::error::ArrowError;
 use millstream_operators::batch::Batch;
 use millstream_operators::columns::UnsupportedType;
 use millstream_operators::diagnostic::Code;
-use millstream_operators::operator::{Advance, Context, DropReason, Operator, OperatorError};
+use millstream_operators::operator::{Advance, Context, DropReason, Operator, OperatorError, Wanted};
 use millstream_operators::row::{RowCodec, RowDecoder};
 use millstream_state::{ChangelogRecord, Checkpoint, StateError, StoreId, StoreSpec, TaskState};
 
@@ -174,13 +174,15 @@ impl Task {
         sub.stores.iter().map(|store| store.spec.clone()).collect()
     }
 
-    /// Opens a task over restored `state`; `offsets` and `metadata` are what was committed last, if anything was.
+    /// Opens a task over restored `state`; `offsets` and `metadata` are what was committed last, if anything was. Without
+    /// `fold` every update of a table is sent, also where an epoch's updates of a key could be folded into one.
     pub fn open(
         sub: Arc<SubTopology>,
         partition: i32,
         state: TaskState,
         offsets: Vec<i64>,
         metadata: Option<&[u8]>,
+        fold: bool,
     ) -> Result<Self, TaskError> {
         let mut readers = Vec::with_capacity(sub.inputs.len());
         for input in &sub.inputs {
@@ -197,7 +199,8 @@ impl Task {
         }
         let mut operators = Vec::with_capacity(sub.nodes.len());
         for node in &sub.nodes {
-            let built = node.definition.build(&node.wanted);
+            let wanted = Wanted { fold: fold && node.wanted.fold, ..node.wanted };
+            let built = node.definition.build(&wanted);
             operators.push(built.map_err(|error| TaskError::Operator { node: node.name.clone(), error })?);
         }
         let stores =
