@@ -21,14 +21,14 @@ prerequisites:
 	@scripts/prerequisites
 
 build: prerequisites
-	cargo build --locked --bin millstream
+	cargo build --locked --workspace --bins
 
 demo: build
 	@scripts/demo $(millstream) $(DEMO_FLAGS)
 
 test: prerequisites
 	cargo test --locked --workspace
-	cargo build --locked --bin millstream
+	cargo build --locked --workspace --bins
 	$(millstream) test $(examples)
 	$(millstream) test --restart $(examples)
 
@@ -39,4 +39,4 @@ lint:
 	@if cargo deny --version > /dev/null 2>&1; then cargo deny check; else echo "cargo-deny is not installed: licences are not checked"; fi
 
 bench-engine: prerequisites
-	cargo bench --locked --bench engine
+	cargo bench --locked --workspace --bench engine

@@ -2,6 +2,13 @@
 //!
 //! `make bench-engine` prints one line per workload. Records are JSON of about 110 bytes, in batches of 1,024.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a benchmark that cannot run has nothing to say"
+)]
+
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
@@ -135,7 +142,10 @@ fn records(workload: &Workload) -> Vec<SourceRecord> {
 fn main() {
     let only: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let mut missed = Vec::new();
-    for workload in WORKLOADS.iter().filter(|workload| only.is_empty() || only.iter().any(|name| workload.name.contains(name))) {
+    for workload in WORKLOADS
+        .iter()
+        .filter(|workload| only.is_empty() || only.iter().any(|name| workload.name.contains(name)))
+    {
         let text = topology_of(workload);
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
         let (topology, findings) = topology::read(&text, &directory, &|_| None);
