@@ -181,8 +181,8 @@ pub struct Driver {
     topology: Arc<Topology>,
     plan: Arc<Plan>,
     options: DriverOptions,
-    /// Keeps the state directory locked.
-    directory: Option<StateDirectory>,
+    /// Keeps the state directory locked; all its tasks share one budget of memory.
+    directory: Option<(StateDirectory, StateOptions)>,
     /// Per sub-topology, its tasks by partition.
     tasks: Vec<Vec<Running>>,
     /// Per source: its sub-topology and the number of the input there.
@@ -207,7 +207,10 @@ impl Driver {
         options: DriverOptions,
     ) -> Result<Self, DriverError> {
         let directory = match &options.state {
-            Some(location) => Some(StateDirectory::open(&location.directory, &topology.app.id)?),
+            Some(location) => Some((
+                StateDirectory::open(&location.directory, &topology.app.id)?,
+                StateOptions::new(location.memory),
+            )),
             None => None,
         };
         let mut sources = vec![(0, 0); topology.sources.len()];
@@ -274,26 +277,26 @@ impl Driver {
         committed: Option<&(Vec<i64>, Vec<u8>)>,
     ) -> Result<Task, DriverError> {
         let specs = Task::store_specs(sub);
-        let mut state = match (&self.directory, &self.options.state) {
-            (Some(directory), Some(location)) => {
+        let mut state = match &self.directory {
+            Some((directory, options)) => {
                 let name = format!("{}-{partition}", sub.name);
-                let options = StateOptions::new(location.memory);
                 // Topics begin empty, and so must stores. Opening them first refuses what is not this topology's to remove.
-                TaskState::open(directory, &name, &specs, &options)?.close()?;
+                TaskState::open(directory, &name, &specs, options)?.close()?;
                 let path = directory.task_path(&name)?;
                 std::fs::remove_dir_all(&path).map_err(|source| StateError::Io {
                     action: "remove",
                     path,
                     source,
                 })?;
-                TaskState::open(directory, &name, &specs, &options)?
+                TaskState::open(directory, &name, &specs, options)?
             }
-            _ => TaskState::in_memory(&specs),
+            None => TaskState::in_memory(&specs),
         };
         for (store, changelog) in changelogs.iter().enumerate() {
             let mut records: Vec<_> =
                 changelog.newest.iter().map(|(key, value)| (key.to_vec(), Some(value.to_vec()))).collect();
             records.sort();
+            tracing::debug!(sub_topology = sub.name, partition, store, records = records.len(), "store restored");
             state.restore(StoreId(store), &mut records.into_iter(), changelog.next_offset)?;
         }
         let offsets = committed.map_or_else(|| vec![0; sub.inputs.len()], |(offsets, _)| offsets.clone());
