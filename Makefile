@@ -38,5 +38,6 @@ lint:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	@if cargo deny --version > /dev/null 2>&1; then cargo deny check; else echo "cargo-deny is not installed: licences are not checked"; fi
 
+# The dependencies of the tests, our own code optimised fully: no second build of everything.
 bench-engine: prerequisites
-	cargo bench --locked --workspace --bench engine
+	CARGO_PROFILE_DEV_OPT_LEVEL=3 cargo bench --locked --workspace --profile dev --bench engine

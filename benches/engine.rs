@@ -152,7 +152,9 @@ fn main() {
         let Some(topology) = topology else { panic!("{}: {findings:?}", workload.name) };
         let topology = Arc::new(topology);
         let plan = Arc::new(Plan::new(&topology).expect("the topology can be planned"));
-        let mut driver = Driver::new(topology, plan, DriverOptions::default()).expect("the driver opens");
+        let mut driver =
+            Driver::new(topology, plan, DriverOptions { fold: true, ..DriverOptions::default() })
+                .expect("the driver opens");
         let mut records = records(workload);
         let count = records.len();
         let mut seconds = 0.0;
