@@ -195,8 +195,6 @@ pub struct Driver {
     started: bool,
     largest_time: Option<i64>,
     unkeyed: u32,
-    /// Most records of an epoch: as many as the batch has, in tasks after a repartition topic too.
-    epoch_rows: usize,
 }
 
 impl Driver {
@@ -244,7 +242,6 @@ impl Driver {
             started: false,
             largest_time: None,
             unkeyed: 0,
-            epoch_rows: 1,
         };
         let counts = driver.plan.partitions(|_| driver.options.partitions)?;
         for (sub, count) in driver.plan.clone().sub_topologies.iter().zip(counts) {
@@ -353,7 +350,6 @@ impl Driver {
 
     /// Processes `records`, the first of which has the number `first`.
     fn run_batch(&mut self, records: Vec<SourceRecord>, first: usize) -> Result<Ran, DriverError> {
-        self.epoch_rows = records.len().max(1);
         for (cause, SourceRecord { source, partition, mut record }) in records.into_iter().enumerate() {
             if !self.started {
                 self.started = true;
@@ -424,22 +420,16 @@ impl Driver {
             waited = true;
             let mut waiting = std::mem::take(&mut running.waiting);
             waiting.sort_by_key(|waiting| (waiting.cause, waiting.input));
-            let mut waiting = waiting.into_iter().peekable();
-            while waiting.peek().is_some() {
-                let of_epoch = waiting.by_ref().take(self.epoch_rows);
-                let (causes, records): (Vec<usize>, Vec<_>) =
-                    of_epoch.map(|waiting| (waiting.cause, (waiting.input, waiting.record))).unzip();
-                let running = self.tasks.get_mut(sub).and_then(|tasks| tasks.get_mut(partition));
-                let Some(running) = running else { break };
-                running.dirty = true;
-                running.last_input = self.now;
-                running.followed = self.now;
-                let epoch = running.task.process(records, self.now)?;
-                self.largest_time = self.largest_time.max(epoch.largest_time);
-                self.take_over(sub, partition, epoch, &causes, ran);
-                if ran.stopped.is_some() {
-                    return Ok(waited);
-                }
+            let causes: Vec<usize> = waiting.iter().map(|waiting| waiting.cause).collect();
+            let records = waiting.into_iter().map(|waiting| (waiting.input, waiting.record)).collect();
+            running.dirty = true;
+            running.last_input = self.now;
+            running.followed = self.now;
+            let epoch = running.task.process(records, self.now)?;
+            self.largest_time = self.largest_time.max(epoch.largest_time);
+            self.take_over(sub, partition, epoch, &causes, ran);
+            if ran.stopped.is_some() {
+                break;
             }
         }
         Ok(waited)
