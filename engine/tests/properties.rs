@@ -196,7 +196,7 @@ const TOPOLOGIES: &[(&str, &str)] = &[
         from = "totals"
         [sinks.stream]
         from = "changes"
-        [sinks.late]
+        [sinks.too_late]
         from = "totals.late"
         "#,
     ),
@@ -242,7 +242,7 @@ const TOPOLOGIES: &[(&str, &str)] = &[
         from = "totals"
         [sinks.stream]
         from = "changes"
-        [sinks.late]
+        [sinks.too_late]
         from = "totals.late"
         [sinks.longers]
         from = "longer"
@@ -388,7 +388,7 @@ fn app(name: &str, steps: &str, on_error: &str) -> App {
     let text = format!("{SOURCE}{steps}").replace("ON_ERROR", on_error);
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../operators/tests");
     let (topology, findings) = topology::read(&text, &models, &|_| None);
-    let topology = Arc::new(topology.unwrap_or_else(|| panic!("{name}: {findings:#?}")));
+    let topology = Arc::new(topology.unwrap_or_else(|| panic!("{name}: {}", topology::render(&findings, name, &text, false))));
     let plan = Arc::new(Plan::new(&topology).unwrap());
     App { name: format!("{name} ({on_error})"), topology, plan }
 }
@@ -620,6 +620,21 @@ fn tables(outcome: &Outcome) -> BTreeMap<(String, String), &str> {
     outcome.seen.iter().filter(|seen| seen.table).map(|seen| (seen.place(), seen.line.as_str())).collect()
 }
 
+/// In which rows the tables of two outcomes differ at last. A row that comes and goes within a batch may never be written:
+/// then the one has a delete and the other nothing.
+fn different_rows<'a>(one: &'a Outcome, other: &'a Outcome) -> Vec<(Option<&'a str>, Option<&'a str>)> {
+    let (one, other) = (tables(one), tables(other));
+    let places: BTreeSet<_> = one.keys().chain(other.keys()).collect();
+    let pairs = places.into_iter().map(|place| (one.get(place).copied(), other.get(place).copied()));
+    let is_delete = |line: &str| line.contains("\"value\":null}");
+    pairs
+        .filter(|pair| match pair {
+            (Some(line), None) | (None, Some(line)) => !is_delete(line),
+            (one, other) => one != other,
+        })
+        .collect()
+}
+
 /// Per topic and key the lines in order, without what only says where a record was read.
 fn per_key(outcome: &Outcome) -> BTreeMap<(String, String), Vec<String>> {
     let mut all: BTreeMap<_, Vec<String>> = BTreeMap::new();
@@ -632,7 +647,7 @@ fn per_key(outcome: &Outcome) -> BTreeMap<(String, String), Vec<String>> {
 }
 
 fn cases(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, max_shrink_time: 60_000, ..ProptestConfig::default() }
+    ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 2000, max_shrink_time: 30_000, ..ProptestConfig::default() }
 }
 
 /// The applications whose name holds the word in `LAWS_OF`: for looking into a failure.
@@ -651,7 +666,7 @@ proptest! {
             for batch in [2, 7, usize::MAX] {
                 let batched = run(app, &inputs, How { batch, ..ONE_BY_ONE });
                 prop_assert_eq!(streams(&single), streams(&batched), "{}, batches of {}", app.name, batch);
-                prop_assert_eq!(tables(&single), tables(&batched), "{}, batches of {}", app.name, batch);
+                prop_assert_eq!(different_rows(&single, &batched), [], "{}, batches of {}", app.name, batch);
                 prop_assert_eq!(&single.errors, &batched.errors, "{}, batches of {}", app.name, batch);
                 prop_assert_eq!(&single.stores, &batched.stores, "{}, batches of {}", app.name, batch);
             }
@@ -713,7 +728,7 @@ proptest! {
             let batched = run(app, &inputs, How { batch, ..ONE_BY_ONE });
             prop_assert_eq!(&single.stopped, &batched.stopped, "{}", app.name);
             prop_assert_eq!(streams(&single), streams(&batched), "{}", app.name);
-            prop_assert_eq!(tables(&single), tables(&batched), "{}", app.name);
+            prop_assert_eq!(different_rows(&single, &batched), [], "{}", app.name);
 
             let bad: BTreeSet<usize> = single.stopped.iter().copied().collect();
             let good = inputs.iter().enumerate().filter(|(number, _)| !bad.contains(number));
@@ -869,7 +884,7 @@ static TUMBLING: LazyLock<Vec<App>> = LazyLock::new(|| {
                 [sinks.all]
                 from  = "totals"
                 topic = "all"
-                [sinks.late]
+                [sinks.too_late]
                 from  = "totals.late"
                 topic = "late"
                 "#
