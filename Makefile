@@ -21,14 +21,14 @@ prerequisites:
 	@scripts/prerequisites
 
 build: prerequisites
-	cargo build --locked --bin millstream
+	cargo build --locked --workspace --bins
 
 demo: build
 	@scripts/demo $(millstream) $(DEMO_FLAGS)
 
 test: prerequisites
 	cargo test --locked --workspace
-	cargo build --locked --bin millstream
+	cargo build --locked --workspace --bins
 	$(millstream) test $(examples)
 	$(millstream) test --restart $(examples)
 
@@ -38,5 +38,6 @@ lint:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	@if cargo deny --version > /dev/null 2>&1; then cargo deny check; else echo "cargo-deny is not installed: licences are not checked"; fi
 
+# The dependencies of the tests, our own code optimised fully: no second build of everything.
 bench-engine: prerequisites
-	cargo bench --locked --bench engine
+	CARGO_PROFILE_DEV_OPT_LEVEL=3 cargo bench --locked --workspace --profile dev --bench engine

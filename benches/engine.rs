@@ -2,6 +2,13 @@
 //!
 //! `make bench-engine` prints one line per workload. Records are JSON of about 110 bytes, in batches of 1,024.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a benchmark that cannot run has nothing to say"
+)]
+
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
@@ -135,14 +142,19 @@ fn records(workload: &Workload) -> Vec<SourceRecord> {
 fn main() {
     let only: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let mut missed = Vec::new();
-    for workload in WORKLOADS.iter().filter(|workload| only.is_empty() || only.iter().any(|name| workload.name.contains(name))) {
+    for workload in WORKLOADS
+        .iter()
+        .filter(|workload| only.is_empty() || only.iter().any(|name| workload.name.contains(name)))
+    {
         let text = topology_of(workload);
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
         let (topology, findings) = topology::read(&text, &directory, &|_| None);
         let Some(topology) = topology else { panic!("{}: {findings:?}", workload.name) };
         let topology = Arc::new(topology);
         let plan = Arc::new(Plan::new(&topology).expect("the topology can be planned"));
-        let mut driver = Driver::new(topology, plan, DriverOptions::default()).expect("the driver opens");
+        let mut driver =
+            Driver::new(topology, plan, DriverOptions { fold: true, ..DriverOptions::default() })
+                .expect("the driver opens");
         let mut records = records(workload);
         let count = records.len();
         let mut seconds = 0.0;

@@ -36,15 +36,18 @@ pub fn dev(arguments: &Dev) -> Result<(), Failure> {
         feeds.push(Feed::open(path, &source.layout, &FeedOptions { null: arguments.null.clone() })?);
     }
     let state = arguments.state_dir.clone();
+    let max_batch_rows =
+        arguments.max_batch_rows.map_or(topology.runtime.max_batch_rows(), NonZeroUsize::get);
     let options = DevOptions {
         driver: DriverOptions {
+            fold: max_batch_rows > 1,
             partitions: arguments.partitions,
             state: state.map(|directory| StateLocation {
                 directory,
                 memory: usize::try_from(topology.runtime.memory()).unwrap_or(usize::MAX),
             }),
         },
-        max_batch_rows: arguments.max_batch_rows.map_or(topology.runtime.max_batch_rows(), NonZeroUsize::get),
+        max_batch_rows,
         out: arguments.out.clone(),
     };
     let run = Run::new(topology, loaded.plan.clone(), options)?;

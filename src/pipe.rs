@@ -15,7 +15,11 @@ use crate::files::load;
 pub fn pipe(arguments: &Pipe) -> Result<(), Failure> {
     let loaded = load(&arguments.file)?;
     let options = PipeOptions {
-        driver: DriverOptions { partitions: arguments.partitions, state: None },
+        driver: DriverOptions {
+            partitions: arguments.partitions,
+            state: None,
+            fold: arguments.max_batch_rows.get() > 1,
+        },
         max_batch_rows: arguments.max_batch_rows.get(),
         restart_every: arguments.restart_every.map(NonZeroUsize::get),
         until_end: arguments.until_end,

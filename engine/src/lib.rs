@@ -2,11 +2,6 @@
 //!
 //! Data flows one way through the rooms: `topology` → `plan` → `task` → `driver`; `codec` is a leaf.
 
-#![cfg_attr(
-    test,
-    expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")
-)]
-
 pub mod codec;
 pub mod driver;
 pub mod feed;

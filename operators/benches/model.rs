@@ -1,5 +1,7 @@
 //! What a row costs in a model: trees and a neural network at 1, 64 and 1,024 rows a run.
 
+#![expect(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot run has nothing to say")]
+
 use std::path::Path;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -23,7 +25,11 @@ fn models(criterion: &mut Criterion) {
                     let width = input.columns.len();
                     // Values on both sides of the splits, some of them missing.
                     let value = |index: usize| {
-                        if index % 17 == 0 { f32::NAN } else { (index * 37 % 101) as f32 / 25.0 - 2.0 }
+                        if index.is_multiple_of(17) {
+                            f32::NAN
+                        } else {
+                            (index * 37 % 101) as f32 / 25.0 - 2.0
+                        }
                     };
                     Tensor::new(rows, width, Data::Float32((0..rows * width).map(value).collect()))
                         .expect("it fits")

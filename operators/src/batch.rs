@@ -154,7 +154,11 @@ impl Batch {
 }
 
 /// A record batch of `count` rows, also where there is no column.
-pub fn record_batch(columns: &SchemaRef, arrays: Vec<ArrayRef>, count: usize) -> Result<RecordBatch, ArrowError> {
+pub fn record_batch(
+    columns: &SchemaRef,
+    arrays: Vec<ArrayRef>,
+    count: usize,
+) -> Result<RecordBatch, ArrowError> {
     RecordBatch::try_new_with_options(
         columns.clone(),
         arrays,

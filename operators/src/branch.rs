@@ -4,7 +4,9 @@ use crate::batch::Batch;
 use crate::config::{Field, FieldKind};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::filter::matching;
-use crate::operator::{Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Output, Resolved, Step, Wanted};
+use crate::operator::{
+    Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Output, Resolved, Step, Wanted,
+};
 use crate::schema::Kind;
 use crate::sql::Expression;
 
@@ -37,7 +39,10 @@ otherwise = "fine""#,
 };
 
 fn resolve(step: &Step<'_>) -> Option<Resolved> {
-    step.require_kind(Kind::Stream, "branches of a table are `filter` steps; or make a stream of it with `to-stream`")?;
+    step.require_kind(
+        Kind::Stream,
+        "branches of a table are `filter` steps; or make a stream of it with `to-stream`",
+    )?;
     let fields = &step.fields;
     let Some(list) = fields.get("branches") else {
         fields.missing("branches", "add branches = [{ name = \"…\", where = \"…\" }]");
@@ -78,9 +83,13 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
         }
         if let Some(first) = names.iter().take(index).find(|first| first.value == name.value) {
             step.diagnostics().push(
-                Diagnostic::error(Code::DuplicateBranch, name.span.clone(), format!("branch `{}` is there twice", name.value))
-                    .also(first.span.clone(), "first here")
-                    .help("give each branch a name of its own"),
+                Diagnostic::error(
+                    Code::DuplicateBranch,
+                    name.span.clone(),
+                    format!("branch `{}` is there twice", name.value),
+                )
+                .also(first.span.clone(), "first here")
+                .help("give each branch a name of its own"),
             );
             return None;
         }
@@ -90,7 +99,11 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     }
     let outputs = names
         .iter()
-        .map(|name| Output { name: Some(name.value.clone()), schema: step.input().schema.clone(), optional: true })
+        .map(|name| Output {
+            name: Some(name.value.clone()),
+            schema: step.input().schema.clone(),
+            optional: true,
+        })
         .collect();
     let definition = std::sync::Arc::new(Branch { conditions, otherwise: has_otherwise });
     Some(Resolved { outputs, regroup: None, rekeys: None, definition })
@@ -127,7 +140,8 @@ impl Operator for RunningBranch {
             // A row that has found its branch is not asked further: a later condition may fail on it.
             let (matches, failed) = matching(condition, &rest, context);
             outputs.push(rest.filter(&matches)?);
-            let others = (0..rest.len()).map(|row| Some(!matches.value(row) && !failed.contains(&row))).collect();
+            let others =
+                (0..rest.len()).map(|row| Some(!matches.value(row) && !failed.contains(&row))).collect();
             rest = rest.filter(&others)?;
         }
         if self.definition.otherwise {

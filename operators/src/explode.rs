@@ -18,7 +18,12 @@ pub const SPEC: OperatorSpec = OperatorSpec {
     arity: Arity::One,
     keyed: false,
     fields: &[
-        Field { name: "column", kind: FieldKind::String, required: true, doc: "The column that holds the list." },
+        Field {
+            name: "column",
+            kind: FieldKind::String,
+            required: true,
+            doc: "The column that holds the list.",
+        },
         Field {
             name: "as",
             kind: FieldKind::String,
@@ -37,7 +42,8 @@ as     = "item""#,
 fn resolve(step: &Step<'_>) -> Option<Resolved> {
     step.require_kind(Kind::Stream, "make a stream of the table with `to-stream`")?;
     let input = &step.input().schema;
-    let list = step.fields.require_text("column", "name the column that holds the list: column = \"items\"")?;
+    let list =
+        step.fields.require_text("column", "name the column that holds the list: column = \"items\"")?;
     let index = step.column(&list, input)?;
     let field = input.columns.fields().get(index)?;
     let DataType::List(item) = field.data_type() else {
@@ -51,7 +57,12 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     };
     if index < input.key {
         let message = format!("`{}` is a key column", list.value);
-        step.error(Code::ColumnClash, list.span.clone(), message, "copy it to a value column with `select` first");
+        step.error(
+            Code::ColumnClash,
+            list.span.clone(),
+            message,
+            "copy it to a value column with `select` first",
+        );
         return None;
     }
     let name = match step.fields.text("as") {
@@ -94,8 +105,10 @@ impl Operator for RunningExplode {
     fn process(&mut self, inputs: &[Batch], context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
         let Explode { index, schema } = &self.definition;
         let Some(input) = inputs.first() else { return Ok(Vec::new()) };
-        let lists = input.rows.columns().get(*index).and_then(|array| array.as_any().downcast_ref::<ListArray>());
-        let lists = lists.ok_or_else(|| OperatorError::Internal("explode: the column holds no list".to_owned()))?;
+        let lists =
+            input.rows.columns().get(*index).and_then(|array| array.as_any().downcast_ref::<ListArray>());
+        let lists =
+            lists.ok_or_else(|| OperatorError::Internal("explode: the column holds no list".to_owned()))?;
         let mut rows = Vec::new();
         let mut elements: Vec<u32> = Vec::new();
         for (row, range) in lists.value_offsets().windows(2).enumerate() {
@@ -108,7 +121,8 @@ impl Operator for RunningExplode {
         }
         let repeated = input.take(&rows)?;
         let mut arrays = repeated.rows.columns().to_vec();
-        let elements = arrow::compute::take(lists.values(), &arrow::array::UInt32Array::from(elements), None)?;
+        let elements =
+            arrow::compute::take(lists.values(), &arrow::array::UInt32Array::from(elements), None)?;
         if let Some(array) = arrays.get_mut(*index) {
             *array = elements;
         }

@@ -97,8 +97,10 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
             None => columns.wrong_type(name, value, "a table: { value = \"count(*)\", last = \"1h\" }"),
         }
     }
-    let named: Vec<(&str, &str, Option<Expression>)> =
-        features.iter().map(|said| (said.name.as_str(), said.value.value.as_str(), said.condition.clone())).collect();
+    let named: Vec<(&str, &str, Option<Expression>)> = features
+        .iter()
+        .map(|said| (said.name.as_str(), said.value.value.as_str(), said.condition.clone()))
+        .collect();
     let plan = match AggregatePlan::compile_where(&named, &step.scope()) {
         Ok(plan) => plan,
         Err(errors) => {
@@ -118,8 +120,12 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     lasts.sort_unstable();
     lasts.dedup();
     for last in lasts {
-        let columns: Vec<usize> =
-            features.iter().enumerate().filter(|(_, said)| said.last == last).map(|(column, _)| column).collect();
+        let columns: Vec<usize> = features
+            .iter()
+            .enumerate()
+            .filter(|(_, said)| said.last == last)
+            .map(|(column, _)| column)
+            .collect();
         windows.push(Trailing { last, plan: plan.part(&columns), columns });
     }
     let added = plan.output().into_iter().map(|(name, data_type)| column(name, data_type));
@@ -127,8 +133,15 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     let schema =
         Schema { windowed: input.windowed, ..Schema::new(Kind::Stream, input.key_fields().to_vec(), value) };
     let longest = windows.last().map_or(0, |window| window.last);
-    let definition =
-        Features { input: input.clone(), schema: schema.clone(), plan, windows, longest, grace, include_current };
+    let definition = Features {
+        input: input.clone(),
+        schema: schema.clone(),
+        plan,
+        windows,
+        longest,
+        grace,
+        include_current,
+    };
     Some(Resolved::simple(schema, definition))
 }
 
@@ -154,7 +167,12 @@ fn said(step: &Step<'_>, name: &Text, fields: &Fields<'_>) -> Option<Said> {
     let last = fields.duration("last");
     let (value, last) = (value?, last?);
     if last.value == 0 {
-        step.error(Code::InvalidWindow, last.span, "a window of no length", "say how far back it reaches: \"1h\"");
+        step.error(
+            Code::InvalidWindow,
+            last.span,
+            "a window of no length",
+            "say how far back it reaches: \"1h\"",
+        );
         return None;
     }
     Some(Said { name: name.value.clone(), value, condition, last: last.value })
@@ -194,7 +212,8 @@ impl Features {
 
 impl Definition for Features {
     fn stores(&self) -> Vec<StoreDeclaration> {
-        let mut parts = vec!["features 1".to_owned(), self.longest.to_string(), self.plan.values_fingerprint()];
+        let mut parts =
+            vec!["features 1".to_owned(), self.longest.to_string(), self.plan.values_fingerprint()];
         parts.extend(self.input.key_fields().iter().map(|field| type_name(field.data_type())));
         let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
         vec![StoreDeclaration {
@@ -279,7 +298,8 @@ impl RunningFeatures {
                 continue;
             }
             self.pass_time(time, store, context.state);
-            if self.stream_time.is_some_and(|stream_time| time < stream_time.saturating_sub(definition.grace)) {
+            if self.stream_time.is_some_and(|stream_time| time < stream_time.saturating_sub(definition.grace))
+            {
                 context.count(DropReason::Late, 1);
             }
             let current = Row { time, values: arguments.row(row) };
@@ -384,8 +404,11 @@ impl RunningFeatures {
                 for item in state.scan(store, &from, &to)? {
                     let (store_key, bytes) = item?;
                     let time = store_key.get(prefix..prefix + 8).and_then(|bytes| bytes.try_into().ok());
-                    let time = i64::from_be_bytes(time.ok_or_else(|| OperatorError::Stored("a row's key is too short".to_owned()))?);
-                    let values = read_values(&bytes).map_err(|error| OperatorError::Stored(error.to_string()))?;
+                    let time = i64::from_be_bytes(
+                        time.ok_or_else(|| OperatorError::Stored("a row's key is too short".to_owned()))?,
+                    );
+                    let values =
+                        read_values(&bytes).map_err(|error| OperatorError::Stored(error.to_string()))?;
                     rows.push_back(Row { time, values });
                 }
             }
@@ -440,7 +463,12 @@ impl Operator for RunningFeatures {
         }
     }
 
-    fn advance(&mut self, to: Advance, _: u32, context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
+    fn advance(
+        &mut self,
+        to: Advance,
+        _: u32,
+        context: &mut Context<'_>,
+    ) -> Result<Vec<Batch>, OperatorError> {
         if let Advance::To(time) = to {
             self.pass_time(time, context.store(0), context.state);
         }

@@ -1,11 +1,13 @@
 //! `filter`: keeps the rows for which a condition is true.
 
-use arrow::array::{Array, BooleanArray};
 use arrow::array::cast::AsArray;
+use arrow::array::{Array, BooleanArray};
 
 use crate::batch::{Batch, RowKind};
 use crate::config::{Field, FieldKind};
-use crate::operator::{Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Resolved, Step, Wanted};
+use crate::operator::{
+    Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Resolved, Step, Wanted,
+};
 use crate::schema::Kind;
 use crate::sql::Expression;
 
@@ -78,7 +80,11 @@ impl Operator for RunningFilter {
 }
 
 /// The rows for which `condition` is true, and the rows on which it fails: these are reported and do not match.
-pub(crate) fn matching(condition: &Expression, batch: &Batch, context: &mut Context<'_>) -> (BooleanArray, Vec<usize>) {
+pub(crate) fn matching(
+    condition: &Expression,
+    batch: &Batch,
+    context: &mut Context<'_>,
+) -> (BooleanArray, Vec<usize>) {
     if batch.is_empty() {
         return (BooleanArray::from(Vec::<bool>::new()), Vec::new());
     }

@@ -3,11 +3,6 @@
 //! An operator is one file or folder here and one line in [`registry`]. This crate knows no thread, no Kafka and no clock:
 //! records, time and commits come in as calls, so that a run can be repeated exactly.
 
-#![cfg_attr(
-    test,
-    expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")
-)]
-
 // Tests share a file with other crates' tests, which know this crate by its name.
 #[cfg(test)]
 extern crate self as millstream_operators;

@@ -5,7 +5,9 @@ use arrow::datatypes::SchemaRef;
 use crate::batch::Batch;
 use crate::config::Field;
 use crate::diagnostic::{Code, Diagnostic};
-use crate::operator::{Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Resolved, Step, Wanted};
+use crate::operator::{
+    Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Resolved, Step, Wanted,
+};
 use crate::schema::{Kind, Schema, type_name};
 
 /// The registry's entry.
@@ -31,7 +33,10 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
                 Diagnostic::error(
                     Code::SchemasDiffer,
                     other.from.span.clone(),
-                    format!("`{}` and `{}` cannot be merged: {difference}", first.from.value, other.from.value),
+                    format!(
+                        "`{}` and `{}` cannot be merged: {difference}",
+                        first.from.value, other.from.value
+                    ),
                 )
                 .also(first.from.span.clone(), "differs from this one")
                 .help("bring them to the same key and columns with `select` or `rekey` first"),
@@ -44,7 +49,9 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
         let orders = step
             .inputs
             .iter()
-            .map(|input| columns.fields().iter().filter_map(|field| input.schema.index_of(field.name())).collect())
+            .map(|input| {
+                columns.fields().iter().filter_map(|field| input.schema.index_of(field.name())).collect()
+            })
             .collect();
         Resolved::simple(first.schema.clone(), Merge { columns, orders })
     })
@@ -65,7 +72,12 @@ fn difference(a: &Schema, b: &Schema) -> Option<String> {
                 None => return Some(format!("only one has a column `{}`", field.name())),
                 Some(found) if found.data_type() != field.data_type() => {
                     let types = (type_name(field.data_type()), type_name(found.data_type()));
-                    return Some(format!("`{}` is {} in one and {} in the other", field.name(), types.0, types.1));
+                    return Some(format!(
+                        "`{}` is {} in one and {} in the other",
+                        field.name(),
+                        types.0,
+                        types.1
+                    ));
                 }
                 Some(_) => {}
             }

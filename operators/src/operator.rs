@@ -100,8 +100,14 @@ impl Step<'_> {
     pub fn column(&self, name: &Text, schema: &Schema) -> Option<usize> {
         let index = schema.index_of(name);
         if index.is_none() {
-            let help = did_you_mean(name, schema.names()).unwrap_or_else(|| format!("columns are {}", listed(schema.names())));
-            self.error(Code::UnknownColumn, name.span.clone(), format!("no column `{}` in `{}`", name.value, self.input().from.value), help);
+            let help = did_you_mean(name, schema.names())
+                .unwrap_or_else(|| format!("columns are {}", listed(schema.names())));
+            self.error(
+                Code::UnknownColumn,
+                name.span.clone(),
+                format!("no column `{}` in `{}`", name.value, self.input().from.value),
+                help,
+            );
         }
         index
     }
@@ -110,7 +116,12 @@ impl Step<'_> {
     pub fn require_kind(&self, kind: Kind, help: &str) -> Option<()> {
         for input in &self.inputs {
             if input.schema.kind != kind {
-                let message = format!("`{}` is a {}, expected a {}", input.from.value, input.schema.kind.name(), kind.name());
+                let message = format!(
+                    "`{}` is a {}, expected a {}",
+                    input.from.value,
+                    input.schema.kind.name(),
+                    kind.name()
+                );
                 self.error(Code::WrongInputKind, input.from.span.clone(), message, help);
                 return None;
             }
@@ -136,7 +147,8 @@ impl Step<'_> {
 /// Reports the errors of an expression at their places in the file.
 pub fn report_sql(diagnostics: &Diagnostics, text: &Text, errors: Vec<SqlError>) {
     for error in errors {
-        diagnostics.push(Diagnostic::error(error.code, text.place(error.span), error.message).help_if(error.help));
+        diagnostics
+            .push(Diagnostic::error(error.code, text.place(error.span), error.message).help_if(error.help));
     }
 }
 
@@ -167,7 +179,12 @@ pub struct Resolved {
 impl Resolved {
     /// A step with one output that needs nothing special.
     pub fn simple(schema: Schema, definition: impl Definition + 'static) -> Self {
-        Resolved { outputs: vec![Output::main(schema)], regroup: None, rekeys: None, definition: Arc::new(definition) }
+        Resolved {
+            outputs: vec![Output::main(schema)],
+            regroup: None,
+            rekeys: None,
+            definition: Arc::new(definition),
+        }
     }
 }
 
@@ -321,7 +338,11 @@ impl<'a> Context<'a> {
     }
 
     /// Takes over the errors of an expression and answers which rows are without one; `None` if all are.
-    pub fn without_errors(&mut self, batch: &Batch, errors: &[(usize, Code, String)]) -> Option<BooleanArray> {
+    pub fn without_errors(
+        &mut self,
+        batch: &Batch,
+        errors: &[(usize, Code, String)],
+    ) -> Option<BooleanArray> {
         if errors.is_empty() {
             return None;
         }
@@ -343,7 +364,10 @@ impl<'a> Context<'a> {
     }
 
     /// The store at position `index` of the definition's list.
-    #[expect(clippy::indexing_slicing, reason = "the planner gives every operator the stores that it declared")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the planner gives every operator the stores that it declared"
+    )]
     pub fn store(&self, index: usize) -> StoreId {
         self.stores[index]
     }
@@ -368,7 +392,9 @@ pub enum OperatorError {
     #[error("internal error in an operator (please report it): {0}")]
     Arrow(#[from] ArrowError),
     /// Bytes in a store cannot be read.
-    #[error("an entry of a store cannot be read: {0}; the store is damaged or was written by another version")]
+    #[error(
+        "an entry of a store cannot be read: {0}; the store is damaged or was written by another version"
+    )]
     Stored(String),
     /// An invariant does not hold.
     #[error("internal error in an operator (please report it): {0}")]
@@ -389,7 +415,12 @@ pub trait Operator: Send {
     fn process(&mut self, inputs: &[Batch], context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError>;
 
     /// Stream time goes on without a row; rows caused by it have sequence number `seq`. An empty answer stands for no rows.
-    fn advance(&mut self, to: Advance, seq: u32, context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
+    fn advance(
+        &mut self,
+        to: Advance,
+        seq: u32,
+        context: &mut Context<'_>,
+    ) -> Result<Vec<Batch>, OperatorError> {
         let _ = (to, seq, context);
         Ok(Vec::new())
     }

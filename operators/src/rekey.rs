@@ -76,7 +76,12 @@ impl Rekey {
                     continue;
                 };
                 if let Some(first) = key.iter().find(|(field, _)| *field.name() == text.value) {
-                    step.error(Code::ColumnClash, text.span.clone(), format!("`{}` is there twice", first.0.name()), "remove one");
+                    step.error(
+                        Code::ColumnClash,
+                        text.span.clone(),
+                        format!("`{}` is there twice", first.0.name()),
+                        "remove one",
+                    );
                     complete = false;
                 } else if let (Some(field), Some(expression)) =
                     (input.columns.fields().get(index), Expression::column(input, index))
@@ -88,7 +93,9 @@ impl Rekey {
             let scope = step.scope();
             for (name, text) in step.fields.text_table(name)? {
                 match step.located(&text, crate::sql::compile(&text, &scope)) {
-                    Some(expression) => key.push((column(&name.value, expression.data_type().clone()), expression)),
+                    Some(expression) => {
+                        key.push((column(&name.value, expression.data_type().clone()), expression))
+                    }
                     None => complete = false,
                 }
             }

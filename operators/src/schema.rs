@@ -94,8 +94,10 @@ pub fn type_name(data_type: &DataType) -> String {
         DataType::Timestamp(_, _) => "timestamp".to_owned(),
         DataType::List(item) => format!("list<{}>", type_name(item.data_type())),
         DataType::Struct(fields) => {
-            let inner: Vec<String> =
-                fields.iter().map(|field| format!("{} = {}", field.name(), type_name(field.data_type()))).collect();
+            let inner: Vec<String> = fields
+                .iter()
+                .map(|field| format!("{} = {}", field.name(), type_name(field.data_type())))
+                .collect();
             format!("{{ {} }}", inner.join(", "))
         }
         other => other.to_string().to_lowercase(),

@@ -6,7 +6,9 @@ use arrow::datatypes::FieldRef;
 use crate::batch::Batch;
 use crate::config::{Field, FieldKind, Text};
 use crate::diagnostic::{Code, Diagnostic};
-use crate::operator::{Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Resolved, Step, Wanted};
+use crate::operator::{
+    Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Resolved, Step, Wanted,
+};
 use crate::schema::{Schema, column};
 use crate::sql::Expression;
 
@@ -29,7 +31,12 @@ pub const SPEC: OperatorSpec = OperatorSpec {
             required: false,
             doc: "Columns to add to those of the input: name = expression.",
         },
-        Field { name: "drop", kind: FieldKind::Columns, required: false, doc: "Columns of the input to leave out." },
+        Field {
+            name: "drop",
+            kind: FieldKind::Columns,
+            required: false,
+            doc: "Columns of the input to leave out.",
+        },
     ],
     example: r#"[steps.usage]
 op      = "select"
@@ -44,9 +51,13 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     for other in ["add", "drop"] {
         if fields.has("columns") && fields.has(other) {
             step.diagnostics().push(
-                Diagnostic::error(Code::KeysExclude, fields.key_span(other), format!("`columns` and `{other}` exclude each other"))
-                    .also(fields.key_span("columns"), "`columns` says exactly which columns there are")
-                    .help(format!("remove `{other}`, or replace `columns` by `add`")),
+                Diagnostic::error(
+                    Code::KeysExclude,
+                    fields.key_span(other),
+                    format!("`columns` and `{other}` exclude each other"),
+                )
+                .also(fields.key_span("columns"), "`columns` says exactly which columns there are")
+                .help(format!("remove `{other}`, or replace `columns` by `add`")),
             );
             return None;
         }
@@ -74,7 +85,9 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     let mut outputs: Vec<(FieldRef, Expression)> = Vec::new();
     let scope = step.scope();
     for index in keep {
-        if let (Some(field), Some(expression)) = (input.columns.fields().get(index), Expression::column(input, index)) {
+        if let (Some(field), Some(expression)) =
+            (input.columns.fields().get(index), Expression::column(input, index))
+        {
             outputs.push((field.clone(), expression));
         }
     }
@@ -91,7 +104,9 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
                 continue;
             }
             match step.located(&text, crate::sql::compile(&text, &scope)) {
-                Some(expression) => outputs.push((column(&name.value, expression.data_type().clone()), expression)),
+                Some(expression) => {
+                    outputs.push((column(&name.value, expression.data_type().clone()), expression))
+                }
                 None => complete = false,
             }
         }
@@ -194,7 +209,10 @@ pub(crate) fn with_computed(
         errors.extend(evaluated.errors.into_iter().filter(|(row, _, _)| !input.is_null_value(*row)));
         arrays.push(match &input.null_value {
             None => evaluated.values,
-            Some(nulls) => arrow::compute::nullif(&evaluated.values, &arrow::array::BooleanArray::new(nulls.clone(), None))?,
+            Some(nulls) => arrow::compute::nullif(
+                &evaluated.values,
+                &arrow::array::BooleanArray::new(nulls.clone(), None),
+            )?,
         });
     }
     // One row, one error: the first expression's.

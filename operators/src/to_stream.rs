@@ -5,7 +5,9 @@ use arrow::buffer::BooleanBuffer;
 
 use crate::batch::{Batch, RowKind};
 use crate::config::Field;
-use crate::operator::{Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Resolved, Step, Wanted};
+use crate::operator::{
+    Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Resolved, Step, Wanted,
+};
 use crate::schema::{Kind, Schema};
 
 /// The registry's entry.
@@ -49,9 +51,11 @@ struct RunningToStream {
 impl Operator for RunningToStream {
     fn process(&mut self, inputs: &[Batch], _: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
         let Some(input) = inputs.first() else { return Ok(Vec::new()) };
-        let is_new: BooleanArray = (0..input.len()).map(|row| Some(input.kind(row) != RowKind::UpdateBefore)).collect();
+        let is_new: BooleanArray =
+            (0..input.len()).map(|row| Some(input.kind(row) != RowKind::UpdateBefore)).collect();
         let changes = input.filter(&is_new)?;
-        let deletes: BooleanBuffer = (0..changes.len()).map(|row| changes.kind(row) == RowKind::Delete).collect();
+        let deletes: BooleanBuffer =
+            (0..changes.len()).map(|row| changes.kind(row) == RowKind::Delete).collect();
         if deletes.count_set_bits() == 0 {
             return Ok(vec![Batch { kind: None, ..changes }]);
         }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use arrow::array::{Array, RecordBatch};
 use arrow::array::cast::AsArray;
+use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use millstream_operators::batch::RowKind;
 use millstream_operators::schema::Schema;
@@ -24,7 +24,12 @@ use crate::topology::{Expected, OutputRef, Target, Test, TestInput, TestRecord, 
 pub type Outcome = Result<(), String>;
 
 /// Runs one test in memory; with `restart` the process restarts between every two inputs.
-pub fn run_test(topology: &Arc<Topology>, plan: &Arc<Plan>, test: &Test, restart: bool) -> Result<Outcome, DriverError> {
+pub fn run_test(
+    topology: &Arc<Topology>,
+    plan: &Arc<Plan>,
+    test: &Test,
+    restart: bool,
+) -> Result<Outcome, DriverError> {
     let mut driver = Driver::new(topology.clone(), plan.clone(), DriverOptions::default())?;
     let mut targets: Vec<Target> = test.expect.iter().map(|expected| expected.from.clone()).collect();
     targets.sort();
@@ -37,7 +42,13 @@ pub fn run_test(topology: &Arc<Topology>, plan: &Arc<Plan>, test: &Test, restart
         })
         .collect();
     driver.tap(&taps)?;
-    let mut run = Run { topology, rows: BTreeMap::new(), taps, sinks: LineWriter::new(topology, false)?, stopped: None };
+    let mut run = Run {
+        topology,
+        rows: BTreeMap::new(),
+        taps,
+        sinks: LineWriter::new(topology, false)?,
+        stopped: None,
+    };
     let mut timestamp = 0;
     for input in &test.inputs {
         let ran = match input {
@@ -79,15 +90,22 @@ fn source_record(topology: &Topology, record: &TestRecord, timestamp: i64) -> Re
     };
     let (key, value) = (object(&record.key), object(&record.value));
     let part = |is_null: bool, text| if is_null { Part::Null } else { Part::columns(text) };
-    let key = builder.key(&part(record.key.is_none(), &key)).map_err(|fault| format!("the key does not fit: {fault}"))?;
-    let value =
-        builder.value(&part(record.value.is_none(), &value)).map_err(|fault| format!("the value does not fit: {fault}"))?;
+    let key = builder
+        .key(&part(record.key.is_none(), &key))
+        .map_err(|fault| format!("the key does not fit: {fault}"))?;
+    let value = builder
+        .value(&part(record.value.is_none(), &value))
+        .map_err(|fault| format!("the value does not fit: {fault}"))?;
     let headers = record
         .headers
         .iter()
         .map(|(name, text)| Header { name: name.clone(), value: Some(text.clone().into_bytes()) })
         .collect();
-    Ok(SourceRecord { source: position, partition: None, record: Record { key, value, timestamp, headers, offset: 0 } })
+    Ok(SourceRecord {
+        source: position,
+        partition: None,
+        record: Record { key, value, timestamp, headers, offset: 0 },
+    })
 }
 
 /// A row that came out.
@@ -145,14 +163,22 @@ impl Run<'_> {
     fn judge(&self, test: &Test, targets: &[Target]) -> Outcome {
         match (&self.stopped, test.error) {
             (Some(error), Some(code)) if error.code == code => {}
-            (Some(error), Some(code)) => return Err(format!("expected to stop with {code}, but stopped with {error}")),
+            (Some(error), Some(code)) => {
+                return Err(format!("expected to stop with {code}, but stopped with {error}"));
+            }
             (Some(error), None) => return Err(format!("stopped: {error}")),
-            (None, Some(code)) => return Err(format!("expected to stop with {code} ({}), but all records passed", code.title())),
+            (None, Some(code)) => {
+                return Err(format!(
+                    "expected to stop with {code} ({}), but all records passed",
+                    code.title()
+                ));
+            }
             (None, None) => {}
         }
         let mut report = String::new();
         for target in targets {
-            let expected: Vec<&Expected> = test.expect.iter().filter(|expected| expected.from == *target).collect();
+            let expected: Vec<&Expected> =
+                test.expect.iter().filter(|expected| expected.from == *target).collect();
             let actual = self.rows.get(target).map(Vec::as_slice).unwrap_or_default();
             let (Some(schema), name) = (self.schema(target), name(target)) else { continue };
             self.compare(schema, name, &expected, actual, test.partial, &mut report);
@@ -160,7 +186,15 @@ impl Run<'_> {
         if report.is_empty() { Ok(()) } else { Err(report) }
     }
 
-    fn compare(&self, schema: &Schema, name: &str, expected: &[&Expected], actual: &[Row], partial: bool, report: &mut String) {
+    fn compare(
+        &self,
+        schema: &Schema,
+        name: &str,
+        expected: &[&Expected],
+        actual: &[Row],
+        partial: bool,
+        report: &mut String,
+    ) {
         let mut differences = Vec::new();
         let mut next = 0;
         for (number, wanted) in expected.iter().enumerate() {
@@ -216,14 +250,24 @@ fn difference(schema: &Schema, expected: &Expected, actual: &Row) -> Option<Stri
     }
     let column = |name: &str| {
         let index = schema.index_of(name)?;
-        Some((schema.columns.fields().get(index)?.data_type().clone(), actual.rows.columns().get(index)?.clone()))
+        Some((
+            schema.columns.fields().get(index)?.data_type().clone(),
+            actual.rows.columns().get(index)?.clone(),
+        ))
     };
     for (name, value) in expected.key.iter().chain(&expected.value) {
-        let Some((data_type, array)) = column(name) else { return Some(format!("there is no column `{name}`")) };
+        let Some((data_type, array)) = column(name) else {
+            return Some(format!("there is no column `{name}`"));
+        };
         match read_column(&data_type, &value.to_string()) {
             Err(fault) => return Some(format!("the expected `{name}` does not fit its type: {fault}")),
             Ok(wanted) if same(&wanted, &array, actual.row) => {}
-            Ok(_) => return Some(format!("expected {name} = {value}, found {}", shown_value(name, schema, actual))),
+            Ok(_) => {
+                return Some(format!(
+                    "expected {name} = {value}, found {}",
+                    shown_value(name, schema, actual)
+                ));
+            }
         }
     }
     for name in &expected.null {
@@ -242,11 +286,17 @@ fn same(wanted: &dyn Array, array: &dyn Array, row: usize) -> bool {
     }
     match array.data_type() {
         DataType::Float64 => {
-            let (a, b) = (wanted.as_primitive::<Float64Type>().value(0), array.as_primitive::<Float64Type>().value(row));
+            let (a, b) = (
+                wanted.as_primitive::<Float64Type>().value(0),
+                array.as_primitive::<Float64Type>().value(row),
+            );
             a == b || (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
         }
         DataType::Float32 => {
-            let (a, b) = (wanted.as_primitive::<Float32Type>().value(0), array.as_primitive::<Float32Type>().value(row));
+            let (a, b) = (
+                wanted.as_primitive::<Float32Type>().value(0),
+                array.as_primitive::<Float32Type>().value(row),
+            );
             a == b || (a - b).abs() <= 1e-5 * a.abs().max(b.abs())
         }
         _ => wanted.to_data() == array.slice(row, 1).to_data(),

@@ -23,10 +23,6 @@ use crate::topology::{SinkTopic, Topology};
 /// How many rows of a table the account shows.
 pub const LAST_ROWS: usize = 20;
 
-/// How far in event time, in milliseconds, the records of a batch may lie apart: records of different weeks would not meet
-/// in one batch while they happen either.
-const LONGEST_BATCH: i64 = 3_600_000;
-
 /// How many output files are open at once; topics chosen for each row can be many.
 const OPEN_FILES: usize = 128;
 
@@ -155,7 +151,7 @@ impl Dev {
             outputs,
             max_batch_rows: options.max_batch_rows.max(1),
             batch: Vec::new(),
-            reach: reach.unwrap_or(LONGEST_BATCH).min(LONGEST_BATCH),
+            reach: reach.unwrap_or(i64::MAX),
             account,
         })
     }

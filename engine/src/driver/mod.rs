@@ -20,7 +20,7 @@ use millstream_state::{StateDirectory, StateError, StateOptions, StoreId, TaskSt
 
 use crate::plan::{Origin, Plan, PlanError, SubTopology};
 use crate::record::Record;
-use crate::task::{NodeCounters, OutputRecord, Rank, RecordError, Task, TaskError};
+use crate::task::{NodeCounters, OutputRecord, Rank, RecordError, StoreEntry, Task, TaskError};
 use crate::topology::{OutputRef, Topology};
 
 /// What stops the driver although no record is to blame.
@@ -45,9 +45,9 @@ impl DriverError {
     pub fn state(&self) -> Option<&StateError> {
         match self {
             DriverError::State(error)
-            | DriverError::Task(TaskError::State(error) | TaskError::Operator { error: OperatorError::State(error), .. }) => {
-                Some(error)
-            }
+            | DriverError::Task(
+                TaskError::State(error) | TaskError::Operator { error: OperatorError::State(error), .. },
+            ) => Some(error),
             DriverError::Task(_) | DriverError::Plan(_) | DriverError::Internal(_) => None,
         }
     }
@@ -76,11 +76,14 @@ pub struct DriverOptions {
     pub partitions: u32,
     /// Where the stores are; `None`: in memory.
     pub state: Option<StateLocation>,
+    /// Whether updates of one key within a batch may be folded into one where nothing downstream can tell; else every
+    /// single update is seen.
+    pub fold: bool,
 }
 
 impl Default for DriverOptions {
     fn default() -> Self {
-        DriverOptions { partitions: 1, state: None }
+        DriverOptions { partitions: 1, state: None, fold: false }
     }
 }
 
@@ -192,11 +195,17 @@ pub struct Driver {
     started: bool,
     largest_time: Option<i64>,
     unkeyed: u32,
+    /// Most records of an epoch: as many as the batch has, in tasks after a repartition topic too.
+    epoch_rows: usize,
 }
 
 impl Driver {
     /// Opens all tasks of a planned topology, with empty stores.
-    pub fn new(topology: Arc<Topology>, plan: Arc<Plan>, options: DriverOptions) -> Result<Self, DriverError> {
+    pub fn new(
+        topology: Arc<Topology>,
+        plan: Arc<Plan>,
+        options: DriverOptions,
+    ) -> Result<Self, DriverError> {
         let directory = match &options.state {
             Some(location) => Some(StateDirectory::open(&location.directory, &topology.app.id)?),
             None => None,
@@ -232,6 +241,7 @@ impl Driver {
             started: false,
             largest_time: None,
             unkeyed: 0,
+            epoch_rows: 1,
         };
         let counts = driver.plan.partitions(|_| driver.options.partitions)?;
         for (sub, count) in driver.plan.clone().sub_topologies.iter().zip(counts) {
@@ -240,7 +250,15 @@ impl Driver {
                 let changelogs = vec![Changelog::default(); sub.stores.len()];
                 let task = driver.open(sub, partition, &changelogs, None)?;
                 let (waiting, committed) = (Vec::new(), None);
-                tasks.push(Running { task, waiting, changelogs, committed, last_input: 0, followed: 0, dirty: false });
+                tasks.push(Running {
+                    task,
+                    waiting,
+                    changelogs,
+                    committed,
+                    last_input: 0,
+                    followed: 0,
+                    dirty: false,
+                });
             }
             driver.tasks.push(tasks);
         }
@@ -263,19 +281,24 @@ impl Driver {
                 // Topics begin empty, and so must stores. Opening them first refuses what is not this topology's to remove.
                 TaskState::open(directory, &name, &specs, &options)?.close()?;
                 let path = directory.task_path(&name)?;
-                std::fs::remove_dir_all(&path).map_err(|source| StateError::Io { action: "remove", path, source })?;
+                std::fs::remove_dir_all(&path).map_err(|source| StateError::Io {
+                    action: "remove",
+                    path,
+                    source,
+                })?;
                 TaskState::open(directory, &name, &specs, &options)?
             }
             _ => TaskState::in_memory(&specs),
         };
         for (store, changelog) in changelogs.iter().enumerate() {
-            let mut records: Vec<_> = changelog.newest.iter().map(|(key, value)| (key.to_vec(), Some(value.to_vec()))).collect();
+            let mut records: Vec<_> =
+                changelog.newest.iter().map(|(key, value)| (key.to_vec(), Some(value.to_vec()))).collect();
             records.sort();
             state.restore(StoreId(store), &mut records.into_iter(), changelog.next_offset)?;
         }
         let offsets = committed.map_or_else(|| vec![0; sub.inputs.len()], |(offsets, _)| offsets.clone());
         let metadata = committed.map(|(_, metadata)| metadata.as_slice());
-        Ok(Task::open(sub.clone(), partition as i32, state, offsets, metadata)?)
+        Ok(Task::open(sub.clone(), partition as i32, state, offsets, metadata, self.options.fold)?)
     }
 
     /// The topology that runs.
@@ -327,6 +350,7 @@ impl Driver {
 
     /// Processes `records`, the first of which has the number `first`.
     fn run_batch(&mut self, records: Vec<SourceRecord>, first: usize) -> Result<Ran, DriverError> {
+        self.epoch_rows = records.len().max(1);
         for (cause, SourceRecord { source, partition, mut record }) in records.into_iter().enumerate() {
             if !self.started {
                 self.started = true;
@@ -388,29 +412,44 @@ impl Driver {
         let mut waited = false;
         let count = self.tasks.get(sub).map_or(0, Vec::len);
         for partition in 0..count {
-            let Some(running) = self.tasks.get_mut(sub).and_then(|tasks| tasks.get_mut(partition)) else { continue };
+            let Some(running) = self.tasks.get_mut(sub).and_then(|tasks| tasks.get_mut(partition)) else {
+                continue;
+            };
             if running.waiting.is_empty() {
                 continue;
             }
             waited = true;
             let mut waiting = std::mem::take(&mut running.waiting);
             waiting.sort_by_key(|waiting| (waiting.cause, waiting.input));
-            let causes: Vec<usize> = waiting.iter().map(|waiting| waiting.cause).collect();
-            let records = waiting.into_iter().map(|waiting| (waiting.input, waiting.record)).collect();
-            running.dirty = true;
-            running.last_input = self.now;
-            running.followed = self.now;
-            let epoch = running.task.process(records, self.now)?;
-            self.largest_time = self.largest_time.max(epoch.largest_time);
-            self.take_over(sub, partition, epoch, &causes, ran);
-            if ran.stopped.is_some() {
-                break;
+            let mut waiting = waiting.into_iter().peekable();
+            while waiting.peek().is_some() {
+                let of_epoch = waiting.by_ref().take(self.epoch_rows);
+                let (causes, records): (Vec<usize>, Vec<_>) =
+                    of_epoch.map(|waiting| (waiting.cause, (waiting.input, waiting.record))).unzip();
+                let running = self.tasks.get_mut(sub).and_then(|tasks| tasks.get_mut(partition));
+                let Some(running) = running else { break };
+                running.dirty = true;
+                running.last_input = self.now;
+                running.followed = self.now;
+                let epoch = running.task.process(records, self.now)?;
+                self.largest_time = self.largest_time.max(epoch.largest_time);
+                self.take_over(sub, partition, epoch, &causes, ran);
+                if ran.stopped.is_some() {
+                    return Ok(waited);
+                }
             }
         }
         Ok(waited)
     }
 
-    fn take_over(&mut self, sub: usize, partition: usize, epoch: crate::task::Epoch, causes: &[usize], ran: &mut Ran) {
+    fn take_over(
+        &mut self,
+        sub: usize,
+        partition: usize,
+        epoch: crate::task::Epoch,
+        causes: &[usize],
+        ran: &mut Ran,
+    ) {
         let cause_of = |seq: u32| causes.get(seq as usize).copied().unwrap_or_default();
         for OutputRecord { topic, hash, mut record, seq, rank, kind } in epoch.outputs {
             let cause = cause_of(seq);
@@ -462,7 +501,13 @@ impl Driver {
         Ok(self.in_order(ran))
     }
 
-    fn advance_task(&mut self, sub: usize, partition: usize, to: Advance, ran: &mut Ran) -> Result<(), DriverError> {
+    fn advance_task(
+        &mut self,
+        sub: usize,
+        partition: usize,
+        to: Advance,
+        ran: &mut Ran,
+    ) -> Result<(), DriverError> {
         let running = self.tasks.get_mut(sub).and_then(|tasks| tasks.get_mut(partition));
         if let Some(running) = running {
             running.dirty = true;
@@ -478,11 +523,14 @@ impl Driver {
         let mut ran = Ran::default();
         for sub in 0..self.tasks.len() {
             self.drain_sub(sub, &mut ran)?;
-            let Some(idle_after) = self.plan.sub_topologies.get(sub).and_then(|sub| sub.idle_after) else { continue };
+            let Some(idle_after) = self.plan.sub_topologies.get(sub).and_then(|sub| sub.idle_after) else {
+                continue;
+            };
             let count = self.tasks.get(sub).map_or(0, Vec::len);
             for partition in 0..count {
                 let running = self.tasks.get(sub).and_then(|tasks| tasks.get(partition));
-                let Some(running) = running.filter(|running| self.now - running.last_input >= idle_after) else {
+                let Some(running) = running.filter(|running| self.now - running.last_input >= idle_after)
+                else {
                     continue;
                 };
                 let Some(time) = running.task.stream_time() else { continue };
@@ -522,14 +570,29 @@ impl Driver {
         self.commit()?;
         let mut dropped: Vec<Vec<_>> = Vec::new();
         for tasks in std::mem::take(&mut self.tasks) {
-            dropped.push(tasks.into_iter().map(|running| (running.changelogs, running.committed, running.last_input, running.followed)).collect());
+            dropped.push(
+                tasks
+                    .into_iter()
+                    .map(|running| {
+                        (running.changelogs, running.committed, running.last_input, running.followed)
+                    })
+                    .collect(),
+            );
         }
         for (sub, tasks) in self.plan.clone().sub_topologies.iter().zip(dropped) {
             let mut reopened = Vec::new();
             for (partition, (changelogs, committed, last_input, followed)) in tasks.into_iter().enumerate() {
                 let task = self.open(sub, partition as u32, &changelogs, committed.as_ref())?;
                 let waiting = Vec::new();
-                reopened.push(Running { task, waiting, changelogs, committed, last_input, followed, dirty: false });
+                reopened.push(Running {
+                    task,
+                    waiting,
+                    changelogs,
+                    committed,
+                    last_input,
+                    followed,
+                    dirty: false,
+                });
             }
             self.tasks.push(reopened);
         }
@@ -558,7 +621,7 @@ impl Driver {
     }
 
     /// The content of every store, by name and partition, in key order: for tests of restores.
-    pub fn stores(&self) -> Result<BTreeMap<(String, usize), Vec<(Vec<u8>, Vec<u8>)>>, DriverError> {
+    pub fn stores(&self) -> Result<BTreeMap<(String, usize), Vec<StoreEntry>>, DriverError> {
         let mut contents = BTreeMap::new();
         for (sub, tasks) in self.plan.sub_topologies.iter().zip(&self.tasks) {
             for (partition, running) in tasks.iter().enumerate() {

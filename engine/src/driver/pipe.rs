@@ -68,12 +68,24 @@ pub fn pipe(
     let driver = Driver::new(topology.clone(), plan, options.driver.clone())?;
     let writer = LineWriter::new(&topology, options.driver.partitions > 1).map_err(DriverError::from)?;
     let reader = LineReader::new(&topology)?;
-    let mut pipe = Pipe { driver, reader, writer, output, report, batch: Vec::new(), lines: Vec::new(), since_restart: 0 };
+    let mut pipe = Pipe {
+        driver,
+        reader,
+        writer,
+        output,
+        report,
+        batch: Vec::new(),
+        lines: Vec::new(),
+        since_restart: 0,
+    };
     for (index, text) in input.lines().enumerate() {
         let number = index + 1;
         let text = match text {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return Err(PipeError::Line { line: number, message: "the line is not UTF-8 text".to_owned() });
+                return Err(PipeError::Line {
+                    line: number,
+                    message: "the line is not UTF-8 text".to_owned(),
+                });
             }
             text => text?,
         };
@@ -110,7 +122,8 @@ impl Pipe<'_> {
     fn take(&mut self, line: Line<'_>, number: usize, options: &PipeOptions) -> Result<(), PipeError> {
         let wrong = |message: String| PipeError::Line { line: number, message };
         let duration = |text: &str| {
-            parse_duration(text).ok_or_else(|| wrong(format!("`{text}` is not a duration; write one as \"5m\" or \"10s\"")))
+            parse_duration(text)
+                .ok_or_else(|| wrong(format!("`{text}` is not a duration; write one as \"5m\" or \"10s\"")))
         };
         match line {
             Line::Record(record) => {
@@ -197,8 +210,9 @@ impl LineReader {
         let position = match &line.topic {
             Some(topic) => self.sources.iter().position(|(name, _)| name == topic).ok_or_else(|| {
                 let topics = self.sources.iter().map(|(name, _)| name.as_str());
-                let help = did_you_mean(topic, topics.clone())
-                    .unwrap_or_else(|| format!("topics are {}", millstream_operators::diagnostic::listed(topics)));
+                let help = did_you_mean(topic, topics.clone()).unwrap_or_else(|| {
+                    format!("topics are {}", millstream_operators::diagnostic::listed(topics))
+                });
                 format!("no source reads topic `{topic}`; {help}")
             })?,
             None if self.sources.len() == 1 => 0,

@@ -7,7 +7,9 @@ use millstream_operators::operator::{Definition, Wanted};
 use millstream_operators::schema::{Kind, Schema};
 use millstream_state::StoreSpec;
 
-use super::{GROUP_BY, Origin, Plan, PlanError, PlanInput, PlanNode, PlanOutput, PlanSlot, PlanStore, SubTopology};
+use super::{
+    GROUP_BY, Origin, Plan, PlanError, PlanInput, PlanNode, PlanOutput, PlanSlot, PlanStore, SubTopology,
+};
 use crate::topology::{OutputRef, StepNode, Topology};
 
 /// Something that fills slots.
@@ -80,7 +82,8 @@ fn rekeys_with_topic(topology: &Topology) -> BTreeSet<&str> {
             .any(|consumer| {
                 let regroups = consumer.resolved.regroup.is_some();
                 let rekeys = consumer.resolved.rekeys.is_some();
-                !regroups && (consumer.spec.keyed || (!rekeys && needed.get(consumer.name.as_str()) == Some(&true)))
+                !regroups
+                    && (consumer.spec.keyed || (!rekeys && needed.get(consumer.name.as_str()) == Some(&true)))
             });
         needed.insert(&step.name, needs);
         if needs && step.resolved.rekeys.is_some() {
@@ -100,19 +103,24 @@ impl<'a> Graph<'a> {
             graph.ports.insert(OutputRef { node: source.name.clone(), output: None }, (vertex, 0));
         }
         for step in &topology.steps {
-            let ports: Option<Vec<Port>> = step.inputs.iter().map(|input| graph.ports.get(input).copied()).collect();
-            let mut ports = ports.ok_or_else(|| PlanError::Internal(format!("`{}` reads from nowhere", step.name)))?;
+            let ports: Option<Vec<Port>> =
+                step.inputs.iter().map(|input| graph.ports.get(input).copied()).collect();
+            let mut ports =
+                ports.ok_or_else(|| PlanError::Internal(format!("`{}` reads from nowhere", step.name)))?;
             if let Some(regroup) = &step.resolved.regroup {
-                let first = Vertex::Regroup { step, schema: &regroup.schema, definition: &regroup.definition };
+                let first =
+                    Vertex::Regroup { step, schema: &regroup.schema, definition: &regroup.definition };
                 let first = graph.add(first, ports);
-                let topic = graph.add(Vertex::Topic { step, schema: &regroup.schema, partitions: None }, Vec::new());
+                let topic =
+                    graph.add(Vertex::Topic { step, schema: &regroup.schema, partitions: None }, Vec::new());
                 graph.topics.push(((first, 0), topic));
                 ports = vec![(topic, 0)];
             }
             let vertex = graph.add(Vertex::Step(step), ports);
             for (number, output) in step.resolved.outputs.iter().enumerate() {
                 let mut port = (vertex, number);
-                if let (Some(rekeys), true) = (step.resolved.rekeys, with_topic.contains(step.name.as_str())) {
+                if let (Some(rekeys), true) = (step.resolved.rekeys, with_topic.contains(step.name.as_str()))
+                {
                     let topic = Vertex::Topic { step, schema: &output.schema, partitions: rekeys.partitions };
                     let topic = graph.add(topic, Vec::new());
                     graph.topics.push((port, topic));
@@ -152,21 +160,27 @@ impl<'a> Graph<'a> {
             for (port, topic) in &self.topics {
                 let (from, to) = (component(port.0), component(*topic));
                 let depth = depths.get(&from).copied().unwrap_or_default() + 1;
-                if from != to && depths.get(&to).is_some_and(|known| *known < depth) && depth <= components.len() {
+                if from != to
+                    && depths.get(&to).is_some_and(|known| *known < depth)
+                    && depth <= components.len()
+                {
                     depths.insert(to, depth);
                 }
             }
         }
         let mut order: Vec<(usize, String, usize)> = depths
             .iter()
-            .filter_map(|(component, depth)| Some((*depth, self.name(&components, *component, topology)?, *component)))
+            .filter_map(|(component, depth)| {
+                Some((*depth, self.name(&components, *component, topology)?, *component))
+            })
             .collect();
         order.sort();
         let positions: BTreeMap<usize, usize> =
             order.iter().enumerate().map(|(position, (_, _, component))| (*component, position)).collect();
         let mut sub_topologies = Vec::with_capacity(order.len());
         for (depth, name, number) in order {
-            let members: Vec<usize> = (0..self.vertices.len()).filter(|vertex| component(*vertex) == number).collect();
+            let members: Vec<usize> =
+                (0..self.vertices.len()).filter(|vertex| component(*vertex) == number).collect();
             sub_topologies.push(Arc::new(self.sub_topology(topology, name, depth, &members, &|vertex| {
                 positions.get(&component(vertex)).copied().unwrap_or_default()
             })?));
@@ -192,7 +206,9 @@ impl<'a> Graph<'a> {
 
     fn schema(&self, topology: &Topology, port: Port) -> Result<Schema, PlanError> {
         let schema = match self.vertices.get(port.0) {
-            Some(Vertex::Source(position)) => topology.sources.get(*position).map(|source| &source.layout.schema),
+            Some(Vertex::Source(position)) => {
+                topology.sources.get(*position).map(|source| &source.layout.schema)
+            }
             Some(Vertex::Topic { schema, .. } | Vertex::Regroup { schema, .. }) => Some(*schema),
             Some(Vertex::Step(step)) => step.resolved.outputs.get(port.1).map(|output| &output.schema),
             None => None,
@@ -235,7 +251,9 @@ impl<'a> Graph<'a> {
         }
         let mut inputs = Vec::new();
         for (port, topic) in &self.topics {
-            let Some(Vertex::Topic { step, schema, partitions }) = self.vertices.get(*topic) else { continue };
+            let Some(Vertex::Topic { step, schema, partitions }) = self.vertices.get(*topic) else {
+                continue;
+            };
             let topic_name = format!("{app}-{}-repartition", step.name);
             if slots.contains_key(port) {
                 outputs.push(PlanOutput::Repartition {
@@ -271,17 +289,19 @@ impl<'a> Graph<'a> {
         let mut nodes = Vec::new();
         let mut stores = Vec::new();
         for vertex in members {
-            let (step, definition, op, schemas): (_, _, _, Vec<(Option<String>, Schema)>) = match self.vertices.get(*vertex) {
-                Some(Vertex::Regroup { step, schema, definition }) => {
-                    (step, *definition, GROUP_BY, vec![(None, (*schema).clone())])
-                }
-                Some(Vertex::Step(step)) => {
-                    let outputs = step.resolved.outputs.iter();
-                    let outputs = outputs.map(|output| (output.name.clone(), output.schema.clone())).collect();
-                    (step, &step.resolved.definition, step.spec.name, outputs)
-                }
-                _ => continue,
-            };
+            let (step, definition, op, schemas): (_, _, _, Vec<(Option<String>, Schema)>) =
+                match self.vertices.get(*vertex) {
+                    Some(Vertex::Regroup { step, schema, definition }) => {
+                        (step, *definition, GROUP_BY, vec![(None, (*schema).clone())])
+                    }
+                    Some(Vertex::Step(step)) => {
+                        let outputs = step.resolved.outputs.iter();
+                        let outputs =
+                            outputs.map(|output| (output.name.clone(), output.schema.clone())).collect();
+                        (step, &step.resolved.definition, step.spec.name, outputs)
+                    }
+                    _ => continue,
+                };
             let mut own_stores = Vec::new();
             for store in definition.stores() {
                 let name = format!("{}{}", step.name, store.suffix);
@@ -302,7 +322,11 @@ impl<'a> Graph<'a> {
                 name: step.name.clone(),
                 op,
                 definition: definition.clone(),
-                inputs: self.inputs.get(*vertex).map(|ports| ports.iter().map(slot).collect()).unwrap_or_default(),
+                inputs: self
+                    .inputs
+                    .get(*vertex)
+                    .map(|ports| ports.iter().map(slot).collect())
+                    .unwrap_or_default(),
                 outputs: outputs.collect(),
                 stores: own_stores,
                 wanted: Wanted { fold: true, before: false },

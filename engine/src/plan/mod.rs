@@ -175,7 +175,9 @@ impl Plan {
     /// Whether a sub-topology reads what it has caused itself, through one repartition topic or several.
     pub fn has_cycle(&self) -> bool {
         self.sub_topologies.iter().enumerate().any(|(position, sub)| {
-            sub.inputs.iter().any(|input| matches!(input.origin, Origin::Repartition { from, .. } if from >= position))
+            sub.inputs
+                .iter()
+                .any(|input| matches!(input.origin, Origin::Repartition { from, .. } if from >= position))
         })
     }
 
@@ -183,7 +185,9 @@ impl Plan {
     pub fn find(&self, output: &OutputRef) -> Option<(usize, usize, &Schema)> {
         self.sub_topologies.iter().enumerate().find_map(|(position, sub)| {
             let source = sub.inputs.iter().find_map(|input| match &input.origin {
-                Origin::Source(source) if source.name == output.node => Some((input.slot, &source.layout.schema)),
+                Origin::Source(source) if source.name == output.node => {
+                    Some((input.slot, &source.layout.schema))
+                }
                 _ => None,
             });
             let step = || {

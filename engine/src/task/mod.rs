@@ -15,7 +15,7 @@ use arrow::error::ArrowError;
 use millstream_operators::batch::Batch;
 use millstream_operators::columns::UnsupportedType;
 use millstream_operators::diagnostic::Code;
-use millstream_operators::operator::{Advance, Context, DropReason, Operator, OperatorError};
+use millstream_operators::operator::{Advance, Context, DropReason, Operator, OperatorError, Wanted};
 use millstream_operators::row::{RowCodec, RowDecoder};
 use millstream_state::{ChangelogRecord, Checkpoint, StateError, StoreId, StoreSpec, TaskState};
 
@@ -111,6 +111,9 @@ pub struct Commit {
     pub changelog: Vec<ChangelogRecord>,
 }
 
+/// Key and value of an entry of a store.
+pub type StoreEntry = (Vec<u8>, Vec<u8>);
+
 /// How many rows went through a step.
 #[derive(Clone, Debug, Default)]
 pub struct NodeCounters {
@@ -171,13 +174,15 @@ impl Task {
         sub.stores.iter().map(|store| store.spec.clone()).collect()
     }
 
-    /// Opens a task over restored `state`; `offsets` and `metadata` are what was committed last, if anything was.
+    /// Opens a task over restored `state`; `offsets` and `metadata` are what was committed last, if anything was. Without
+    /// `fold` every update of a table is sent, also where an epoch's updates of a key could be folded into one.
     pub fn open(
         sub: Arc<SubTopology>,
         partition: i32,
         state: TaskState,
         offsets: Vec<i64>,
         metadata: Option<&[u8]>,
+        fold: bool,
     ) -> Result<Self, TaskError> {
         let mut readers = Vec::with_capacity(sub.inputs.len());
         for input in &sub.inputs {
@@ -186,21 +191,34 @@ impl Task {
                     decoder: Box::new(SourceDecoder::new(&source.layout, &source.topic)?),
                     source: source.clone(),
                 },
-                Origin::Repartition { schema, .. } => {
-                    InputReader::Repartition { codec: RowCodec::new(&schema.columns)?, columns: schema.columns.clone() }
-                }
+                Origin::Repartition { schema, .. } => InputReader::Repartition {
+                    codec: RowCodec::new(&schema.columns)?,
+                    columns: schema.columns.clone(),
+                },
             });
         }
         let mut operators = Vec::with_capacity(sub.nodes.len());
         for node in &sub.nodes {
-            let built = node.definition.build(&node.wanted);
+            let wanted = Wanted { fold: fold && node.wanted.fold, ..node.wanted };
+            let built = node.definition.build(&wanted);
             operators.push(built.map_err(|error| TaskError::Operator { node: node.name.clone(), error })?);
         }
-        let stores = sub.nodes.iter().map(|node| node.stores.iter().map(|store| StoreId(*store)).collect()).collect();
+        let stores =
+            sub.nodes.iter().map(|node| node.stores.iter().map(|store| StoreId(*store)).collect()).collect();
         let writers = sub.outputs.iter().map(OutputWriter::new).collect::<Result<_, _>>()?;
         let counters = vec![NodeCounters::default(); sub.nodes.len()];
-        let mut task =
-            Task { sub, partition, state, readers, operators, stores, writers, offsets, counters, taps: Vec::new() };
+        let mut task = Task {
+            sub,
+            partition,
+            state,
+            readers,
+            operators,
+            stores,
+            writers,
+            offsets,
+            counters,
+            taps: Vec::new(),
+        };
         let positions = match metadata {
             Some(bytes) => position::decode(bytes).map_err(|error| TaskError::Position(error.to_string()))?,
             None => BTreeMap::new(),
@@ -257,7 +275,8 @@ impl Task {
     pub fn process(&mut self, records: Vec<(usize, Record)>, now: i64) -> Result<Epoch, TaskError> {
         let before = self.positions();
         let pass = self.pass(&records, now)?;
-        let fatal = pass.failures.iter().filter(|failure| failure.on_error == OnError::Fail).min_by_key(|f| f.seq);
+        let fatal =
+            pass.failures.iter().filter(|failure| failure.on_error == OnError::Fail).min_by_key(|f| f.seq);
         let Some(fatal) = fatal else {
             return self.finish(records, pass, None);
         };
@@ -302,8 +321,11 @@ impl Task {
         let errors: Vec<RecordError> =
             pass.failures.iter().map(|failure| self.record_error(failure, &records)).collect();
         for (failure, error) in pass.failures.iter().zip(&errors) {
-            if let (Some(topic), Some((_, record))) = (&failure.dead_letter, records.get(failure.seq as usize)) {
-                let known = |written: &OutputRecord| written.rank == Rank::DeadLetter && written.is_letter_of(error);
+            if let (Some(topic), Some((_, record))) =
+                (&failure.dead_letter, records.get(failure.seq as usize))
+            {
+                let known =
+                    |written: &OutputRecord| written.rank == Rank::DeadLetter && written.is_letter_of(error);
                 if !pass.outputs.iter().any(known) {
                     pass.outputs.push(dead_letter(topic.clone(), record, error));
                 }
@@ -370,7 +392,9 @@ impl Task {
         let mut pass = Pass::default();
         for (number, node) in self.sub.nodes.iter().enumerate() {
             let mut counted = NodeCounters::default();
-            let filled = |slot: &usize| slots.get(*slot).is_some_and(|batch| batch.as_ref().is_some_and(|b| !b.is_empty()));
+            let filled = |slot: &usize| {
+                slots.get(*slot).is_some_and(|batch| batch.as_ref().is_some_and(|b| !b.is_empty()))
+            };
             if advance.is_none() && !node.inputs.iter().any(filled) {
                 pass.counters.push(counted);
                 continue;
@@ -384,7 +408,8 @@ impl Task {
                 })
                 .collect();
             counted.rows_in = inputs.iter().map(|batch| batch.len() as u64).sum();
-            let (Some(operator), Some(stores)) = (self.operators.get_mut(number), self.stores.get(number)) else {
+            let (Some(operator), Some(stores)) = (self.operators.get_mut(number), self.stores.get(number))
+            else {
                 continue;
             };
             let mut context = Context::new(&mut self.state, stores);
@@ -400,7 +425,14 @@ impl Task {
             counted.errors = context.errors.len() as u64;
             counted.dropped = std::mem::take(&mut context.dropped);
             pass.failures.extend(context.errors.into_iter().map(|error| {
-                Failure::new(error.seq, &node.name, error.code, error.message, node.on_error, &node.dead_letter)
+                Failure::new(
+                    error.seq,
+                    &node.name,
+                    error.code,
+                    error.message,
+                    node.on_error,
+                    &node.dead_letter,
+                )
             }));
             for (output, batch) in node.outputs.iter().zip(outputs) {
                 counted.rows_out += batch.len() as u64;
@@ -446,7 +478,7 @@ impl Task {
     }
 
     /// Every entry of a store, in key order.
-    pub fn store_content(&self, store: StoreId) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StateError> {
+    pub fn store_content(&self, store: StoreId) -> Result<Vec<StoreEntry>, StateError> {
         let all = self.state.scan(store, &[], &[0xff; 64])?;
         all.map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
     }
@@ -479,7 +511,10 @@ fn concatenated(
 
 impl InputReader {
     /// The rows of `records`, whose sequence numbers are `seqs`, and the errors of those that have none.
-    #[expect(clippy::type_complexity, reason = "the same triple as everywhere: sequence number, code, message")]
+    #[expect(
+        clippy::type_complexity,
+        reason = "the same triple as everywhere: sequence number, code, message"
+    )]
     fn read(
         &mut self,
         records: &[&Record],
@@ -491,8 +526,11 @@ impl InputReader {
         match self {
             InputReader::Source { decoder, source } => {
                 let decoded = decoder.decode(records, partition)?;
-                let mut errors: Vec<_> =
-                    decoded.errors.into_iter().map(|(index, code, message)| (seq_of(index), code, message)).collect();
+                let mut errors: Vec<_> = decoded
+                    .errors
+                    .into_iter()
+                    .map(|(index, code, message)| (seq_of(index), code, message))
+                    .collect();
                 let batch = Batch {
                     rows: decoded.columns,
                     time: decoded.time,
@@ -504,7 +542,9 @@ impl InputReader {
                 let limit = now.saturating_add(max_ahead);
                 let ahead: Vec<bool> = batch.time.iter().map(|time| *time > limit).collect();
                 if ahead.iter().any(|ahead| *ahead) {
-                    for ((time, seq), _) in batch.time.iter().zip(&batch.seq).zip(&ahead).filter(|(_, ahead)| **ahead) {
+                    for ((time, seq), _) in
+                        batch.time.iter().zip(&batch.seq).zip(&ahead).filter(|(_, ahead)| **ahead)
+                    {
                         let message = format!(
                             "event time {time} is {} ms ahead of the wall clock; `max-ahead` allows {max_ahead} ms",
                             time - now

@@ -193,7 +193,8 @@ fn write_sink(
     let rows = match &sink.columns {
         None => batch.rows.clone(),
         Some(columns) => {
-            let mut arrays: Vec<_> = batch.rows.columns().iter().take(sink.layout.schema.key).cloned().collect();
+            let mut arrays: Vec<_> =
+                batch.rows.columns().iter().take(sink.layout.schema.key).cloned().collect();
             for (_, expression) in columns {
                 let evaluated = expression.evaluate(&batch.rows);
                 errors.extend(evaluated.errors.into_iter().filter(|(row, _, _)| !is_null(*row)));
@@ -274,7 +275,16 @@ pub(super) fn dead_letter(topic: Arc<str>, record: &Record, error: &RecordError)
         ("offset", error.offset.to_string()),
         ("message", error.message.clone()),
     ] {
-        letter.headers.push(Header { name: format!("millstream.error.{name}"), value: Some(value.into_bytes()) });
+        letter
+            .headers
+            .push(Header { name: format!("millstream.error.{name}"), value: Some(value.into_bytes()) });
     }
-    OutputRecord { topic, hash: None, record: letter, seq: error.seq, rank: Rank::DeadLetter, kind: Kind::Stream }
+    OutputRecord {
+        topic,
+        hash: None,
+        record: letter,
+        seq: error.seq,
+        rank: Rank::DeadLetter,
+        kind: Kind::Stream,
+    }
 }

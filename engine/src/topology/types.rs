@@ -262,8 +262,7 @@ impl<'a> Types<'a> {
         }
         if raw.starts_with("list<") && raw.ends_with('>') {
             let inner = range.start + "list<".len()..range.end - 1;
-            let item =
-                self.deeper(fields, text.place(range), |types| types.parse(fields, text, inner))?;
+            let item = self.deeper(fields, text.place(range), |types| types.parse(fields, text, inner))?;
             return Some(Shape::list(item));
         }
         if let Some(arguments) = raw.strip_prefix("decimal(").and_then(|rest| rest.strip_suffix(')')) {

@@ -47,7 +47,12 @@ impl Changes {
     }
 
     /// Adds a row; without a state its value columns are null.
-    pub fn push(&mut self, place: Place<'_>, kind: RowKind, state: Option<&GroupState>) -> Result<(), OperatorError> {
+    pub fn push(
+        &mut self,
+        place: Place<'_>,
+        kind: RowKind,
+        state: Option<&GroupState>,
+    ) -> Result<(), OperatorError> {
         self.keys.push(place.key).map_err(|error| OperatorError::Stored(error.to_string()))?;
         self.windows.extend(place.window);
         self.kinds.push(kind);
@@ -125,7 +130,8 @@ impl Changes {
 fn without_orphans(batch: &Batch, keep: &BooleanArray) -> BooleanArray {
     (0..batch.len())
         .map(|row| {
-            let orphan = batch.kind(row) == RowKind::UpdateBefore && row + 1 < batch.len() && !keep.value(row + 1);
+            let orphan =
+                batch.kind(row) == RowKind::UpdateBefore && row + 1 < batch.len() && !keep.value(row + 1);
             Some(keep.value(row) && !orphan)
         })
         .collect()

@@ -13,7 +13,8 @@ use crate::aggregates::AggregatePlan;
 use crate::config::{Field, FieldKind, format_duration};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::operator::{
-    Arity, Definition, Operator, OperatorError, OperatorSpec, Output, Regroup, Resolved, Step, StoreDeclaration, StoreKind, Wanted,
+    Arity, Definition, Operator, OperatorError, OperatorSpec, Output, Regroup, Resolved, Step,
+    StoreDeclaration, StoreKind, Wanted,
 };
 use crate::rekey::Rekey;
 use crate::schema::{Kind, Schema, TIMESTAMP, column, type_name};
@@ -189,7 +190,8 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     if window.is_some() {
         outputs.push(Output { name: Some("late".to_owned()), schema: input.clone(), optional: true });
     }
-    let definition = Arc::new(Aggregate { input, schema, plan, window, retain: retain.map(|placed| placed.value) });
+    let definition =
+        Arc::new(Aggregate { input, schema, plan, window, retain: retain.map(|placed| placed.value) });
     let regroup = regroup.map(|rekey| Regroup { schema: rekey.schema.clone(), definition: Arc::new(rekey) });
     Some(Resolved { outputs, regroup, rekeys: None, definition })
 }
@@ -204,7 +206,12 @@ fn tumbling_size(step: &Step<'_>) -> Option<i64> {
     }
     let size = window.duration("tumbling")?;
     if size.value == 0 {
-        step.error(Code::InvalidWindow, size.span, "a window of no length", "say how long windows are: \"1m\"");
+        step.error(
+            Code::InvalidWindow,
+            size.span,
+            "a window of no length",
+            "say how long windows are: \"1m\"",
+        );
         return None;
     }
     Some(size.value)
@@ -230,7 +237,8 @@ struct Aggregate {
 
 impl Definition for Aggregate {
     fn stores(&self) -> Vec<StoreDeclaration> {
-        let key: Vec<String> = self.input.key_fields().iter().map(|field| type_name(field.data_type())).collect();
+        let key: Vec<String> =
+            self.input.key_fields().iter().map(|field| type_name(field.data_type())).collect();
         let (kind, window) = match self.window {
             None => (StoreKind::KeyValue, "none".to_owned()),
             Some(Window { size, grace, .. }) => {

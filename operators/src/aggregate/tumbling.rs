@@ -35,7 +35,11 @@ impl Tumbling {
         }
     }
 
-    fn process_rows(&mut self, input: &Batch, context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
+    fn process_rows(
+        &mut self,
+        input: &Batch,
+        context: &mut Context<'_>,
+    ) -> Result<Vec<Batch>, OperatorError> {
         let mut changes = Changes::new(&self.keys, &self.aggregate.plan)?;
         let mut groups = Groups::default();
         let store = context.store(0);
@@ -72,7 +76,9 @@ impl Tumbling {
         context.count(DropReason::Late, late.len() as u64);
         groups.load(0, &self.aggregate.plan, context.state, store)?;
 
-        for ((row, number), (&time, &seq)) in numbers.into_iter().enumerate().zip(input.time.iter().zip(&input.seq)) {
+        for ((row, number), (&time, &seq)) in
+            numbers.into_iter().enumerate().zip(input.time.iter().zip(&input.seq))
+        {
             let Some((number, start)) = number else { continue };
             self.pass_time(time, seq, &mut groups, &mut changes, context)?;
             let Some(group) = groups.all.get_mut(number) else { continue };
@@ -105,7 +111,8 @@ impl Tumbling {
                 }
             } else {
                 let key = group.store_key.get(START..).unwrap_or_default();
-                let place = Place { key, window: Some((start, start.saturating_add(size))), time: entry.time, seq };
+                let place =
+                    Place { key, window: Some((start, start.saturating_add(size))), time: entry.time, seq };
                 changes.push_update(place, existed, before.as_ref(), entry)?;
             }
         }
@@ -151,7 +158,11 @@ impl Tumbling {
             let (store_key, bytes) = item?;
             let entry = decode(&self.aggregate.plan, &bytes)?;
             let (key, window) = split(&store_key, self.window.size);
-            changes.push(Place { key, window, time: entry.time, seq }, RowKind::Insert, Some(&entry.state))?;
+            changes.push(
+                Place { key, window, time: entry.time, seq },
+                RowKind::Insert,
+                Some(&entry.state),
+            )?;
         }
         Ok(())
     }
@@ -175,7 +186,12 @@ impl Operator for Tumbling {
         }
     }
 
-    fn advance(&mut self, to: Advance, seq: u32, context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
+    fn advance(
+        &mut self,
+        to: Advance,
+        seq: u32,
+        context: &mut Context<'_>,
+    ) -> Result<Vec<Batch>, OperatorError> {
         let mut changes = Changes::new(&self.keys, &self.aggregate.plan)?;
         match to {
             Advance::To(time) => self.pass_time(time, seq, &mut Groups::default(), &mut changes, context)?,

@@ -61,7 +61,9 @@ impl Unwindowed {
         context.count(DropReason::NullValue, null_values);
         groups.load(0, &self.aggregate.plan, context.state, store)?;
 
-        for ((row, number), (&time, &seq)) in numbers.into_iter().enumerate().zip(input.time.iter().zip(&input.seq)) {
+        for ((row, number), (&time, &seq)) in
+            numbers.into_iter().enumerate().zip(input.time.iter().zip(&input.seq))
+        {
             let Some(number) = number else { continue };
             if self.stream_time.is_none_or(|stream_time| time > stream_time) {
                 self.stream_time = Some(time);
@@ -142,7 +144,10 @@ impl Unwindowed {
         let due: Vec<(Box<[u8]>, i64)> = context
             .state
             .scan(store, &[INDEX], &index_key(bound, &[]))?
-            .map(|item| item.map_err(OperatorError::from).and_then(|(index, _)| index_time(&index).map(|time| (index, time))))
+            .map(|item| {
+                item.map_err(OperatorError::from)
+                    .and_then(|(index, _)| index_time(&index).map(|time| (index, time)))
+            })
             .collect::<Result<_, _>>()?;
         for (index, index_time) in due {
             let key = index.get(9..).unwrap_or_default();
@@ -174,7 +179,8 @@ impl Unwindowed {
                 group.dirty = true;
                 if !remains {
                     // Consumers learn of the row before they learn that it is gone.
-                    changes.push_pending(group, |store_key| (store_key.get(1..).unwrap_or_default(), None))?;
+                    changes
+                        .push_pending(group, |store_key| (store_key.get(1..).unwrap_or_default(), None))?;
                 }
                 group.entry = remains.then_some(entry);
             }
@@ -213,7 +219,12 @@ impl Operator for Unwindowed {
         }
     }
 
-    fn advance(&mut self, to: Advance, seq: u32, context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
+    fn advance(
+        &mut self,
+        to: Advance,
+        seq: u32,
+        context: &mut Context<'_>,
+    ) -> Result<Vec<Batch>, OperatorError> {
         let Advance::To(time) = to else { return Ok(Vec::new()) };
         if self.stream_time.is_some_and(|stream_time| time <= stream_time) {
             return Ok(Vec::new());
