@@ -365,7 +365,7 @@ impl RunningFeatures {
         }
         let bucket = self.definition.bucket();
         let first = |over: i64| over.saturating_add(1).max(0) / bucket;
-        let was = self.stream_time.map_or(-1, |_| first(self.over()));
+        let was = self.stream_time.map_or(0, |_| first(self.over()));
         self.stream_time = Some(time);
         let over = self.over();
         if first(over) > was {

@@ -8,10 +8,11 @@ pub mod dev;
 pub mod pipe;
 pub mod written;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use millstream_operators::batch::Batch;
 use millstream_operators::diagnostic::Code;
 use millstream_operators::operator::{Advance, OperatorError};
