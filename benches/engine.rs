@@ -155,13 +155,13 @@ fn main() {
         let mut driver =
             Driver::new(topology, plan, DriverOptions { fold: true, ..DriverOptions::default() })
                 .expect("the driver opens");
-        let mut records = records(workload);
+        let records = records(workload);
         let count = records.len();
+        let mut records = records.into_iter();
         let mut seconds = 0.0;
         let mut written = 0;
         for number in 0.. {
-            let rest = records.split_off(BATCH.min(records.len()));
-            let batch = std::mem::replace(&mut records, rest);
+            let batch: Vec<SourceRecord> = records.by_ref().take(BATCH).collect();
             if batch.is_empty() {
                 break;
             }

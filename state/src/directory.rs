@@ -79,6 +79,7 @@ impl StateDirectory {
             let to = self.path.join(format!("{task}.damaged-{number}"));
             if !exists(&to)? {
                 fs::rename(&from, &to).map_err(io_error("move away", &from))?;
+                tracing::warn!(task, quarantine = %to.display(), "damaged state moved away");
                 return Ok(to);
             }
             number += 1;

@@ -181,8 +181,8 @@ pub struct Driver {
     topology: Arc<Topology>,
     plan: Arc<Plan>,
     options: DriverOptions,
-    /// Keeps the state directory locked.
-    directory: Option<StateDirectory>,
+    /// Keeps the state directory locked; all its tasks share one budget of memory.
+    directory: Option<(StateDirectory, StateOptions)>,
     /// Per sub-topology, its tasks by partition.
     tasks: Vec<Vec<Running>>,
     /// Per source: its sub-topology and the number of the input there.
@@ -195,8 +195,6 @@ pub struct Driver {
     started: bool,
     largest_time: Option<i64>,
     unkeyed: u32,
-    /// Most records of an epoch: as many as the batch has, in tasks after a repartition topic too.
-    epoch_rows: usize,
 }
 
 impl Driver {
@@ -207,7 +205,10 @@ impl Driver {
         options: DriverOptions,
     ) -> Result<Self, DriverError> {
         let directory = match &options.state {
-            Some(location) => Some(StateDirectory::open(&location.directory, &topology.app.id)?),
+            Some(location) => Some((
+                StateDirectory::open(&location.directory, &topology.app.id)?,
+                StateOptions::new(location.memory),
+            )),
             None => None,
         };
         let mut sources = vec![(0, 0); topology.sources.len()];
@@ -241,7 +242,6 @@ impl Driver {
             started: false,
             largest_time: None,
             unkeyed: 0,
-            epoch_rows: 1,
         };
         let counts = driver.plan.partitions(|_| driver.options.partitions)?;
         for (sub, count) in driver.plan.clone().sub_topologies.iter().zip(counts) {
@@ -274,26 +274,26 @@ impl Driver {
         committed: Option<&(Vec<i64>, Vec<u8>)>,
     ) -> Result<Task, DriverError> {
         let specs = Task::store_specs(sub);
-        let mut state = match (&self.directory, &self.options.state) {
-            (Some(directory), Some(location)) => {
+        let mut state = match &self.directory {
+            Some((directory, options)) => {
                 let name = format!("{}-{partition}", sub.name);
-                let options = StateOptions::new(location.memory);
                 // Topics begin empty, and so must stores. Opening them first refuses what is not this topology's to remove.
-                TaskState::open(directory, &name, &specs, &options)?.close()?;
+                TaskState::open(directory, &name, &specs, options)?.close()?;
                 let path = directory.task_path(&name)?;
                 std::fs::remove_dir_all(&path).map_err(|source| StateError::Io {
                     action: "remove",
                     path,
                     source,
                 })?;
-                TaskState::open(directory, &name, &specs, &options)?
+                TaskState::open(directory, &name, &specs, options)?
             }
-            _ => TaskState::in_memory(&specs),
+            None => TaskState::in_memory(&specs),
         };
         for (store, changelog) in changelogs.iter().enumerate() {
             let mut records: Vec<_> =
                 changelog.newest.iter().map(|(key, value)| (key.to_vec(), Some(value.to_vec()))).collect();
             records.sort();
+            tracing::debug!(sub_topology = sub.name, partition, store, records = records.len(), "store restored");
             state.restore(StoreId(store), &mut records.into_iter(), changelog.next_offset)?;
         }
         let offsets = committed.map_or_else(|| vec![0; sub.inputs.len()], |(offsets, _)| offsets.clone());
@@ -350,7 +350,6 @@ impl Driver {
 
     /// Processes `records`, the first of which has the number `first`.
     fn run_batch(&mut self, records: Vec<SourceRecord>, first: usize) -> Result<Ran, DriverError> {
-        self.epoch_rows = records.len().max(1);
         for (cause, SourceRecord { source, partition, mut record }) in records.into_iter().enumerate() {
             if !self.started {
                 self.started = true;
@@ -421,22 +420,16 @@ impl Driver {
             waited = true;
             let mut waiting = std::mem::take(&mut running.waiting);
             waiting.sort_by_key(|waiting| (waiting.cause, waiting.input));
-            let mut waiting = waiting.into_iter().peekable();
-            while waiting.peek().is_some() {
-                let of_epoch = waiting.by_ref().take(self.epoch_rows);
-                let (causes, records): (Vec<usize>, Vec<_>) =
-                    of_epoch.map(|waiting| (waiting.cause, (waiting.input, waiting.record))).unzip();
-                let running = self.tasks.get_mut(sub).and_then(|tasks| tasks.get_mut(partition));
-                let Some(running) = running else { break };
-                running.dirty = true;
-                running.last_input = self.now;
-                running.followed = self.now;
-                let epoch = running.task.process(records, self.now)?;
-                self.largest_time = self.largest_time.max(epoch.largest_time);
-                self.take_over(sub, partition, epoch, &causes, ran);
-                if ran.stopped.is_some() {
-                    return Ok(waited);
-                }
+            let causes: Vec<usize> = waiting.iter().map(|waiting| waiting.cause).collect();
+            let records = waiting.into_iter().map(|waiting| (waiting.input, waiting.record)).collect();
+            running.dirty = true;
+            running.last_input = self.now;
+            running.followed = self.now;
+            let epoch = running.task.process(records, self.now)?;
+            self.largest_time = self.largest_time.max(epoch.largest_time);
+            self.take_over(sub, partition, epoch, &causes, ran);
+            if ran.stopped.is_some() {
+                break;
             }
         }
         Ok(waited)

@@ -53,11 +53,13 @@ impl Tumbling {
         let mut late = Vec::new();
         let mut store_key = Vec::new();
         let mut stream_time = self.stream_time;
-        let mut null_keys = 0;
+        let (mut null_keys, mut null_values) = (0, 0);
         for (row, &time) in input.time.iter().enumerate() {
             let mut number = None;
             if keys.is_null(row) {
                 null_keys += 1;
+            } else if input.is_null_value(row) {
+                null_values += 1;
             } else if usable.as_ref().is_none_or(|usable| usable.value(row)) {
                 stream_time = stream_time.max(Some(time));
                 let start = time.div_euclid(size) * size;
@@ -73,6 +75,7 @@ impl Tumbling {
             numbers.push(number);
         }
         context.count(DropReason::NullKey, null_keys);
+        context.count(DropReason::NullValue, null_values);
         context.count(DropReason::Late, late.len() as u64);
         groups.load(0, &self.aggregate.plan, context.state, store)?;
 

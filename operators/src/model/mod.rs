@@ -85,6 +85,13 @@ impl Model {
         let graph = Graph::read(&onnx, &bytes).map_err(|error| vec![error])?;
         let model = Model::from_graph(folder, &manifest, &graph, found)?;
         golden::check(&model, &jsonl, &rows, manifest.tolerance())?;
+        tracing::info!(
+            model = model.name(),
+            version = model.version(),
+            sha256 = model.sha256(),
+            backend = %model.backend(),
+            "model loaded, golden rows agree"
+        );
         Ok(model)
     }
 
