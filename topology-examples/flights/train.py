@@ -1,6 +1,6 @@
 """Trains the model of topology.toml on the features that the topology itself produced.
 
-    python3 train.py out/flight-features.jsonl data/year/arrivals.csv
+    python3 train.py out/year/flight-features.jsonl data/year/arrivals.csv
 
 The first file is what `millstream dev` wrote for the sink `flight_features`, the second says how each flight ended.
 Which columns the model reads, and which folder it is written to, stand in topology.toml (`steps.scored.inputs` and
