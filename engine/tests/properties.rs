@@ -273,6 +273,43 @@ const TOPOLOGIES: &[(&str, &str)] = &[
         "#,
     ),
     (
+        "a table that could fold but for its failures",
+        r#"
+        [steps.totals]
+        op       = "aggregate"
+        from     = "events"
+        columns  = { total = "sum(n)", rows = "count(*)", ratio = "10 / min(n)" }
+        on-error = "ON_ERROR"
+        [steps.fraction]
+        op       = "select"
+        from     = "totals"
+        columns  = { share = "10 / total", rows = "rows" }
+        on-error = "ON_ERROR"
+        [steps.positive]
+        op    = "filter"
+        from  = "fraction"
+        where = "share > 0"
+        [sinks.all]
+        from = "totals"
+        [sinks.positives]
+        from = "positive"
+        "#,
+    ),
+    (
+        "retain, to a topic that varies",
+        r#"
+        [steps.totals]
+        op       = "aggregate"
+        from     = "events"
+        retain   = "8s"
+        columns  = { total = "sum(n)", last = "last_value(s)" }
+        on-error = "ON_ERROR"
+        [sinks.by_last]
+        from  = "totals"
+        topic = { expression = "concat('last-', coalesce(last, 'none'))" }
+        "#,
+    ),
+    (
         "features, then a model",
         r#"
         [models.risk]
@@ -388,7 +425,9 @@ fn app(name: &str, steps: &str, on_error: &str) -> App {
     let text = format!("{SOURCE}{steps}").replace("ON_ERROR", on_error);
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../operators/tests");
     let (topology, findings) = topology::read(&text, &models, &|_| None);
-    let topology = Arc::new(topology.unwrap_or_else(|| panic!("{name}: {}", topology::render(&findings, name, &text, false))));
+    let topology = Arc::new(
+        topology.unwrap_or_else(|| panic!("{name}: {}", topology::render(&findings, name, &text, false))),
+    );
     let plan = Arc::new(Plan::new(&topology).unwrap());
     App { name: format!("{name} ({on_error})"), topology, plan }
 }
@@ -415,7 +454,12 @@ struct Row {
 
 #[derive(Clone, Debug)]
 enum Columns {
-    Read { n: Option<i64>, x: Option<f64>, s: Option<&'static str>, l: Option<Vec<Option<i64>>> },
+    Read {
+        n: Option<i64>,
+        x: Option<f64>,
+        s: Option<&'static str>,
+        l: Option<Vec<Option<i64>>>,
+    },
     /// Bytes that are no row.
     Broken,
 }
@@ -455,7 +499,8 @@ fn inputs(count: usize) -> impl Strategy<Value = Vec<Input>> {
     let value = prop_oneof![1 => Just(None), 15 => columns().prop_map(Some)];
     let step = prop::sample::select(vec![0, 0, 1, 250, 999, 1000, 2000, 4999, 5000, 13_000]);
     let back = prop_oneof![3 => Just(0), 1 => prop::sample::select(vec![1, 1000, 2000, 2001, 3000, 5000, 8000, 8001, 16_000])];
-    let advance = prop_oneof![20 => Just(None), 1 => prop::sample::select(vec![0, 1000, 6000, 20_000]).prop_map(Some)];
+    let advance =
+        prop_oneof![20 => Just(None), 1 => prop::sample::select(vec![0, 1000, 6000, 20_000]).prop_map(Some)];
     prop::collection::vec((key, value, step, back, advance), 1..count).prop_map(|all| {
         let mut now = 40_000;
         let one = all.into_iter().map(|(key, value, step, back, advance)| match advance {
@@ -510,9 +555,10 @@ struct How {
     restart_every: Option<usize>,
     partitions: u32,
     on_disk: bool,
+    fold: bool,
 }
 
-const ONE_BY_ONE: How = How { batch: 1, restart_every: None, partitions: 1, on_disk: false };
+const ONE_BY_ONE: How = How { batch: 1, restart_every: None, partitions: 1, on_disk: false, fold: false };
 
 struct Running<'a> {
     app: &'a App,
@@ -562,7 +608,12 @@ impl Running<'_> {
         self.driver.restart().unwrap();
         let after = self.driver.stores().unwrap();
         assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
-        assert_eq!(unexpired(self.app, &before, &before), unexpired(self.app, &after, &before), "{}", self.app.name);
+        assert_eq!(
+            unexpired(self.app, &before, &before),
+            unexpired(self.app, &after, &before),
+            "{}",
+            self.app.name
+        );
     }
 }
 
@@ -584,11 +635,13 @@ fn unexpired(app: &App, stores: &Stores, known: &Stores) -> Stores {
 
 fn run(app: &App, inputs: &[Input], how: How) -> Outcome {
     let folder = how.on_disk.then(|| tempfile::tempdir().unwrap());
-    let state = folder.as_ref().map(|folder| StateLocation { directory: folder.path().to_owned(), memory: 1 << 22 });
-    let options = DriverOptions { partitions: how.partitions, state };
+    let state =
+        folder.as_ref().map(|folder| StateLocation { directory: folder.path().to_owned(), memory: 1 << 22 });
+    let options = DriverOptions { partitions: how.partitions, state, fold: how.fold };
     let driver = Driver::new(app.topology.clone(), app.plan.clone(), options).unwrap();
     let writer = LineWriter::new(&app.topology, false).unwrap();
-    let outcome = Outcome { seen: Vec::new(), errors: Vec::new(), stopped: Vec::new(), stores: Stores::new() };
+    let outcome =
+        Outcome { seen: Vec::new(), errors: Vec::new(), stopped: Vec::new(), stores: Stores::new() };
     let mut running = Running { app, driver, writer, outcome, since_restart: 0, how };
     let mut rows: Vec<(usize, &Row)> = Vec::new();
     for (number, input) in inputs.iter().enumerate() {
@@ -647,8 +700,17 @@ fn per_key(outcome: &Outcome) -> BTreeMap<(String, String), Vec<String>> {
     all
 }
 
+/// `LAWS_TIMES` multiplies how many cases are tried.
 fn cases(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 2000, max_shrink_time: 30_000, ..ProptestConfig::default() }
+    let times = std::env::var("LAWS_TIMES").ok().and_then(|times| times.parse().ok());
+    let cases = cases * times.unwrap_or(1);
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 2000,
+        max_shrink_time: 30_000,
+        ..ProptestConfig::default()
+    }
 }
 
 /// The applications whose name holds the word in `LAWS_OF`: for looking into a failure.
@@ -665,12 +727,22 @@ proptest! {
         for app in chosen(&APPS) {
             let single = run(app, &inputs, ONE_BY_ONE);
             for batch in [2, 7, usize::MAX] {
-                let batched = run(app, &inputs, How { batch, ..ONE_BY_ONE });
+                let batched = run(app, &inputs, How { batch, fold: true, ..ONE_BY_ONE });
                 prop_assert_eq!(streams(&single), streams(&batched), "{}, batches of {}", app.name, batch);
                 prop_assert_eq!(different_rows(&single, &batched), [], "{}, batches of {}", app.name, batch);
                 prop_assert_eq!(&single.errors, &batched.errors, "{}, batches of {}", app.name, batch);
                 prop_assert_eq!(&single.stores, &batched.stores, "{}, batches of {}", app.name, batch);
             }
+        }
+    }
+
+    #[test]
+    fn without_folding_every_update_is_seen(inputs in inputs(40), batch in 2..20usize) {
+        for app in chosen(&APPS) {
+            let single = run(app, &inputs, ONE_BY_ONE);
+            let batched = run(app, &inputs, How { batch, ..ONE_BY_ONE });
+            prop_assert_eq!(&single.seen, &batched.seen, "{}", app.name);
+            prop_assert_eq!(&single.errors, &batched.errors, "{}", app.name);
         }
     }
 
@@ -706,7 +778,7 @@ proptest! {
     #[test]
     fn stores_on_disk_are_as_those_in_memory(inputs in inputs(30), batch in 1..9usize) {
         for app in chosen(&APPS).take(TOPOLOGIES.len()) {
-            let how = How { batch, restart_every: Some(7), ..ONE_BY_ONE };
+            let how = How { batch, restart_every: Some(7), fold: true, ..ONE_BY_ONE };
             let memory = run(app, &inputs, how);
             let disk = run(app, &inputs, How { on_disk: true, ..how });
             prop_assert_eq!(&memory.seen, &disk.seen, "{}", app.name);
@@ -727,7 +799,7 @@ proptest! {
         prop_assert!(STOPPING.len() > 5);
         for app in chosen(&STOPPING) {
             let single = run(app, &inputs, ONE_BY_ONE);
-            let batched = run(app, &inputs, How { batch, ..ONE_BY_ONE });
+            let batched = run(app, &inputs, How { batch, fold: true, ..ONE_BY_ONE });
             prop_assert_eq!(&single.stopped, &batched.stopped, "{}", app.name);
             prop_assert_eq!(streams(&single), streams(&batched), "{}", app.name);
             prop_assert_eq!(different_rows(&single, &batched), [], "{}", app.name);
@@ -765,7 +837,8 @@ static FAILING: LazyLock<Vec<App>> = LazyLock::new(|| {
         app(name, &steps, "dead-letter")
     };
     let to_table = "[sinks.all]\nfrom = \"fraction\"";
-    let to_stream = "[steps.changes]\nop = \"to-stream\"\nfrom = \"fraction\"\n[sinks.all]\nfrom = \"changes\"";
+    let to_stream =
+        "[steps.changes]\nop = \"to-stream\"\nfrom = \"fraction\"\n[sinks.all]\nfrom = \"changes\"";
     vec![app("to a table", to_table), app("to a stream", to_stream)]
 });
 
@@ -785,7 +858,7 @@ proptest! {
             failing.extend((*total == 0).then_some(row.time));
         }
         for app in FAILING.iter() {
-            let outcome = run(app, &inputs, How { batch, ..ONE_BY_ONE });
+            let outcome = run(app, &inputs, How { batch, fold: true, ..ONE_BY_ONE });
             let letters = outcome.seen.iter().filter(|seen| seen.topic == "laws-fraction-dead-letter").map(Seen::json);
             let times: Vec<i64> = letters.filter_map(|letter| letter["timestamp"].as_i64()).collect();
             prop_assert_eq!(&times, &failing, "{}", app.name);
@@ -802,7 +875,9 @@ fn line(time: i64, key: Json, value: Json) -> Json {
 
 fn lines_of(outcome: &Outcome, topic: &str) -> Lines {
     let of_topic = outcome.seen.iter().filter(|seen| seen.topic == topic).map(Seen::json);
-    of_topic.map(|seen| json!({"timestamp": seen["timestamp"], "key": seen["key"], "value": seen["value"]})).collect()
+    of_topic
+        .map(|seen| json!({"timestamp": seen["timestamp"], "key": seen["key"], "value": seen["value"]}))
+        .collect()
 }
 
 /// A row that an aggregating operator takes: it has a key and a value.
@@ -957,8 +1032,11 @@ fn retained(inputs: &[Input], retain: i64) -> (Lines, Lines) {
             Event::Time(time) => *time,
         };
         stream_time = stream_time.max(time);
-        let mut gone: Vec<(i64, &str)> =
-            keys.iter().filter(|(_, total)| stream_time > total.time + retain).map(|(key, total)| (total.time, *key)).collect();
+        let mut gone: Vec<(i64, &str)> = keys
+            .iter()
+            .filter(|(_, total)| stream_time > total.time + retain)
+            .map(|(key, total)| (total.time, *key))
+            .collect();
         gone.sort_unstable();
         for (_, key) in gone {
             let deleted = line(stream_time, json!({"k": key}), Json::Null);
@@ -1046,7 +1124,10 @@ fn trailing(inputs: &[Input], grace: i64, include_current: bool) -> Lines {
             let mut rows: Vec<&Taken> = before
                 .iter()
                 .filter(|other| {
-                    other.key == row.key && other.time <= row.time && other.time > row.time - last && other.time > over
+                    other.key == row.key
+                        && other.time <= row.time
+                        && other.time > row.time - last
+                        && other.time > over
                 })
                 .collect();
             // Equal times stay in the order in which they came.
@@ -1055,7 +1136,8 @@ fn trailing(inputs: &[Input], grace: i64, include_current: bool) -> Lines {
             rows
         };
         let short = seen(5000);
-        let long: Vec<&Taken> = seen(LONGEST).into_iter().filter(|row| row.s.is_some_and(|s| s != "q")).collect();
+        let long: Vec<&Taken> =
+            seen(LONGEST).into_iter().filter(|row| row.s.is_some_and(|s| s != "q")).collect();
         let numbers: Vec<i64> = long.iter().filter_map(|row| row.n).collect();
         let value = json!({
             "n": row.n,

@@ -49,7 +49,7 @@ impl Definition for Filter {
     }
 
     fn folds_through(&self) -> bool {
-        true
+        self.condition.cannot_fail()
     }
 
     // Whether the replaced row had matched decides between an update, an insert, a delete and nothing.
@@ -134,10 +134,22 @@ fn table_changes(input: &Batch, matches: &BooleanArray, before: bool) -> Result<
     Ok(Batch { kind: Some(kinds), time: times, seq, ..taken })
 }
 
-/// The record batch of `batch` with only the rows that `keep` names.
+/// `batch` with only the rows that `keep` names, and of these no replaced row whose new row is left out.
 pub(crate) fn kept(batch: Batch, keep: Option<BooleanArray>) -> Result<Batch, OperatorError> {
     match keep {
         None => Ok(batch),
-        Some(keep) => Ok(batch.filter(&keep)?),
+        Some(keep) if batch.kind.is_none() => Ok(batch.filter(&keep)?),
+        Some(keep) => Ok(batch.filter(&without_orphans(&batch, &keep))?),
     }
+}
+
+/// `keep` without the `update-before` rows whose `update-after` is left out.
+fn without_orphans(batch: &Batch, keep: &BooleanArray) -> BooleanArray {
+    (0..batch.len())
+        .map(|row| {
+            let orphan =
+                batch.kind(row) == RowKind::UpdateBefore && row + 1 < batch.len() && !keep.value(row + 1);
+            Some(keep.value(row) && !orphan)
+        })
+        .collect()
 }

@@ -8,7 +8,7 @@ use arrow::array::BooleanArray;
 use arrow::error::ArrowError;
 use millstream_state::{Fingerprint, StateError, StoreId, TaskState};
 
-use crate::batch::Batch;
+use crate::batch::{Batch, RowKind};
 use crate::config::{Field, Fields, Text};
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Span, did_you_mean, listed};
 use crate::schema::{Kind, Schema};
@@ -257,8 +257,8 @@ pub trait Definition: Debug + Send + Sync {
         Vec::new()
     }
 
-    /// Whether it passes changes of a table on one for one (filter, select), so that its own input may be folded if all
-    /// its consumers allow it.
+    /// Whether it passes changes of a table on one for one (filter, select) and fails on none, so that its own input may be
+    /// folded if all its consumers allow it: a change that is folded away could not fail.
     fn folds_through(&self) -> bool {
         false
     }
@@ -350,7 +350,10 @@ impl<'a> Context<'a> {
         for (row, code, message) in errors {
             if let (Some(seq), Some(kept)) = (batch.seq.get(*row), keep.get_mut(*row)) {
                 *kept = false;
-                self.fail(*seq, *code, message.as_str());
+                // What a change replaces or deletes failed when it was new, and it was said then.
+                if matches!(batch.kind(*row), RowKind::Insert | RowKind::UpdateAfter) {
+                    self.fail(*seq, *code, message.as_str());
+                }
             }
         }
         Some(BooleanArray::from(keep))

@@ -168,7 +168,7 @@ impl Definition for Select {
     }
 
     fn folds_through(&self) -> bool {
-        true
+        self.expressions.iter().all(Expression::cannot_fail)
     }
 
     fn build(&self, _: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {

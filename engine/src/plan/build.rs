@@ -10,7 +10,7 @@ use millstream_state::StoreSpec;
 use super::{
     GROUP_BY, Origin, Plan, PlanError, PlanInput, PlanNode, PlanOutput, PlanSlot, PlanStore, SubTopology,
 };
-use crate::topology::{OutputRef, StepNode, Topology};
+use crate::topology::{OutputRef, SinkTopic, StepNode, Topology};
 
 /// Something that fills slots.
 enum Vertex<'a> {
@@ -350,9 +350,20 @@ impl<'a> Graph<'a> {
 }
 
 impl SubTopology {
-    /// Against the flow: what each node's consumers want of it. Sinks of tables can be folded and need no replaced row.
+    /// Against the flow: what each node's consumers want of it. Sinks of tables can be folded, unless a change that is folded
+    /// away could have failed, and need no replaced row, unless their topic depends on it.
     fn decide_wanted(&mut self) {
         let mut wanted: BTreeMap<usize, Wanted> = BTreeMap::new();
+        for output in &self.outputs {
+            let PlanOutput::Sink { sink, slot, .. } = output else { continue };
+            let topic_varies = matches!(sink.topic, SinkTopic::Expression(_));
+            let columns = sink.columns.iter().flatten();
+            let can_fail =
+                topic_varies || columns.into_iter().any(|(_, expression)| !expression.cannot_fail());
+            let known = wanted.entry(*slot).or_insert(Wanted { fold: true, before: false });
+            known.fold &= !can_fail;
+            known.before |= topic_varies;
+        }
         let mut used: BTreeSet<usize> = self
             .outputs
             .iter()

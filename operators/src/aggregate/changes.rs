@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, TimestampMillisecondArray};
+use arrow::array::{ArrayRef, TimestampMillisecondArray};
 
 use super::groups::{Entry, Group};
 use crate::aggregates::{AggregatePlan, GroupState, ResultBuilder};
@@ -113,10 +113,8 @@ impl Changes {
             kind: Some(self.kinds),
             null_value: None,
         };
-        let batch = match context.without_errors(&batch, &errors) {
-            None => batch,
-            Some(keep) => batch.filter(&without_orphans(&batch, &keep))?,
-        };
+        let keep = context.without_errors(&batch, &errors);
+        let batch = crate::filter::kept(batch, keep)?;
         if batch.seq.is_sorted() {
             return Ok(batch);
         }
@@ -124,15 +122,4 @@ impl Changes {
         order.sort_by_key(|row| batch.seq.get(*row).copied());
         Ok(batch.take(&order)?)
     }
-}
-
-/// `keep` without the `update-before` rows whose `update-after` is left out.
-fn without_orphans(batch: &Batch, keep: &BooleanArray) -> BooleanArray {
-    (0..batch.len())
-        .map(|row| {
-            let orphan =
-                batch.kind(row) == RowKind::UpdateBefore && row + 1 < batch.len() && !keep.value(row + 1);
-            Some(keep.value(row) && !orphan)
-        })
-        .collect()
 }

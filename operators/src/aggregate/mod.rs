@@ -264,9 +264,11 @@ impl Definition for Aggregate {
     }
 
     fn build(&self, wanted: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
+        // A result that is folded away could not fail.
+        let wanted = Wanted { fold: wanted.fold && self.plan.results_cannot_fail(), ..*wanted };
         Ok(match self.window {
-            None => Box::new(unwindowed::Unwindowed::new(self.clone(), *wanted)?),
-            Some(window) => Box::new(tumbling::Tumbling::new(self.clone(), window, *wanted)?),
+            None => Box::new(unwindowed::Unwindowed::new(self.clone(), wanted)?),
+            Some(window) => Box::new(tumbling::Tumbling::new(self.clone(), window, wanted)?),
         })
     }
 }

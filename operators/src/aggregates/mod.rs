@@ -360,6 +360,16 @@ impl AggregatePlan {
         self.0.outputs.iter().position(|output| output.value.calls().iter().any(distinct))
     }
 
+    /// Whether a group that took its rows always has a result.
+    pub fn results_cannot_fail(&self) -> bool {
+        let inner = &self.0;
+        inner.calls.iter().all(|call| !matches!(call.kind, Kind::AvgDecimal(_)))
+            && inner.outputs.iter().all(|output| match &output.value {
+                OutputValue::Call(_) => true,
+                OutputValue::Expression(expression) => expression.cannot_fail(),
+            })
+    }
+
     /// Evaluates arguments and filters for a batch.
     pub fn prepare(&self, rows: &RecordBatch) -> Arguments {
         let mut failures: BTreeMap<usize, Vec<(Source, Code, String)>> = BTreeMap::new();

@@ -8,8 +8,11 @@ use arrow::compute::{CastOptions, take_record_batch};
 use arrow::datatypes::{DataType, Decimal128Type, TimeUnit};
 use arrow::error::ArrowError;
 use datafusion_common::DataFusionError;
+use datafusion_expr::Operator;
 use datafusion_physical_expr::PhysicalExpr;
-use datafusion_physical_expr::expressions::{CastExpr, Column};
+use datafusion_physical_expr::expressions::{
+    BinaryExpr, CastExpr, Column, InListExpr, IsNotNullExpr, IsNullExpr, Literal, NotExpr,
+};
 use datafusion_sql::sqlparser::ast::{Expr, Ident};
 
 use super::column_name;
@@ -97,6 +100,35 @@ impl Expression {
     /// The column that the expression is, if it is nothing but a column.
     pub fn as_column(&self) -> Option<usize> {
         self.0.column
+    }
+
+    /// Whether there is no row on which it fails. True only of what surely cannot: columns, literals, comparisons and logic.
+    pub fn cannot_fail(&self) -> bool {
+        fn cannot_fail(physical: &Arc<dyn PhysicalExpr>) -> bool {
+            let safe = match physical.downcast_ref::<BinaryExpr>() {
+                Some(binary) => matches!(
+                    binary.op(),
+                    Operator::Eq
+                        | Operator::NotEq
+                        | Operator::Lt
+                        | Operator::LtEq
+                        | Operator::Gt
+                        | Operator::GtEq
+                        | Operator::And
+                        | Operator::Or
+                ),
+                None => {
+                    physical.downcast_ref::<Column>().is_some()
+                        || physical.downcast_ref::<Literal>().is_some()
+                        || physical.downcast_ref::<NotExpr>().is_some()
+                        || physical.downcast_ref::<IsNullExpr>().is_some()
+                        || physical.downcast_ref::<IsNotNullExpr>().is_some()
+                        || physical.downcast_ref::<InListExpr>().is_some()
+                }
+            };
+            safe && physical.children().into_iter().all(cannot_fail)
+        }
+        cannot_fail(&self.0.physical)
     }
 
     /// Evaluates it for every row. A batch that fails is halved until the failing rows are found.
