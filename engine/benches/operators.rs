@@ -20,12 +20,21 @@ const KEYS: usize = 10_000;
 /// A step under the name `out` that reads the stream `events`.
 const STEPS: &[(&str, &str)] = &[
     ("filter", "op = \"filter\"\nfrom = \"events\"\nwhere = \"amount > 500 and country <> 'FR'\""),
-    ("select", "op = \"select\"\nfrom = \"events\"\ncolumns = { double = \"amount * 2\", up = \"upper(country)\" }"),
+    (
+        "select",
+        "op = \"select\"\nfrom = \"events\"\ncolumns = { double = \"amount * 2\", up = \"upper(country)\" }",
+    ),
     ("explode", "op = \"explode\"\nfrom = \"events\"\ncolumn = \"items\""),
     ("rekey", "op = \"rekey\"\nfrom = \"events\"\nkey = [\"country\"]"),
-    ("branch", "op = \"branch\"\nfrom = \"events\"\nbranches = [{ name = \"high\", where = \"amount > 500\" }]\notherwise = \"low\""),
+    (
+        "branch",
+        "op = \"branch\"\nfrom = \"events\"\nbranches = [{ name = \"high\", where = \"amount > 500\" }]\notherwise = \"low\"",
+    ),
     ("merge", "op = \"merge\"\nfrom = [\"events\", \"others\"]"),
-    ("aggregate", "op = \"aggregate\"\nfrom = \"events\"\ncolumns = { rows = \"count(*)\", total = \"sum(amount)\" }"),
+    (
+        "aggregate",
+        "op = \"aggregate\"\nfrom = \"events\"\ncolumns = { rows = \"count(*)\", total = \"sum(amount)\" }",
+    ),
     (
         "aggregate-tumbling",
         "op = \"aggregate\"\nfrom = \"events\"\nwindow = { tumbling = \"1m\" }\ncolumns = { rows = \"count(*)\" }",
@@ -71,8 +80,10 @@ fn operators(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("operator/{name}"));
         for rows in [1, 64, 1024] {
             let mut state = TaskState::in_memory(&Task::store_specs(sub));
-            let mut operator =
-                node.definition.build(&Wanted { fold: true, before: false }).expect("the operator can be built");
+            let mut operator = node
+                .definition
+                .build(&Wanted { fold: true, before: false })
+                .expect("the operator can be built");
             operator.reset(None);
             let mut batch = batch(&mut decoder, rows);
             if *name == "to-stream" {
@@ -94,7 +105,9 @@ fn operators(criterion: &mut Criterion) {
                     if number % 64 == 0 && !stores.is_empty() {
                         black_box(state.changelog());
                         let changelog_offsets = vec![0; sub.stores.len()];
-                        state.promote(Checkpoint { changelog_offsets, ..Checkpoint::default() }).expect("memory suffices");
+                        state
+                            .promote(Checkpoint { changelog_offsets, ..Checkpoint::default() })
+                            .expect("memory suffices");
                     }
                 });
             });
@@ -144,7 +157,8 @@ fn counted(events: &Batch) -> Batch {
     use millstream_operators::batch::{RowKind, record_batch};
     use millstream_operators::schema::column;
 
-    let columns = Arc::new(Schema::new(vec![column("card", DataType::Utf8), column("rows", DataType::Int64)]));
+    let columns =
+        Arc::new(Schema::new(vec![column("card", DataType::Utf8), column("rows", DataType::Int64)]));
     let counts = Arc::new(Int64Array::from_iter_values(0..events.len() as i64));
     let card = events.rows.column(0).clone();
     Batch {

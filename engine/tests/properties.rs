@@ -880,7 +880,7 @@ fn lines_of(outcome: &Outcome, topic: &str) -> Lines {
         .collect()
 }
 
-/// A row that an aggregating operator takes: it has a key and a value.
+/// A row that an aggregating operator takes: it has a key.
 struct Taken {
     key: &'static str,
     time: i64,
@@ -895,8 +895,13 @@ enum Event {
     Time(i64),
 }
 
-/// What an operator right behind the source sees.
+/// What an operator right behind the source sees that drops null values.
 fn events(inputs: &[Input]) -> Vec<Event> {
+    seen_events(inputs, false)
+}
+
+/// What an operator right behind the source sees; a null value may be a row of nulls.
+fn seen_events(inputs: &[Input], null_values: bool) -> Vec<Event> {
     let mut largest = None;
     let mut events = Vec::new();
     for input in inputs {
@@ -907,6 +912,9 @@ fn events(inputs: &[Input]) -> Vec<Event> {
                 largest = largest.max(Some(*time));
                 if let (Some(key), Some(Columns::Read { n, x, s, .. })) = (*key, value) {
                     events.push(Event::Row(Taken { key, time: *time, n: *n, x: *x, s: *s }));
+                }
+                if let (Some(key), None, true) = (*key, value, null_values) {
+                    events.push(Event::Row(Taken { key, time: *time, n: None, x: None, s: None }));
                 }
             }
         }
@@ -966,7 +974,7 @@ fn tumbling(inputs: &[Input], size: i64, grace: i64) -> Tumbled {
             closed.push(line(total.time, key_of(window), total.value()));
         }
     };
-    for event in events(inputs) {
+    for event in seen_events(inputs, true) {
         let time = match &event {
             Event::Row(row) => row.time,
             Event::Time(time) => *time,

@@ -294,7 +294,13 @@ impl Driver {
             let mut records: Vec<_> =
                 changelog.newest.iter().map(|(key, value)| (key.to_vec(), Some(value.to_vec()))).collect();
             records.sort();
-            tracing::debug!(sub_topology = sub.name, partition, store, records = records.len(), "store restored");
+            tracing::debug!(
+                sub_topology = sub.name,
+                partition,
+                store,
+                records = records.len(),
+                "store restored"
+            );
             state.restore(StoreId(store), &mut records.into_iter(), changelog.next_offset)?;
         }
         let offsets = committed.map_or_else(|| vec![0; sub.inputs.len()], |(offsets, _)| offsets.clone());
