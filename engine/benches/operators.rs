@@ -1,6 +1,6 @@
 //! What a row costs in each operator, by batch size: arrays in, arrays out, stores in memory.
 
-#![expect(clippy::expect_used, reason = "a benchmark that cannot run has nothing to say")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot run has nothing to say")]
 
 use std::hint::black_box;
 use std::path::Path;
@@ -117,7 +117,7 @@ fn operators(criterion: &mut Criterion) {
 
 fn unusable<T>(name: &str, findings: &[millstream_operators::diagnostic::Diagnostic]) -> T {
     let messages: Vec<&str> = findings.iter().map(|finding| finding.message.as_str()).collect();
-    std::panic::panic_any(format!("{name}: {}", messages.join("; ")))
+    panic!("{name}: {}", messages.join("; "))
 }
 
 /// Events with keys and values that look random and are the same in every run.

@@ -576,28 +576,3 @@ proptest! {
         let _ = read_values(&bytes);
     }
 }
-
-/// A look at the cost of a row; run by hand in release mode.
-#[test]
-#[ignore = "a measurement"]
-fn measure() {
-    let rows: Vec<Row> =
-        (0..1024).map(|row| Row { a: Some(row), x: Some(row as f64), ..Row::default() }).collect();
-    for columns in [
-        vec!["count(*)"],
-        vec!["sum(a)"],
-        vec!["sum(x)"],
-        vec!["count(*)", "sum(x)", "avg(x)", "max(x)", "stddev(x)"],
-    ] {
-        let plan = plan(&columns);
-        let arguments = plan.prepare(&batch(&rows));
-        let mut state = plan.new_state();
-        let start = std::time::Instant::now();
-        for _ in 0..1000 {
-            for row in 0..1024 {
-                plan.update(&mut state, &arguments, row).unwrap();
-            }
-        }
-        println!("{columns:?}: {:.1} ns a row", start.elapsed().as_nanos() as f64 / 1_024_000.0);
-    }
-}
