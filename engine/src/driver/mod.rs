@@ -549,12 +549,12 @@ impl Driver {
     pub fn commit(&mut self) -> Result<(), DriverError> {
         for running in self.tasks.iter_mut().flatten().filter(|running| running.dirty) {
             running.dirty = false;
-            let commit = running.task.commit();
-            for change in &commit.changelog {
+            let mut commit = running.task.commit();
+            for change in std::mem::take(&mut commit.changelog) {
                 let Some(changelog) = running.changelogs.get_mut(change.store.0) else { continue };
                 changelog.next_offset += 1;
-                match &change.value {
-                    Some(value) => changelog.newest.insert(change.key.clone(), value.clone()),
+                match change.value {
+                    Some(value) => changelog.newest.insert(change.key, value),
                     None => changelog.newest.remove(&change.key),
                 };
             }
