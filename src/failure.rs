@@ -118,8 +118,15 @@ impl From<DevError> for Failure {
                 let topic = &error.topic;
                 let message = format!(
                     "`{}` stopped at record {topic}/{} offset {}: {}\n  Nothing after it was processed. To go on without \
-                     such records, set `on-error = \"skip\"` or `\"dead-letter\"` there",
-                    error.node, error.partition, error.offset, error.message
+                     such records, {}",
+                    error.node,
+                    error.partition,
+                    error.offset,
+                    error.message,
+                    match error.code {
+                        Code::RecordEncode => "leave them out with a `filter` before the sink",
+                        _ => "set `on-error = \"skip\"` or `\"dead-letter\"` there",
+                    }
                 );
                 Failure::new(Exit::Failed, message).code(code)
             }

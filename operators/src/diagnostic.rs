@@ -253,11 +253,17 @@ impl Diagnostics {
 
 /// The candidate nearest to `word`, as a help text, if one is near enough to be meant.
 pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let limit = (word.chars().count() / 3).max(1);
+    let length = word.chars().count();
+    let limit = (length / 3).max(1);
+    let same_but_for_case = |candidate: &str| candidate.to_lowercase() == word.to_lowercase();
     candidates
         .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
-        .filter(|(distance, _)| *distance <= limit)
+        .map(|candidate| match same_but_for_case(candidate) {
+            true => (0, candidate),
+            false => (strsim::damerau_levenshtein(word, candidate), candidate),
+        })
+        // A word of which nothing is left is no misspelling.
+        .filter(|(distance, _)| *distance <= limit && (*distance == 0 || *distance < length))
         .min()
         .map(|(_, candidate)| did_you_mean_this(candidate))
 }

@@ -115,6 +115,8 @@ pub struct Written {
     pub cause: usize,
     /// The sink, by position in the file; `None` for a dead letter.
     pub sink: Option<usize>,
+    /// How many repartition topics lie between the sources and what wrote it.
+    pub depth: usize,
     /// The topic.
     pub topic: Arc<str>,
     /// The partition.
@@ -392,9 +394,14 @@ impl Driver {
         }
     }
 
+    /// Records by cause, depth of the sub-topology and sink; what the same cause sent to one sink stays in its order.
     fn in_order(&self, mut ran: Ran) -> Ran {
-        // Tasks were run by depth, and each gives its outputs in order.
-        ran.written.sort_by_key(|written| written.cause);
+        if let Some((failed, _)) = &ran.stopped {
+            // Other tasks may have been further already: what comes after the failing record is not said.
+            ran.written.retain(|written| written.cause <= *failed);
+            ran.tapped.retain(|tapped| tapped.causes.iter().all(|cause| cause <= failed));
+        }
+        ran.written.sort_by_key(|written| (written.cause, written.depth, written.sink.unwrap_or(usize::MAX)));
         ran
     }
 
@@ -404,9 +411,6 @@ impl Driver {
             let mut waited = false;
             for sub in 0..self.tasks.len() {
                 waited |= self.drain_sub(sub, ran)?;
-                if ran.stopped.is_some() {
-                    return Ok(());
-                }
             }
             if !waited {
                 return Ok(());
@@ -421,6 +425,10 @@ impl Driver {
             let Some(running) = self.tasks.get_mut(sub).and_then(|tasks| tasks.get_mut(partition)) else {
                 continue;
             };
+            if let Some((failed, _)) = &ran.stopped {
+                // What came before the failing record still goes to its end.
+                running.waiting.retain(|waiting| waiting.cause < *failed);
+            }
             if running.waiting.is_empty() {
                 continue;
             }
@@ -435,9 +443,6 @@ impl Driver {
             let epoch = running.task.process(records, self.now)?;
             self.largest_time = self.largest_time.max(epoch.largest_time);
             self.take_over(sub, partition, epoch, &causes, ran);
-            if ran.stopped.is_some() {
-                break;
-            }
         }
         Ok(waited)
     }
@@ -451,6 +456,7 @@ impl Driver {
         ran: &mut Ran,
     ) {
         let cause_of = |seq: u32| causes.get(seq as usize).copied().unwrap_or_default();
+        let depth = self.plan.sub_topologies.get(sub).map_or(0, |sub| sub.depth);
         for OutputRecord { topic, hash, mut record, seq, rank, kind } in epoch.outputs {
             let cause = cause_of(seq);
             if let (Rank::Repartition(_), Some(&(reader, input))) = (rank, self.readers.get(&*topic)) {
@@ -465,7 +471,7 @@ impl Driver {
                 _ => None,
             };
             let partition = hash.map_or(partition as u32, |hash| hash % self.options.partitions);
-            ran.written.push(Written { cause, sink, topic, partition, record, kind });
+            ran.written.push(Written { cause, sink, depth, topic, partition, record, kind });
         }
         for (slot, batch) in epoch.tapped {
             let causes: Vec<usize> = batch.seq.iter().map(|seq| cause_of(*seq)).collect();
@@ -474,7 +480,12 @@ impl Driver {
             }
         }
         ran.errors.extend(epoch.errors);
-        ran.stopped = ran.stopped.take().or(epoch.stopped.map(|error| (cause_of(error.seq), error)));
+        let stopped = epoch.stopped.map(|error| (cause_of(error.seq), error));
+        let earliest =
+            |other: &(usize, RecordError)| ran.stopped.as_ref().is_none_or(|known| other.0 < known.0);
+        if let Some(stopped) = stopped.filter(earliest) {
+            ran.stopped = Some(stopped);
+        }
     }
 
     /// Sets every operator's stream time to the largest input time so far plus `by` milliseconds, upstream first.

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use millstream_operators::config::format_duration;
 use millstream_operators::operator::StoreKind;
+use millstream_operators::schema::Kind;
 use serde::Serialize;
 
 use super::{Origin, Plan, PlanError, PlanNode, PlanOutput, SubTopology};
@@ -295,7 +296,7 @@ impl SubTopologyDescription {
                 OnError::Skip => "skip",
                 OnError::DeadLetter => "dead-letter",
             },
-            folds: node.wanted.fold,
+            folds: node.wanted.fold && node.outputs.iter().any(|output| output.schema.kind == Kind::Table),
             inputs: node.inputs.clone(),
             outputs: node.outputs.iter().map(|output| output.slot).collect(),
         };

@@ -145,16 +145,23 @@ impl OutputWriter {
             Form::Repartition { topic, keys, rows } => {
                 let keys = keys.encode(&batch.rows, |_| true)?;
                 let encoder = rows.encoder(&batch.rows)?;
+                let mut errors = RowErrors::new();
                 for (row, ((key, time), seq)) in keys.iter().zip(&batch.time).zip(&batch.seq).enumerate() {
-                    // A row without key can be found by nobody after the topic.
-                    let Ok(Some(key)) = key.map(|key| key.key) else { continue };
+                    // A row without key stays in its partition: who needs a key drops it, others do not.
+                    let key = match key {
+                        Ok(key) => key.key,
+                        Err((code, message)) => {
+                            errors.push((*seq, *code, message.clone()));
+                            continue;
+                        }
+                    };
                     let mut value = vec![u8::from(batch.is_null_value(row))];
                     encoder.encode(row, &mut value);
                     records.push(OutputRecord {
                         topic: topic.clone(),
-                        hash: Some(hash(key)),
+                        hash: key.map(hash),
                         record: Record {
-                            key: Some(key.to_vec()),
+                            key: key.map(<[u8]>::to_vec),
                             value: Some(value),
                             timestamp: *time,
                             headers: Vec::new(),
@@ -165,7 +172,7 @@ impl OutputWriter {
                         kind: Kind::Stream,
                     });
                 }
-                Ok(Vec::new())
+                Ok(errors)
             }
         }
     }

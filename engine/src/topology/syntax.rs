@@ -12,9 +12,15 @@ pub(super) fn parse<'a>(text: &'a str, diagnostics: &Diagnostics) -> Option<DeTa
         return Some(tree);
     }
     let mut merged = Vec::new();
+    let mut broken_line = None;
     for error in &errors {
         let span = error.span().unwrap_or(text.len()..text.len());
         if error.message() != "duplicate key" {
+            // After its first mistake the rest of a line is guesswork.
+            let (start, _) = line(text, span.start.min(text.len().saturating_sub(1)));
+            if broken_line.replace(start) == Some(start) {
+                continue;
+            }
             diagnostics.push(Diagnostic::error(Code::Syntax, span, error.message()));
             continue;
         }
