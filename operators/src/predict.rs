@@ -927,7 +927,12 @@ mod tests {
         let class = "{ tensor = \"probabilities\", class = \"1\" }";
         let folder = "xgboost_binary";
 
-        assert_says("model = \"n\"\noutputs = {}", folder, all(), &["M0601 no model `n`: models are `broken` and `m`"]);
+        assert_says(
+            "model = \"n\"\noutputs = {}",
+            folder,
+            all(),
+            &["M0601 no model `n`: models are `broken` and `m`"],
+        );
         assert_says(
             &with("", class),
             folder,
