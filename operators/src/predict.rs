@@ -956,7 +956,7 @@ mod tests {
             all(),
             &[
                 "M0603 `inputs` has no `X`, which the model takes: its columns are `x0`, `x1`, `x2`, `x3`, `x4`, `x5`, `x6` and `x7`",
-                "M0102 unknown key `Y` in `inputs`: did you mean `X`?",
+                "M0102 unknown key `Y` in `inputs`: known keys are `X`",
             ],
         );
         assert_says(

@@ -113,3 +113,52 @@ fn a_line_that_cannot_be_read_is_named() {
         ran.says(&["error[M0905]", "line 2", words]);
     }
 }
+
+#[test]
+fn a_record_whose_result_fails_leaves_no_trace_in_an_aggregate() {
+    let folder = Folder::new();
+    let file = folder.write(
+        "topology.toml",
+        r#"
+        [app]
+        id = "app"
+        [sources.s]
+        topic = "s"
+        key = { k = "string" }
+        value = { n = "int64" }
+        [steps.u]
+        op = "aggregate"
+        from = "s"
+        on-error = "skip"
+        retain = "100ms"
+        columns = { share = "10 / sum(n)", rows = "count(*)" }
+        [steps.small]
+        op = "filter"
+        from = "u"
+        where = "rows < 3"
+        [sinks.o]
+        from = "small"
+        "#,
+    );
+    let record = |key: &str, at: i64, n: i64| {
+        format!("{}\n", json!({ "topic": "s", "timestamp": at, "key": { "k": key }, "value": { "n": n } }))
+    };
+    let input = [record("a", 1, 2), record("a", 2, -2), record("a", 3, 3), record("z", 500, 1)].concat();
+    for batch in ["1", "2", "100"] {
+        let ran = with_input(&["pipe", &file, "--max-batch-rows", batch], &input).expect_code(0);
+        let values: Vec<Json> =
+            ran.lines().iter().map(|line| json!([line["key"]["k"], line["value"]])).collect();
+        let row = |share: i64, rows: i64| json!({ "share": share, "rows": rows });
+        assert_eq!(
+            values,
+            [
+                json!(["a", row(5, 1)]),
+                json!(["a", row(2, 2)]),
+                json!(["a", Json::Null]),
+                json!(["z", row(10, 1)])
+            ],
+            "batches of {batch}"
+        );
+        assert_eq!(ran.stderr.matches("M0804").count(), 1, "{}", ran.stderr);
+    }
+}

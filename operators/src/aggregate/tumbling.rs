@@ -77,16 +77,15 @@ impl Tumbling {
         context.count(DropReason::Late, late.len() as u64);
         groups.load(0, &self.aggregate.plan, context.state, store)?;
 
+        // What a window sends when it closes may fail on the way there.
+        let fallible = !self.window.emit_close && !self.aggregate.plan.results_cannot_fail();
         for ((row, number), (&time, &seq)) in
             numbers.into_iter().enumerate().zip(input.time.iter().zip(&input.seq))
         {
             let Some((number, start)) = number else { continue };
             self.pass_time(time, seq, &mut groups, &mut changes, context)?;
             let Some(group) = groups.all.get_mut(number) else { continue };
-            let before = match (&group.entry, self.wanted) {
-                (Some(entry), Wanted { before: true, .. }) => Some(entry.clone()),
-                _ => None,
-            };
+            let previous = if self.wanted.before || fallible { group.entry.clone() } else { None };
             let existed = group.entry.is_some();
             let entry = group.entry.get_or_insert_with(|| Entry {
                 time,
@@ -100,6 +99,13 @@ impl Tumbling {
                 context.fail(seq, code, message);
                 continue;
             }
+            // A record that fails leaves no trace: what consumers know stays true.
+            if fallible && let Some((code, message)) = self.aggregate.plan.result_error(&entry.state) {
+                group.entry = previous;
+                context.fail(seq, code, message);
+                continue;
+            }
+            let before = previous.filter(|_| self.wanted.before);
             entry.time = entry.time.max(time);
             group.dirty = true;
             if self.window.emit_close {

@@ -61,6 +61,7 @@ impl Unwindowed {
         context.count(DropReason::NullValue, null_values);
         groups.load(0, &self.aggregate.plan, context.state, store)?;
 
+        let fallible = !self.aggregate.plan.results_cannot_fail();
         for ((row, number), (&time, &seq)) in
             numbers.into_iter().enumerate().zip(input.time.iter().zip(&input.seq))
         {
@@ -74,10 +75,7 @@ impl Unwindowed {
                 continue;
             }
             let Some(group) = groups.all.get_mut(number) else { continue };
-            let before = match (&group.entry, self.wanted) {
-                (Some(entry), Wanted { before: true, .. }) => Some(entry.clone()),
-                _ => None,
-            };
+            let previous = if self.wanted.before || fallible { group.entry.clone() } else { None };
             let existed = group.entry.is_some();
             let entry = group.entry.get_or_insert_with(|| Entry {
                 time,
@@ -91,6 +89,13 @@ impl Unwindowed {
                 context.fail(seq, code, message);
                 continue;
             }
+            // A record that fails leaves no trace: what consumers know stays true.
+            if fallible && let Some((code, message)) = self.aggregate.plan.result_error(&entry.state) {
+                group.entry = previous;
+                context.fail(seq, code, message);
+                continue;
+            }
+            let before = previous.filter(|_| self.wanted.before);
             entry.time = entry.time.max(time);
             group.dirty = true;
             if self.aggregate.retain.is_some() && entry.indexed.is_none() {

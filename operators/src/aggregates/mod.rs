@@ -474,6 +474,17 @@ impl AggregatePlan {
         Ok(state)
     }
 
+    /// Why the results of a group cannot be computed, if they cannot.
+    pub fn result_error(&self, state: &GroupState) -> Option<(Code, String)> {
+        if self.results_cannot_fail() {
+            return None;
+        }
+        let mut results = self.results();
+        results.push(state);
+        let (_, errors) = results.finish();
+        errors.into_iter().next().map(|(_, code, message)| (code, message))
+    }
+
     /// Collects results of groups.
     pub fn results(&self) -> ResultBuilder {
         let builders = self.0.calls.iter().map(|call| DatumBuilder::new(&call.data_type)).collect();
