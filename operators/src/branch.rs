@@ -1,7 +1,7 @@
 //! `branch`: sends each row to the first branch whose condition is true.
 
 use crate::batch::Batch;
-use crate::config::{Field, FieldKind};
+use crate::config::{Field, FieldKind, is_word};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::filter::matching;
 use crate::operator::{
@@ -72,7 +72,7 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     let has_otherwise = otherwise.is_some();
     names.extend(otherwise);
     for (index, name) in names.iter().enumerate() {
-        if !is_name(name) || name.value == "late" {
+        if !is_word(name) || name.value == "late" {
             step.error(
                 Code::InvalidName,
                 name.span.clone(),
@@ -107,12 +107,6 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
         .collect();
     let definition = std::sync::Arc::new(Branch { conditions, otherwise: has_otherwise });
     Some(Resolved { outputs, regroup: None, rekeys: None, definition })
-}
-
-/// Whether `name` can name a node or a branch: `[a-z][a-z0-9_]*`.
-pub fn is_name(name: &str) -> bool {
-    name.starts_with(|first: char| first.is_ascii_lowercase())
-        && name.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_')
 }
 
 #[derive(Clone, Debug)]

@@ -435,13 +435,12 @@ pub fn check_name(name: &Text, what: &str, diagnostics: &Diagnostics) {
 
 /// Reports a name that is not made of lower-case letters, digits and `_`.
 pub fn check_word(name: &Text, what: &str, diagnostics: &Diagnostics) {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    if name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(plain) {
+    if is_word(name) {
         return;
     }
     let lower = name.to_lowercase();
     let likely = lower.trim_start_matches(|c: char| !c.is_ascii_lowercase());
-    let likely: String = likely.chars().map(|c| if plain(c) { c } else { '_' }).collect();
+    let likely: String = likely.chars().map(|c| if is_word_letter(c) { c } else { '_' }).collect();
     let example = if likely.is_empty() { String::new() } else { format!(", such as `{likely}`") };
     diagnostics.push(
         Diagnostic::error(
@@ -451,6 +450,15 @@ pub fn check_word(name: &Text, what: &str, diagnostics: &Diagnostics) {
         )
         .help(format!("names are lower-case letters, digits and `_`, and start with a letter{example}")),
     );
+}
+
+/// Whether a name is made of lower-case letters, digits and `_`, and starts with a letter.
+pub fn is_word(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_lowercase()) && name.chars().all(is_word_letter)
+}
+
+fn is_word_letter(letter: char) -> bool {
+    letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_'
 }
 
 /// Whether a word has a meaning of its own where the name of a node may stand.

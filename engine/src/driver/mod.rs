@@ -618,12 +618,7 @@ impl Driver {
             for (number, node) in sub.nodes.iter().enumerate() {
                 let mut total = NodeCounters::default();
                 for counters in tasks.iter().filter_map(|running| running.task.counters().get(number)) {
-                    total.rows_in += counters.rows_in;
-                    total.rows_out += counters.rows_out;
-                    total.errors += counters.errors;
-                    for (reason, rows) in &counters.dropped {
-                        *total.dropped.entry(*reason).or_default() += rows;
-                    }
+                    total.add(counters);
                 }
                 totals.push((node.name.clone(), total));
             }

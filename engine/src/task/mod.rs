@@ -127,6 +127,18 @@ pub struct NodeCounters {
     pub errors: u64,
 }
 
+impl NodeCounters {
+    /// Adds what another task, or another epoch, has counted.
+    pub fn add(&mut self, counted: &NodeCounters) {
+        self.rows_in += counted.rows_in;
+        self.rows_out += counted.rows_out;
+        self.errors += counted.errors;
+        for (reason, rows) in &counted.dropped {
+            *self.dropped.entry(*reason).or_default() += rows;
+        }
+    }
+}
+
 /// Reads the records of an input.
 enum InputReader {
     Source { decoder: Box<SourceDecoder>, source: Arc<Source> },
@@ -310,12 +322,7 @@ impl Task {
             }
         }
         for (total, counted) in self.counters.iter_mut().zip(pass.counters) {
-            total.rows_in += counted.rows_in;
-            total.rows_out += counted.rows_out;
-            total.errors += counted.errors;
-            for (reason, rows) in counted.dropped {
-                *total.dropped.entry(reason).or_default() += rows;
-            }
+            total.add(&counted);
         }
         pass.failures.sort_by_key(|failure| failure.seq);
         let errors: Vec<RecordError> =

@@ -4,7 +4,8 @@ use hashbrown::HashTable;
 use millstream_state::value::{ValueError, ValueReader, ValueWriter};
 use millstream_state::{StoreId, TaskState};
 
-use crate::aggregates::{AggregatePlan, GroupState};
+use crate::aggregates::{AggregatePlan, Arguments, GroupState};
+use crate::diagnostic::Code;
 use crate::hash::hash_bytes;
 use crate::operator::OperatorError;
 
@@ -41,6 +42,43 @@ pub(super) struct Pending {
     pub before: Option<Entry>,
     /// Sequence number of the newest row.
     pub seq: u32,
+}
+
+impl Group {
+    /// Adds row `row` of `arguments`, which has event time `time` and sequence number `seq`, and holds the change back until
+    /// it is sent. With `before` consumers are told what they knew; `fallible` says whether a result can fail.
+    ///
+    /// # Errors
+    /// Why the row fails; it then leaves no trace: what consumers know stays true.
+    pub fn add(
+        &mut self,
+        plan: &AggregatePlan,
+        (arguments, row): (&Arguments, usize),
+        (time, seq): (i64, u32),
+        before: bool,
+        fallible: bool,
+    ) -> Result<(), (Code, String)> {
+        let existed = self.entry.is_some();
+        let previous = if before || fallible { self.entry.clone() } else { None };
+        let new = || Entry { time, indexed: None, state: plan.new_state() };
+        let mut entry = self.entry.take().unwrap_or_else(new);
+        if let Err(failure) = plan.update(&mut entry.state, arguments, row) {
+            self.entry = existed.then_some(entry);
+            return Err(failure);
+        }
+        if fallible && let Some(failure) = plan.result_error(&entry.state) {
+            self.entry = previous;
+            return Err(failure);
+        }
+        entry.time = entry.time.max(time);
+        self.entry = Some(entry);
+        self.dirty = true;
+        match &mut self.pending {
+            Some(pending) => pending.seq = seq,
+            None => self.pending = Some(Pending { existed, before: previous.filter(|_| before), seq }),
+        }
+        Ok(())
+    }
 }
 
 /// The groups of an epoch, by store key.

@@ -4,7 +4,7 @@
 //! are sent, and expire as one range.
 
 use super::changes::{Changes, Place};
-use super::groups::{Entry, Groups, Pending, decode};
+use super::groups::{Groups, decode};
 use super::{Aggregate, Wanted, Window};
 use crate::batch::{Batch, RowKind};
 use crate::key::KeyEncoder;
@@ -44,6 +44,7 @@ impl Tumbling {
         let mut groups = Groups::default();
         let store = context.store(0);
         let size = self.window.size;
+        let open_from = self.closed_until(self.stream_time);
         let keys = self.keys.encode_all(input.rows.columns(), input.len())?;
         let arguments = self.aggregate.plan.prepare(&input.rows);
         let usable = context.without_errors(input, arguments.errors());
@@ -68,7 +69,7 @@ impl Tumbling {
                     store_key.clear();
                     store_key.extend_from_slice(&start.to_be_bytes());
                     store_key.extend_from_slice(keys.get(row));
-                    number = Some((groups.index_of(&store_key), start));
+                    number = Some(groups.index_of(&store_key));
                 }
             }
             numbers.push(number);
@@ -82,45 +83,21 @@ impl Tumbling {
         for ((row, number), (&time, &seq)) in
             numbers.into_iter().enumerate().zip(input.time.iter().zip(&input.seq))
         {
-            let Some((number, start)) = number else { continue };
+            let Some(number) = number else { continue };
             self.pass_time(time, seq, &mut groups, &mut changes, context)?;
             let Some(group) = groups.all.get_mut(number) else { continue };
-            let previous = if self.wanted.before || fallible { group.entry.clone() } else { None };
-            let existed = group.entry.is_some();
-            let entry = group.entry.get_or_insert_with(|| Entry {
-                time,
-                indexed: None,
-                state: self.aggregate.plan.new_state(),
-            });
-            if let Err((code, message)) = self.aggregate.plan.update(&mut entry.state, &arguments, row) {
-                if !existed {
-                    group.entry = None;
-                }
+            let row = (&arguments, row);
+            if let Err((code, message)) =
+                group.add(&self.aggregate.plan, row, (time, seq), self.wanted.before, fallible)
+            {
                 context.fail(seq, code, message);
                 continue;
             }
-            // A record that fails leaves no trace: what consumers know stays true.
-            if fallible && let Some((code, message)) = self.aggregate.plan.result_error(&entry.state) {
-                group.entry = previous;
-                context.fail(seq, code, message);
-                continue;
-            }
-            let before = previous.filter(|_| self.wanted.before);
-            entry.time = entry.time.max(time);
-            group.dirty = true;
             if self.window.emit_close {
-                continue;
-            }
-            if self.wanted.fold {
-                match &mut group.pending {
-                    Some(pending) => pending.seq = seq,
-                    None => group.pending = Some(Pending { existed, before, seq }),
-                }
-            } else {
-                let key = group.store_key.get(START..).unwrap_or_default();
-                let place =
-                    Place { key, window: Some((start, start.saturating_add(size))), time: entry.time, seq };
-                changes.push_update(place, existed, before.as_ref(), entry)?;
+                // Nothing is said until the window closes.
+                group.pending = None;
+            } else if !self.wanted.fold {
+                changes.push_pending(group, |store_key| split(store_key, size))?;
             }
         }
         self.stream_time = stream_time;
@@ -129,7 +106,9 @@ impl Tumbling {
         }
         groups.write(&self.aggregate.plan, context.state, store);
         let passed = self.closed_until(self.stream_time);
-        context.state.expire(store, &[], &passed.to_be_bytes());
+        if passed > open_from {
+            context.state.expire(store, &[], &passed.to_be_bytes());
+        }
         Ok(vec![changes.finish(&self.aggregate.schema, context)?, input.take(&late)?])
     }
 

@@ -5,7 +5,7 @@
 //! to be too early. So the sweep finds every group that expires, and an update writes one entry.
 
 use super::changes::{Changes, Place};
-use super::groups::{Entry, Groups, Pending, decode};
+use super::groups::{Entry, Groups, decode};
 use super::{Aggregate, Wanted};
 use crate::batch::{Batch, RowKind};
 use crate::key::KeyEncoder;
@@ -75,48 +75,26 @@ impl Unwindowed {
                 continue;
             }
             let Some(group) = groups.all.get_mut(number) else { continue };
-            let previous = if self.wanted.before || fallible { group.entry.clone() } else { None };
-            let existed = group.entry.is_some();
-            let entry = group.entry.get_or_insert_with(|| Entry {
-                time,
-                indexed: None,
-                state: self.aggregate.plan.new_state(),
-            });
-            if let Err((code, message)) = self.aggregate.plan.update(&mut entry.state, &arguments, row) {
-                if !existed {
-                    group.entry = None;
-                }
+            let row = (&arguments, row);
+            if let Err((code, message)) =
+                group.add(&self.aggregate.plan, row, (time, seq), self.wanted.before, fallible)
+            {
                 context.fail(seq, code, message);
                 continue;
             }
-            // A record that fails leaves no trace: what consumers know stays true.
-            if fallible && let Some((code, message)) = self.aggregate.plan.result_error(&entry.state) {
-                group.entry = previous;
-                context.fail(seq, code, message);
-                continue;
-            }
-            let before = previous.filter(|_| self.wanted.before);
-            entry.time = entry.time.max(time);
-            group.dirty = true;
-            if self.aggregate.retain.is_some() && entry.indexed.is_none() {
+            let unindexed = |entry: &&mut Entry| self.aggregate.retain.is_some() && entry.indexed.is_none();
+            if let Some(entry) = group.entry.as_mut().filter(unindexed) {
                 entry.indexed = Some(entry.time);
                 self.earliest = self.earliest.map(|earliest| earliest.min(entry.time));
-                let key = group.store_key.get(1..).unwrap_or_default();
-                context.state.put(store, &index_key(entry.time, key), &[]);
+                let index = index_key(entry.time, split(&group.store_key).0);
+                context.state.put(store, &index, &[]);
             }
-            if self.wanted.fold {
-                match &mut group.pending {
-                    Some(pending) => pending.seq = seq,
-                    None => group.pending = Some(Pending { existed, before, seq }),
-                }
-            } else {
-                let key = group.store_key.get(1..).unwrap_or_default();
-                let place = Place { key, window: None, time: entry.time, seq };
-                changes.push_update(place, existed, before.as_ref(), entry)?;
+            if !self.wanted.fold {
+                changes.push_pending(group, split)?;
             }
         }
         for group in &mut groups.all {
-            changes.push_pending(group, |store_key| (store_key.get(1..).unwrap_or_default(), None))?;
+            changes.push_pending(group, split)?;
         }
         groups.write(&self.aggregate.plan, context.state, store);
         changes.finish(&self.aggregate.schema, context)
@@ -184,8 +162,7 @@ impl Unwindowed {
                 group.dirty = true;
                 if !remains {
                     // Consumers learn of the row before they learn that it is gone.
-                    changes
-                        .push_pending(group, |store_key| (store_key.get(1..).unwrap_or_default(), None))?;
+                    changes.push_pending(group, split)?;
                 }
                 group.entry = remains.then_some(entry);
             }
@@ -199,6 +176,11 @@ impl Unwindowed {
         self.earliest = Some(next.map_or(Ok(i64::MAX), |(index, _)| index_time(&index))?);
         Ok(())
     }
+}
+
+/// The key of a store key; there is no window.
+fn split(store_key: &[u8]) -> (&[u8], Option<(i64, i64)>) {
+    (store_key.get(1..).unwrap_or_default(), None)
 }
 
 /// `1 | time | key`; times are not negative, so that big-endian bytes are in their order.
