@@ -1,0 +1,227 @@
+//! The inputs of a task: what was fetched, and which records come next.
+//!
+//! A task with several input partitions takes records by event time, as Kafka Streams does: it waits while a partition has
+//! more to give and nothing of it was fetched, and `max-task-idle` longer for one that has not. Ties go by input. Each
+//! partition stays in the order of its offsets.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::kafka::{GroupConsumer, KafkaError, Message, PartitionQueue, TopicPartition};
+use crate::record::{Header, Record};
+
+/// Where the records of an input come from.
+pub(super) trait RecordQueue {
+    /// Adds up to `max` fetched records; never waits.
+    fn take(&mut self, max: usize, records: &mut Vec<Record>) -> Result<(), KafkaError>;
+
+    /// Whether there is more than was taken, fetched or not.
+    fn has_lag(&self) -> bool;
+}
+
+/// A partition of a topic.
+pub(super) struct Fetched {
+    pub queue: PartitionQueue,
+    pub partition: TopicPartition,
+    pub consumer: Arc<GroupConsumer>,
+}
+
+impl RecordQueue for Fetched {
+    fn take(&mut self, max: usize, records: &mut Vec<Record>) -> Result<(), KafkaError> {
+        self.queue.take(max, &mut |message| records.push(record(&message)))?;
+        Ok(())
+    }
+
+    fn has_lag(&self) -> bool {
+        let next = self.queue.next_offset();
+        // The end that a fetch has reached says more than the high watermark: markers and open transactions lie between.
+        if self.queue.end_seen().is_some_and(|end| end >= next) {
+            return false;
+        }
+        self.consumer.end_offset(&self.partition).is_none_or(|end| end > next)
+    }
+}
+
+pub(super) fn record(message: &Message<'_>) -> Record {
+    Record {
+        key: message.key.map(<[u8]>::to_vec),
+        value: message.value.map(<[u8]>::to_vec),
+        timestamp: message.timestamp,
+        headers: message
+            .headers
+            .clone()
+            .map(|(name, value)| Header { name: name.to_owned(), value: value.map(<[u8]>::to_vec) })
+            .collect(),
+        offset: message.offset,
+    }
+}
+
+struct Input<Q> {
+    queue: Q,
+    /// Fetched records with their event times.
+    buffer: VecDeque<(i64, Record)>,
+}
+
+/// The inputs of one task, in the order of its sub-topology.
+pub(super) struct Inputs<Q> {
+    inputs: Vec<Input<Q>>,
+    max_task_idle: Duration,
+    /// Since when some input had records and another had none.
+    waiting_since: Option<Instant>,
+    taken: Vec<Record>,
+}
+
+/// What a task can do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Process these records, each with the number of its input.
+    Epoch(Vec<(usize, Record)>),
+    /// Nothing was fetched.
+    Nothing,
+    /// Some inputs have records, others have to be waited for: until then, or until they are fetched.
+    Wait(Option<Instant>),
+}
+
+impl<Q: RecordQueue> Inputs<Q> {
+    pub fn new(queues: Vec<Q>, max_task_idle: Duration) -> Self {
+        let inputs = queues.into_iter().map(|queue| Input { queue, buffer: VecDeque::new() }).collect();
+        Inputs { inputs, max_task_idle, waiting_since: None, taken: Vec::new() }
+    }
+
+    /// The next records, at most `max`. `times` gives the event times of records of an input.
+    pub fn next<E: From<KafkaError>>(
+        &mut self,
+        max: usize,
+        now: Instant,
+        mut times: impl FnMut(usize, &[Record]) -> Result<Vec<i64>, E>,
+    ) -> Result<Next, E> {
+        if let [input] = self.inputs.as_mut_slice() {
+            let mut records = Vec::new();
+            input.queue.take(max, &mut records)?;
+            if records.is_empty() {
+                return Ok(Next::Nothing);
+            }
+            return Ok(Next::Epoch(records.into_iter().map(|record| (0, record)).collect()));
+        }
+        for (number, input) in self.inputs.iter_mut().enumerate().filter(|(_, input)| input.buffer.is_empty()) {
+            input.queue.take(max, &mut self.taken)?;
+            if !self.taken.is_empty() {
+                let times = times(number, &self.taken)?;
+                input.buffer.extend(times.into_iter().zip(self.taken.drain(..)));
+            }
+        }
+        if self.inputs.iter().all(|input| input.buffer.is_empty()) {
+            self.waiting_since = None;
+            return Ok(Next::Nothing);
+        }
+        let mut empty = self.inputs.iter().filter(|input| input.buffer.is_empty()).peekable();
+        if empty.peek().is_some() {
+            if empty.any(|input| input.queue.has_lag()) {
+                return Ok(Next::Wait(None));
+            }
+            let until = *self.waiting_since.get_or_insert(now) + self.max_task_idle;
+            if now < until {
+                return Ok(Next::Wait(Some(until)));
+            }
+        } else {
+            self.waiting_since = None;
+        }
+        Ok(Next::Epoch(self.merge(max)))
+    }
+
+    /// Takes by event time until an input has to be looked at again.
+    fn merge(&mut self, max: usize) -> Vec<(usize, Record)> {
+        let mut epoch = Vec::new();
+        while epoch.len() < max {
+            let heads = self.inputs.iter_mut().enumerate();
+            let heads = heads.filter_map(|(number, input)| Some((input.buffer.front()?.0, number, input)));
+            let Some((_, number, input)) = heads.min_by_key(|(time, number, _)| (*time, *number)) else { break };
+            let Some((_, record)) = input.buffer.pop_front() else { break };
+            epoch.push((number, record));
+            if input.buffer.is_empty() {
+                break;
+            }
+        }
+        epoch
+    }
+
+    /// Whether anything was fetched and not taken, or is known to be there.
+    pub fn has_lag(&self) -> bool {
+        self.inputs.iter().any(|input| !input.buffer.is_empty() || input.queue.has_lag())
+    }
+
+    /// The queues, in order.
+    pub fn queues(&self) -> impl Iterator<Item = &Q> {
+        self.inputs.iter().map(|input| &input.queue)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A partition that shows its records one fetch after the other.
+    struct Fake {
+        fetches: VecDeque<Vec<i64>>,
+        lag: bool,
+    }
+
+    impl RecordQueue for Fake {
+        fn take(&mut self, max: usize, records: &mut Vec<Record>) -> Result<(), KafkaError> {
+            let fetched = self.fetches.pop_front().unwrap_or_default();
+            assert!(fetched.len() <= max);
+            records.extend(fetched.into_iter().map(|timestamp| Record {
+                key: None,
+                value: None,
+                timestamp,
+                headers: Vec::new(),
+                offset: 0,
+            }));
+            Ok(())
+        }
+
+        fn has_lag(&self) -> bool {
+            self.lag || !self.fetches.is_empty()
+        }
+    }
+
+    fn inputs(fetches: [&[&[i64]]; 2], idle: Duration) -> Inputs<Fake> {
+        let queue = |fetches: &[&[i64]]| Fake { fetches: fetches.iter().map(|f| f.to_vec()).collect(), lag: false };
+        Inputs::new(fetches.map(queue).into_iter().collect(), idle)
+    }
+
+    fn next(inputs: &mut Inputs<Fake>, now: Instant) -> Result<Vec<(usize, i64)>, Next> {
+        let times = |_: usize, records: &[Record]| -> Result<Vec<i64>, KafkaError> {
+            Ok(records.iter().map(|record| record.timestamp).collect())
+        };
+        match inputs.next(10, now, times).unwrap() {
+            Next::Epoch(records) => {
+                Ok(records.into_iter().map(|(input, record)| (input, record.timestamp)).collect())
+            }
+            other => Err(other),
+        }
+    }
+
+    #[test]
+    fn records_come_by_time_until_an_input_has_to_be_looked_at_again() {
+        let mut inputs = inputs([&[&[1, 4], &[6]], &[&[2, 4, 9]]], Duration::ZERO);
+        let now = Instant::now();
+        assert_eq!(next(&mut inputs, now).unwrap(), [(0, 1), (1, 2), (0, 4)]);
+        // The first input has been fetched again: 6 comes before 9.
+        assert_eq!(next(&mut inputs, now).unwrap(), [(1, 4), (0, 6)]);
+        assert_eq!(next(&mut inputs, now).unwrap(), [(1, 9)]);
+        assert_eq!(next(&mut inputs, now), Err(Next::Nothing));
+    }
+
+    #[test]
+    fn a_partition_with_lag_is_waited_for_and_one_without_for_max_task_idle() {
+        let mut inputs = inputs([&[&[5]], &[&[], &[], &[], &[7]]], Duration::from_secs(1));
+        let now = Instant::now();
+        assert_eq!(next(&mut inputs, now), Err(Next::Wait(None)));
+        assert_eq!(next(&mut inputs, now), Err(Next::Wait(None)));
+        inputs.inputs[1].queue.fetches.clear();
+        assert_eq!(next(&mut inputs, now), Err(Next::Wait(Some(now + Duration::from_secs(1)))));
+        assert_eq!(next(&mut inputs, now + Duration::from_secs(1)).unwrap(), [(0, 5)]);
+    }
+}
