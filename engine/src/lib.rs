@@ -5,10 +5,12 @@
 pub mod codec;
 pub mod driver;
 pub mod feed;
+pub mod kafka;
 pub mod partitioner;
 pub mod plan;
 pub mod record;
 pub mod reference;
+pub mod settings;
 pub mod task;
 pub mod topology;
 

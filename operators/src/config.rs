@@ -353,10 +353,8 @@ impl<'a> Fields<'a> {
 
     /// Reports that a text is no duration.
     pub fn report_duration(&self, text: &str, span: Span) {
-        self.diagnostics
-            .push(Diagnostic::error(Code::InvalidDuration, span, format!("`{text}` is not a duration")).help(
-            "write a number and a unit, largest unit first: \"250ms\", \"10s\", \"5m\", \"1h30m\", \"7d\"",
-        ));
+        let message = format!("`{text}` is not a duration");
+        self.diagnostics.push(Diagnostic::error(Code::InvalidDuration, span, message).help(DURATION_HELP));
     }
 
     /// A list of strings.
@@ -466,6 +464,10 @@ fn is_reserved(word: &str) -> bool {
     let keyword = |keyword: &Keyword| keyword.to_string().eq_ignore_ascii_case(word);
     word == "late" || RESERVED_FOR_TABLE_ALIAS.iter().any(keyword)
 }
+
+/// How a duration is written, for messages.
+pub const DURATION_HELP: &str =
+    "write a number and a unit, largest unit first: \"250ms\", \"10s\", \"5m\", \"1h30m\", \"7d\"";
 
 /// Milliseconds of a duration such as `"1h30m"`; units `d h m s ms`, each at most once, largest first. `None` if it is none.
 pub fn parse_duration(text: &str) -> Option<i64> {

@@ -60,6 +60,10 @@ codes! {
     InvalidVariable = "M0116", "a variable is not well formed";
     InvalidSize = "M0117", "a size in bytes cannot be read";
     InvalidAddress = "M0118", "an address cannot be read";
+    SecretNotFile = "M0119", "a secret is not read from a file";
+    SecurityFields = "M0120", "fields of security do not go together";
+    UnknownProperty = "M0121", "a property cannot be set";
+    OwnedProperty = "M0122", "a property belongs to the engine";
     // Types and columns.
     UnknownType = "M0201", "a type is not known";
     RecursiveType = "M0202", "a type contains itself";

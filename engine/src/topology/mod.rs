@@ -5,6 +5,7 @@
 
 mod cases;
 pub mod explain;
+mod kafka;
 mod partitions;
 mod read;
 mod render;
@@ -15,6 +16,7 @@ mod steps;
 mod syntax;
 mod times;
 mod types;
+mod values;
 mod variables;
 
 use std::collections::BTreeMap;
@@ -23,7 +25,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use millstream_operators::diagnostic::{Code, Span};
+use millstream_operators::diagnostic::{Code, Diagnostic, Span};
 use millstream_operators::model::Model;
 use millstream_operators::operator::{OperatorSpec, Resolved};
 use millstream_operators::schema::Schema;
@@ -34,7 +36,9 @@ pub use self::explain::explain;
 pub use self::read::read;
 pub use self::render::{render, to_json};
 pub use self::settings::topic_name_error;
+pub use self::values::{Misfit, RuntimeKey, brokers, variable};
 use crate::codec::layout::{SinkLayout, SourceLayout};
+use crate::kafka::Security;
 
 /// A checked topology.
 #[derive(Debug)]
@@ -45,6 +49,9 @@ pub struct Topology {
     pub kafka: Kafka,
     /// `[runtime]`.
     pub runtime: Runtime,
+    /// What this machine lacks for `[kafka]` and `[runtime]`: variables and files. Whoever connects to the cluster must refuse
+    /// to as long as there is any; all others need not care.
+    pub deferred: Vec<Diagnostic>,
     /// `[sources]`, in the order of the file.
     pub sources: Vec<Source>,
     /// `[steps]`, each after its inputs, otherwise in the order of the file.
@@ -108,6 +115,25 @@ pub enum Guarantee {
 pub struct Kafka {
     /// Bootstrap servers, `host:port,host:port`.
     pub brokers: Option<Setting>,
+    /// `[kafka.security]`.
+    pub security: Security,
+    /// `[kafka.properties]`: allowed properties of the client library, in the order of the file.
+    pub properties: Vec<(String, Setting)>,
+    /// `[kafka.topics]`.
+    pub topics: TopicDefaults,
+}
+
+/// `[kafka.topics]`: how topics are made. What is absent is as the brokers have it by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicDefaults {
+    /// Replicas of each partition.
+    pub replication_factor: Option<u32>,
+    /// Replicas that must have a record before it counts as written.
+    pub min_insync_replicas: Option<u32>,
+    /// Partitions of topics of sources and sinks that are made on request. Internal topics have as many as what writes them.
+    pub partitions: Option<u32>,
+    /// The largest batch of records, in bytes, of internal topics.
+    pub max_message_bytes: Option<u64>,
 }
 
 /// A setting that may come from a file with a secret; such a one is never printed.
@@ -162,6 +188,10 @@ pub struct Runtime {
     pub max_task_idle: Option<i64>,
     /// Milliseconds without progress after which a process leaves the group.
     pub max_poll_interval: Option<i64>,
+    /// Milliseconds of silence after which the group takes a process for gone.
+    pub session_timeout: Option<i64>,
+    /// Milliseconds after which the brokers end a transaction that nobody ends.
+    pub transaction_timeout: Option<i64>,
 }
 
 impl Runtime {
@@ -204,6 +234,17 @@ impl Runtime {
     /// Milliseconds without progress after which a process leaves the group; Kafka's default.
     pub fn max_poll_interval(&self) -> i64 {
         self.max_poll_interval.unwrap_or(300_000)
+    }
+
+    /// Milliseconds of silence after which the group takes a process for gone; Kafka's default.
+    pub fn session_timeout(&self) -> i64 {
+        self.session_timeout.unwrap_or(45_000)
+    }
+
+    /// Milliseconds after which the brokers end a transaction that nobody ends: before the group would notice, so that who
+    /// takes the tasks over need not wait twice.
+    pub fn transaction_timeout(&self) -> i64 {
+        self.transaction_timeout.unwrap_or(30_000)
     }
 }
 

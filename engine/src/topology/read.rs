@@ -13,7 +13,7 @@ use millstream_operators::schema::Schema;
 use super::settings::topic_name_error;
 use super::types::Types;
 use super::variables::{Filled, Variables};
-use super::{App, OutputRef, Topology, settings, syntax, variables};
+use super::{App, OutputRef, Topology, kafka, settings, syntax, variables};
 
 /// Reads and checks a topology. Models and `${file:…}` are looked up from `directory`; `environment` answers `${VAR}`.
 ///
@@ -36,8 +36,9 @@ fn topology(root: &Fields<'_>, variables: &Variables<'_>) -> Topology {
     root.deny_unknown(["app", "kafka", "runtime", "types", "sources", "models", "steps", "sinks", "tests"]);
     variables::deny_elsewhere(root, &mut Vec::new());
     let app = settings::app(root);
-    let kafka = settings::kafka(root, variables).unwrap_or_default();
-    let runtime = settings::runtime(root, variables).unwrap_or_default();
+    let deferred = Diagnostics::default();
+    let kafka = kafka::kafka(root, variables, &deferred).unwrap_or_default();
+    let runtime = settings::runtime(root, variables, &deferred).unwrap_or_default();
     let types = section(root, "types", "type");
     for (name, fields) in &types {
         check_word(name, "type", fields.diagnostics());
@@ -82,8 +83,17 @@ fn topology(root: &Fields<'_>, variables: &Variables<'_>) -> Topology {
     let steps = reader.steps(&said_steps, &models);
     let sinks: Vec<_> = said_sinks.iter().filter_map(|(name, fields)| reader.sink(name, fields)).collect();
     reader.check_topics();
-    let topology =
-        Topology { app: app.clone(), kafka, runtime, sources, steps, sinks, models, tests: Vec::new() };
+    let topology = Topology {
+        app: app.clone(),
+        kafka,
+        runtime,
+        deferred: deferred.into_sorted(),
+        sources,
+        steps,
+        sinks,
+        models,
+        tests: Vec::new(),
+    };
     let tests = reader.tests(root, &topology);
     if !root.diagnostics().has_errors() {
         reader.warn_unused(&[&said_sources, &said_steps], &said_sinks, &said_models);

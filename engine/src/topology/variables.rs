@@ -46,6 +46,28 @@ impl Variables<'_> {
         self.fill(fields.text(key)?, fields.diagnostics())
     }
 
+    /// The string at `key`. What this machine lacks for it, a variable or a file, goes to `deferred`: it is no mistake of the
+    /// file, and only a command that connects needs it. `None` then, too.
+    pub fn deferred_text(&self, fields: &Fields<'_>, key: &str, deferred: &Diagnostics) -> Option<Filled> {
+        self.deferred_fill(fields.text(key)?, fields.diagnostics(), deferred)
+    }
+
+    /// As [`Variables::deferred_text`], for a text that has been read.
+    pub fn deferred_fill(
+        &self,
+        text: Text,
+        diagnostics: &Diagnostics,
+        deferred: &Diagnostics,
+    ) -> Option<Filled> {
+        let found = Diagnostics::default();
+        let filled = self.fill(text, &found);
+        for finding in found.into_sorted() {
+            let of_machine = matches!(finding.code, Code::UndefinedVariable | Code::UnreadableFile);
+            if of_machine { deferred } else { diagnostics }.push(finding);
+        }
+        filled
+    }
+
     fn fill(&self, text: Text, diagnostics: &Diagnostics) -> Option<Filled> {
         let mut value = String::new();
         let mut secret = false;
@@ -144,6 +166,12 @@ fn variable(inner: &str) -> Option<Variable<'_>> {
     let letters = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     (letters && starts).then_some(Variable::Environment { name, default })
+}
+
+/// Whether a text is `${file:PATH}` and nothing else.
+pub(super) fn is_file(text: &str) -> bool {
+    let inner = text.strip_prefix("${file:").and_then(|rest| rest.strip_suffix('}'));
+    inner.is_some_and(|path| !path.is_empty() && !path.contains('}'))
 }
 
 /// Where a text holds something that reads as a variable.
