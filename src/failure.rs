@@ -9,6 +9,7 @@ use millstream::engine::driver::dev::DevError;
 use millstream::engine::driver::pipe::PipeError;
 use millstream::engine::feed::FeedError;
 use millstream::engine::plan::PlanError;
+use millstream::engine::task::RecordError;
 use millstream::operators::diagnostic::Code;
 use millstream::state::StateError;
 
@@ -54,6 +55,20 @@ impl Failure {
     /// A file that cannot be read or written; `action` is a verb.
     pub fn file(action: &str, path: &Path, error: &io::Error) -> Self {
         Failure::new(Exit::Failed, format!("cannot {action} `{}`: {error}", path.display()))
+    }
+
+    /// A record on which the application stopped.
+    pub fn stopped(error: &RecordError) -> Self {
+        let advice = match error.code {
+            Code::RecordEncode => "leave them out with a `filter` before the sink",
+            _ => "set `on-error = \"skip\"` or `\"dead-letter\"` there",
+        };
+        let RecordError { node, topic, partition, offset, message, .. } = error;
+        let message = format!(
+            "`{node}` stopped at record {topic}/{partition} offset {offset}: {message}\n  Nothing after it was processed. To go \
+             on without such records, {advice}"
+        );
+        Failure::new(Exit::Failed, message).code(Some(error.code))
     }
 
     /// Says what happened, and gives the exit code.
@@ -114,22 +129,7 @@ impl From<DevError> for Failure {
         let code = error.code();
         match error {
             DevError::Driver(error) => error.into(),
-            DevError::Stopped(error) => {
-                let topic = &error.topic;
-                let message = format!(
-                    "`{}` stopped at record {topic}/{} offset {}: {}\n  Nothing after it was processed. To go on without \
-                     such records, {}",
-                    error.node,
-                    error.partition,
-                    error.offset,
-                    error.message,
-                    match error.code {
-                        Code::RecordEncode => "leave them out with a `filter` before the sink",
-                        _ => "set `on-error = \"skip\"` or `\"dead-letter\"` there",
-                    }
-                );
-                Failure::new(Exit::Failed, message).code(code)
-            }
+            DevError::Stopped(error) => Failure::stopped(&error),
             DevError::Io { .. } => Failure::new(Exit::Failed, error.to_string()),
         }
     }

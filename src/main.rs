@@ -11,6 +11,7 @@ mod interrupt;
 mod new;
 mod numbers;
 mod pipe;
+mod run;
 mod summary;
 mod table;
 mod test;
@@ -61,6 +62,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Test(arguments) => test::test(&arguments),
         Command::Pipe(arguments) => pipe::pipe(&arguments),
         Command::Dev(arguments) => dev::dev(&arguments),
+        Command::Run(arguments) => run::run(&arguments),
         Command::New(arguments) => new::new(&arguments),
         Command::Describe(arguments) => describe::describe(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),

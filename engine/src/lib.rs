@@ -10,6 +10,7 @@ pub mod partitioner;
 pub mod plan;
 pub mod record;
 pub mod reference;
+pub mod runtime;
 pub mod settings;
 pub mod task;
 pub mod topology;

@@ -291,6 +291,14 @@ impl TaskState {
         self.database.flush()
     }
 
+    /// As [`flush`](Self::flush), without waiting for it: it ends by itself, and a crash before that loses no more than without.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub fn flush_in_background(&mut self) -> Result<(), StateError> {
+        self.database.flush_in_background()
+    }
+
     /// How many bytes a crash would lose now, about, and the changelog would have to bring back.
     pub fn unflushed_bytes(&self) -> usize {
         self.database.unflushed_bytes()

@@ -58,15 +58,20 @@ impl DriverError {
         if let DriverError::Plan(PlanError::PartitionCounts { .. }) = self {
             return Some(Code::PartitionCounts);
         }
-        match self.state()? {
-            StateError::InUse { .. } => Some(Code::StateInUse),
-            StateError::ForeignDirectory { .. }
-            | StateError::NotStateDirectory { .. }
-            | StateError::FormatVersion { .. }
-            | StateError::FingerprintMismatch { .. } => Some(Code::StateMismatch),
-            StateError::Corrupt { .. } => Some(Code::StateDamaged),
-            _ => None,
-        }
+        state_code(self.state()?)
+    }
+}
+
+/// The stable code of a failure of the state, if it has one.
+pub(crate) fn state_code(error: &StateError) -> Option<Code> {
+    match error {
+        StateError::InUse { .. } => Some(Code::StateInUse),
+        StateError::ForeignDirectory { .. }
+        | StateError::NotStateDirectory { .. }
+        | StateError::FormatVersion { .. }
+        | StateError::FingerprintMismatch { .. } => Some(Code::StateMismatch),
+        StateError::Corrupt { .. } => Some(Code::StateDamaged),
+        _ => None,
     }
 }
 

@@ -307,7 +307,7 @@ impl<'a> Graph<'a> {
                 let name = format!("{}{}", step.name, store.suffix);
                 own_stores.push(stores.len());
                 stores.push(PlanStore {
-                    changelog: format!("{app}-{name}-changelog"),
+                    changelog: Arc::from(format!("{app}-{name}-changelog")),
                     spec: StoreSpec { name, fingerprint: store.fingerprint },
                     kind: store.kind,
                 });

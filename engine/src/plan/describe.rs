@@ -338,7 +338,7 @@ impl SubTopologyDescription {
                 .iter()
                 .map(|store| StoreDescription {
                     name: store.spec.name.clone(),
-                    changelog: store.changelog.clone(),
+                    changelog: store.changelog.to_string(),
                     kind: match store.kind {
                         StoreKind::KeyValue => "key-value",
                         StoreKind::Window { .. } => "window",

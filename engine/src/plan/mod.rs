@@ -145,7 +145,7 @@ pub struct PlanStore {
     /// How it is kept.
     pub kind: StoreKind,
     /// The topic that holds its changes.
-    pub changelog: String,
+    pub changelog: Arc<str>,
 }
 
 /// A topology that cannot be planned.

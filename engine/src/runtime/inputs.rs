@@ -8,13 +8,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::kafka::{GroupConsumer, KafkaError, Message, PartitionQueue, TopicPartition};
+use super::error::{RuntimeError, Trouble};
+use crate::kafka::{GroupConsumer, Message, PartitionQueue, TopicPartition};
 use crate::record::{Header, Record};
 
 /// Where the records of an input come from.
 pub(super) trait RecordQueue {
     /// Adds up to `max` fetched records; never waits.
-    fn take(&mut self, max: usize, records: &mut Vec<Record>) -> Result<(), KafkaError>;
+    fn take(&mut self, max: usize, records: &mut Vec<Record>) -> Result<(), Trouble>;
 
     /// Whether there is more than was taken, fetched or not.
     fn has_lag(&self) -> bool;
@@ -28,9 +29,19 @@ pub(super) struct Fetched {
 }
 
 impl RecordQueue for Fetched {
-    fn take(&mut self, max: usize, records: &mut Vec<Record>) -> Result<(), KafkaError> {
-        self.queue.take(max, &mut |message| records.push(record(&message)))?;
-        Ok(())
+    fn take(&mut self, max: usize, records: &mut Vec<Record>) -> Result<(), Trouble> {
+        let taken = self.queue.take(max, &mut |message| records.push(record(&message)));
+        let TopicPartition { topic, partition } = &self.partition;
+        match taken {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_offset_out_of_range() => Err(RuntimeError::OffsetGone {
+                topic: topic.to_string(),
+                partition: *partition,
+                offset: self.queue.next_offset(),
+            }
+            .into()),
+            Err(error) => Err(Trouble::kafka(format!("read topic `{topic}` partition {partition}"), error)),
+        }
     }
 
     fn has_lag(&self) -> bool {
@@ -43,7 +54,7 @@ impl RecordQueue for Fetched {
     }
 }
 
-pub(super) fn record(message: &Message<'_>) -> Record {
+fn record(message: &Message<'_>) -> Record {
     Record {
         key: message.key.map(<[u8]>::to_vec),
         value: message.value.map(<[u8]>::to_vec),
@@ -90,12 +101,12 @@ impl<Q: RecordQueue> Inputs<Q> {
     }
 
     /// The next records, at most `max`. `times` gives the event times of records of an input.
-    pub fn next<E: From<KafkaError>>(
+    pub fn next(
         &mut self,
         max: usize,
         now: Instant,
-        mut times: impl FnMut(usize, &[Record]) -> Result<Vec<i64>, E>,
-    ) -> Result<Next, E> {
+        mut times: impl FnMut(usize, &[Record]) -> Result<Vec<i64>, Trouble>,
+    ) -> Result<Next, Trouble> {
         if let [input] = self.inputs.as_mut_slice() {
             let mut records = Vec::new();
             input.queue.take(max, &mut records)?;
@@ -150,11 +161,6 @@ impl<Q: RecordQueue> Inputs<Q> {
     pub fn has_lag(&self) -> bool {
         self.inputs.iter().any(|input| !input.buffer.is_empty() || input.queue.has_lag())
     }
-
-    /// The queues, in order.
-    pub fn queues(&self) -> impl Iterator<Item = &Q> {
-        self.inputs.iter().map(|input| &input.queue)
-    }
 }
 
 #[cfg(test)]
@@ -168,7 +174,7 @@ mod tests {
     }
 
     impl RecordQueue for Fake {
-        fn take(&mut self, max: usize, records: &mut Vec<Record>) -> Result<(), KafkaError> {
+        fn take(&mut self, max: usize, records: &mut Vec<Record>) -> Result<(), Trouble> {
             let fetched = self.fetches.pop_front().unwrap_or_default();
             assert!(fetched.len() <= max);
             records.extend(fetched.into_iter().map(|timestamp| Record {
@@ -192,9 +198,8 @@ mod tests {
     }
 
     fn next(inputs: &mut Inputs<Fake>, now: Instant) -> Result<Vec<(usize, i64)>, Next> {
-        let times = |_: usize, records: &[Record]| -> Result<Vec<i64>, KafkaError> {
-            Ok(records.iter().map(|record| record.timestamp).collect())
-        };
+        let times =
+            |_: usize, records: &[Record]| Ok(records.iter().map(|record| record.timestamp).collect());
         match inputs.next(10, now, times).unwrap() {
             Next::Epoch(records) => {
                 Ok(records.into_iter().map(|(input, record)| (input, record.timestamp)).collect())

@@ -490,6 +490,40 @@ impl Task {
         all.map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
     }
 
+    /// The event times of records of an input, as far as they can be told: a record that cannot be read, which fails when it is
+    /// processed, has the time of its record.
+    pub fn event_times(&mut self, input: usize, records: &[Record]) -> Result<Vec<i64>, TaskError> {
+        let mut times: Vec<i64> = records.iter().map(|record| record.timestamp).collect();
+        let Some(InputReader::Source { decoder, .. }) = self.readers.get_mut(input) else { return Ok(times) };
+        let decoded = decoder.decode(&records.iter().collect::<Vec<_>>(), self.partition)?;
+        for (index, time) in decoded.rows.iter().zip(decoded.time) {
+            if let Some(slot) = times.get_mut(*index) {
+                *slot = time;
+            }
+        }
+        Ok(times)
+    }
+
+    /// Per store, the next offset of its changelog that is not contained in it.
+    pub fn changelog_offsets(&self) -> &[i64] {
+        &self.state.checkpoint().changelog_offsets
+    }
+
+    /// How many bytes a crash would lose now, about, and the changelogs would have to bring back.
+    pub fn unflushed_bytes(&self) -> usize {
+        self.state.unflushed_bytes()
+    }
+
+    /// Lets what was committed become durable, without waiting for it.
+    pub fn flush_in_background(&mut self) -> Result<(), StateError> {
+        self.state.flush_in_background()
+    }
+
+    /// Makes what was committed durable, and ends. What is not committed is dropped.
+    pub fn close(self) -> Result<(), StateError> {
+        self.state.close()
+    }
+
     /// Bytes of writes that are not committed.
     pub fn staged_bytes(&self) -> usize {
         self.state.staged_bytes()

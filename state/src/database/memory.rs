@@ -77,6 +77,10 @@ impl Database for MemoryDatabase {
         Ok(())
     }
 
+    fn flush_in_background(&mut self) -> Result<(), StateError> {
+        Ok(())
+    }
+
     fn unflushed_bytes(&self) -> usize {
         0
     }

@@ -49,6 +49,9 @@ pub(crate) trait Database: Send {
     /// Makes what was committed so far survive a crash of the process.
     fn flush(&mut self) -> Result<(), StateError>;
 
+    /// As `flush`, without waiting for it.
+    fn flush_in_background(&mut self) -> Result<(), StateError>;
+
     /// How many bytes were committed and not yet made durable, about.
     fn unflushed_bytes(&self) -> usize;
 }

@@ -98,7 +98,7 @@ impl RocksDatabase {
             // The offset 0 of a new store has to be durable before the store exists: if a crash came in between, an
             // old offset would make an empty store look restored.
             database.commit(&mut std::iter::empty(), &checkpoint)?;
-            database.flush_families(&[DEFAULT_FAMILY])?;
+            database.flush_families(&[DEFAULT_FAMILY], true)?;
         }
         for family in &missing {
             database
@@ -209,10 +209,17 @@ impl RocksDatabase {
         })
     }
 
-    fn flush_families(&self, names: &[&str]) -> Result<(), StateError> {
+    /// The families of the stores, and that of the metadata.
+    fn families(&self) -> Vec<&str> {
+        self.stores.iter().map(|store| &*store.family).chain([DEFAULT_FAMILY]).collect()
+    }
+
+    fn flush_families(&self, names: &[&str], wait: bool) -> Result<(), StateError> {
         let families = names.iter().map(|name| self.family_named(name)).collect::<Result<Vec<_>, _>>()?;
+        let mut options = FlushOptions::default();
+        options.set_wait(wait);
         self.db
-            .flush_cfs_opt(&families, &FlushOptions::default())
+            .flush_cfs_opt(&families, &options)
             .map_err(|error| fault("flush", &self.path, error))
     }
 
@@ -303,9 +310,11 @@ impl Database for RocksDatabase {
     }
 
     fn flush(&mut self) -> Result<(), StateError> {
-        let stores = self.stores.iter().map(|store| &*store.family);
-        let families: Vec<&str> = stores.chain([DEFAULT_FAMILY]).collect();
-        self.flush_families(&families)
+        self.flush_families(&self.families(), true)
+    }
+
+    fn flush_in_background(&mut self) -> Result<(), StateError> {
+        self.flush_families(&self.families(), false)
     }
 
     fn unflushed_bytes(&self) -> usize {

@@ -1,0 +1,235 @@
+//! What ends a run.
+
+use std::time::Duration;
+
+use millstream_operators::diagnostic::Code;
+use millstream_operators::operator::OperatorError;
+use millstream_state::StateError;
+
+use super::assignment::AssignmentError;
+use super::topics::TopicError;
+use crate::kafka::KafkaError;
+use crate::plan::PlanError;
+use crate::task::{RecordError, TaskError};
+
+/// What ends a run.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// A record failed, and `on-error` of its node is `fail`. Everything before it is committed.
+    #[error("{0}")]
+    Stopped(Box<RecordError>),
+    /// A task failed.
+    #[error("task {task}: {error}")]
+    Task {
+        /// The task.
+        task: String,
+        /// What happened.
+        error: TaskError,
+    },
+    /// The state failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The topology cannot run on these topics.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Topics are not as the topology needs them.
+    #[error(transparent)]
+    Topics(#[from] TopicError),
+    /// Tasks cannot be made of what the group assigned.
+    #[error(transparent)]
+    Assignment(#[from] AssignmentError),
+    /// Kafka refused something for good.
+    #[error("cannot {action}: {error}{}", advice(error))]
+    Kafka {
+        /// What was tried, as a verb.
+        action: String,
+        /// Why it failed.
+        error: KafkaError,
+    },
+    /// Another producer has taken over the transactional id.
+    #[error(
+        "another process uses the transactional id `{id}`, which is made of the application's id and this process's \
+         instance `{instance}`; give each process an instance of its own (`runtime.instance`, or a state directory of \
+         its own)"
+    )]
+    Fenced {
+        /// The transactional id.
+        id: String,
+        /// The instance.
+        instance: String,
+    },
+    /// A record is larger than Kafka takes.
+    #[error(
+        "a record of {bytes} bytes is too large for topic `{topic}`: {error}; raise `max.message.bytes` of the topic and \
+         `message.max.bytes` in `[kafka.properties]`, or make the record smaller"
+    )]
+    TooLarge {
+        /// The topic.
+        topic: String,
+        /// Key and value together.
+        bytes: usize,
+        /// What Kafka said.
+        error: KafkaError,
+    },
+    /// The committed offset of an input is gone.
+    #[error(
+        "`{topic}` partition {partition} has no record at offset {offset} any more, where this application was to go on: its \
+         retention was shorter than the application was away; records are lost. To go on with what is there, reset the \
+         group's offsets of this topic"
+    )]
+    OffsetGone {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// Where the application was to go on.
+        offset: i64,
+    },
+    /// The changelog of a store ends before what the store holds.
+    #[error(
+        "the changelog `{topic}` partition {partition} ends at offset {end}, but the state on disk was restored to offset \
+         {offset}: the topic was deleted or made anew; refused because it would lose data. If that was meant, remove the \
+         state directory of the task {task} as well"
+    )]
+    ChangelogEnds {
+        /// The task.
+        task: String,
+        /// The changelog topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// Its end.
+        end: i64,
+        /// What the state directory holds.
+        offset: i64,
+    },
+    /// The committed state of a store has another layout.
+    #[error(
+        "store `{store}` of task {task} was written with another layout than this topology needs; refused because it would \
+         lose data: run the topology that wrote it, or give the step another name, so that it starts with an empty store"
+    )]
+    Layout {
+        /// The task.
+        task: String,
+        /// The store.
+        store: String,
+    },
+    /// The metadata of a committed offset was written by something else.
+    #[error(
+        "the committed offset of `{topic}` partition {partition} was not written by this application ({cause}); another \
+         program uses the consumer group `{group}`: stop it, or give this application another id"
+    )]
+    Metadata {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// The consumer group.
+        group: String,
+        /// Why it cannot be read.
+        cause: String,
+    },
+    /// A worker made no progress.
+    #[error(
+        "worker {worker} has made no progress for {} s (`runtime.max-poll-interval`): the process leaves the group, so that \
+         others take over its tasks; a model or an expression may be too slow for {rows} rows at once", idle.as_secs()
+    )]
+    Stuck {
+        /// The worker.
+        worker: usize,
+        /// For how long.
+        idle: Duration,
+        /// `max-batch-rows`.
+        rows: usize,
+    },
+    /// The metadata of commits could grow beyond what brokers take.
+    #[error(
+        "sub-topology `{0}` has too many steps and stores: what a commit says of them would exceed 4096 bytes of offset \
+         metadata; split it with `rekey`, or shorten names"
+    )]
+    TooManySteps(String),
+    /// The operating system refused.
+    #[error("cannot {action}: {source}")]
+    Io {
+        /// What was tried, as a verb.
+        action: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The runtime broke a promise.
+    #[error("internal error in the runtime (please report it): {0}")]
+    Internal(String),
+}
+
+/// What to do about an error that people can mend.
+fn advice(error: &KafkaError) -> &'static str {
+    if error.is_authorization() {
+        "; the principal lacks an ACL for it: see \"Permissions\" in docs/kafka.md"
+    } else {
+        ""
+    }
+}
+
+impl RuntimeError {
+    /// The failure of the state, if it is one.
+    pub fn state(&self) -> Option<&StateError> {
+        match self {
+            RuntimeError::State(error)
+            | RuntimeError::Task {
+                error:
+                    TaskError::State(error) | TaskError::Operator { error: OperatorError::State(error), .. },
+                ..
+            } => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Whether going on would lose data.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            RuntimeError::OffsetGone { .. }
+            | RuntimeError::ChangelogEnds { .. }
+            | RuntimeError::Layout { .. }
+            | RuntimeError::Metadata { .. } => true,
+            RuntimeError::Topics(error) => error.is_refusal(),
+            _ => self.state().is_some_and(StateError::is_refusal),
+        }
+    }
+
+    /// The stable code, if the error has one.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            RuntimeError::Plan(PlanError::PartitionCounts { .. }) => Some(Code::PartitionCounts),
+            RuntimeError::Stopped(error) => Some(error.code),
+            _ => crate::driver::state_code(self.state()?),
+        }
+    }
+}
+
+/// What ends the work of a session of the group.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// Nothing that was not committed counts; everything is opened anew.
+    Again(String),
+    /// The run is over.
+    Failed(Box<RuntimeError>),
+}
+
+impl From<RuntimeError> for Trouble {
+    fn from(error: RuntimeError) -> Self {
+        Trouble::Failed(Box::new(error))
+    }
+}
+
+impl Trouble {
+    /// What an error of Kafka means that the client did not mend itself. Whoever is told to begin anew does so from what was
+    /// committed, so that it does not matter whether the failed call has had its effect.
+    pub fn kafka(action: impl Into<String>, error: KafkaError) -> Self {
+        let action = action.into();
+        if error.is_authorization() || error.is_authentication() {
+            Trouble::from(RuntimeError::Kafka { action, error })
+        } else {
+            Trouble::Again(format!("cannot {action}: {error}"))
+        }
+    }
+}

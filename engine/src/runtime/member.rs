@@ -1,0 +1,480 @@
+//! The member: this process's place in the consumer group, from joining it to leaving it.
+//!
+//! A revocation is a barrier: the group hears of it only after every worker has committed and handed its tasks back. Tasks that
+//! come back with the next assignment go on as they are, if nobody has committed for them in between.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use super::assignment::{TaskId, tasks_of};
+use super::commit_metadata::CommitMetadata;
+use super::error::{RuntimeError, Trouble};
+use super::inputs::Fetched;
+use super::restore::{self, Open, Opened, Request};
+use super::topics::ANSWER;
+use super::worker::{Assigned, Command, Failure, Worker};
+use super::{Cancelled, OpenTask, Shared, Shutdown, clock};
+use crate::kafka::{
+    Committed, GroupConsumer, GroupEvent, GroupMetadata, GroupOptions, IsolationLevel, OffsetSpec, TopicPartition,
+};
+use crate::plan::{Origin, PlanInput};
+use crate::topology::Start;
+
+/// How long the group is listened to at once.
+const LISTEN: Duration = Duration::from_millis(20);
+
+/// How long a worker may take to commit and to hand its tasks back.
+const HAND_BACK: Duration = Duration::from_secs(90);
+
+/// How long leaving the group may take.
+const LEAVE: Duration = Duration::from_secs(10);
+
+/// How often consumed records of repartition topics are removed.
+const REMOVE_EVERY: Duration = Duration::from_secs(30);
+
+/// How many tasks are restored at once.
+const RESTORERS: usize = 4;
+
+/// Joins the group and works until the process is asked to end, which is no error, or something ends the session.
+pub(super) fn session(shared: &Arc<Shared>, shutdown: Shutdown<'_>) -> Result<(), Trouble> {
+    let mut member = Member::join(shared)?;
+    let outcome = member.serve(shutdown);
+    member.leave(outcome)
+}
+
+struct WorkerHandle {
+    commands: Sender<Command>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+    thread: JoinHandle<()>,
+}
+
+/// A task that is being opened.
+struct Opening {
+    inputs: Vec<Fetched>,
+    cancelled: Cancelled,
+}
+
+struct Member {
+    shared: Arc<Shared>,
+    consumer: Arc<GroupConsumer>,
+    workers: Vec<WorkerHandle>,
+    restorers: Vec<JoinHandle<()>>,
+    failures: Receiver<Failure>,
+    requests: Sender<Request>,
+    opened: Receiver<Opened>,
+    /// Counts the assignments.
+    assignment: u64,
+    metadata: Option<GroupMetadata>,
+    opening: HashMap<TaskId, Opening>,
+    /// Tasks between two assignments.
+    parked: HashMap<TaskId, OpenTask>,
+    removed_at: Instant,
+}
+
+impl Member {
+    fn join(shared: &Arc<Shared>) -> Result<Self, Trouble> {
+        let tasks: usize = shared.counts.iter().map(|count| *count as usize).sum();
+        let (failed, failures) = bounded(shared.settings.threads * 2 + 2);
+        let (requests, requested) = bounded(tasks * 2 + 16);
+        let (opened_by, opened) = bounded(tasks * 2 + 16);
+        let mut workers = Vec::new();
+        for number in 0..shared.settings.threads {
+            workers.push(start_worker(shared, number, tasks, failed.clone())?);
+        }
+        let mut restorers = Vec::new();
+        for number in 0..RESTORERS.min(tasks.max(1)) {
+            let (shared, requested, opened_by) = (shared.clone(), requested.clone(), opened_by.clone());
+            let failed = failed.clone();
+            let body = move || {
+                let served = catch_unwind(AssertUnwindSafe(|| restore::serve(&shared, &requested, &opened_by)));
+                if let Err(panic) = served {
+                    let _ = failed.send(Failure { worker: None, trouble: panicked("a restorer", &*panic) });
+                }
+            };
+            restorers.push(thread(format!("restorer-{number}"), body)?);
+        }
+        let settings = &shared.settings;
+        let inputs: Vec<&PlanInput> = shared.plan.sub_topologies.iter().flat_map(|sub| &sub.inputs).collect();
+        let partitions: usize =
+            shared.plan.sub_topologies.iter().zip(&shared.counts).map(|(sub, count)| sub.inputs.len() * *count as usize).sum();
+        let options = GroupOptions {
+            group: shared.app.clone(),
+            session_timeout: settings.session_timeout,
+            max_poll_interval: settings.max_poll_interval,
+            queued_bytes_per_partition: shared.fetched_bytes_per_partition(partitions),
+            wait: None,
+        };
+        let trouble = |error| Trouble::kafka(format!("join the consumer group `{}`", shared.app), error);
+        let consumer = GroupConsumer::new(&shared.client_of("consumer"), &options).map_err(trouble)?;
+        let topics: Vec<&str> = inputs.iter().map(|input| input.topic.as_str()).collect();
+        consumer.subscribe(&topics).map_err(trouble)?;
+        Ok(Member {
+            shared: shared.clone(),
+            consumer: Arc::new(consumer),
+            workers,
+            restorers,
+            failures,
+            requests,
+            opened,
+            assignment: 0,
+            metadata: None,
+            opening: HashMap::new(),
+            parked: HashMap::new(),
+            removed_at: Instant::now(),
+        })
+    }
+
+    fn serve(&mut self, shutdown: Shutdown<'_>) -> Result<(), Trouble> {
+        loop {
+            if shutdown() {
+                tracing::info!("asked to end: committing and leaving the group");
+                return Ok(());
+            }
+            match self.consumer.poll(LISTEN) {
+                Some(GroupEvent::Assigned { partitions, metadata }) => self.assigned(&partitions, metadata)?,
+                Some(GroupEvent::Revoked { lost, .. }) => self.revoked(lost)?,
+                Some(GroupEvent::Error(error)) => self.group_error(error)?,
+                None => {}
+            }
+            if let Ok(failure) = self.failures.try_recv() {
+                return Err(failure.trouble);
+            }
+            while let Ok(opened) = self.opened.try_recv() {
+                self.opened(opened)?;
+            }
+            self.watch()?;
+            self.remove_consumed();
+        }
+    }
+
+    /// What the group consumer says that is no assignment. It mends most of it by itself.
+    fn group_error(&self, error: crate::kafka::KafkaError) -> Result<(), Trouble> {
+        let action = format!("stay in the consumer group `{}`", self.shared.app);
+        if error.is_authorization() || error.is_authentication() || error.is_unknown_topic() {
+            return Err(RuntimeError::Kafka { action, error }.into());
+        }
+        if error.is_fatal() {
+            return Err(Trouble::kafka(action, error));
+        }
+        tracing::warn!(%error, "the connection to the brokers is disturbed; it is tried again");
+        Ok(())
+    }
+
+    fn assigned(&mut self, partitions: &[TopicPartition], metadata: GroupMetadata) -> Result<(), Trouble> {
+        self.assignment += 1;
+        let named: Vec<(String, i32)> =
+            partitions.iter().map(|found| (found.topic.to_string(), found.partition)).collect();
+        let ids = tasks_of(&self.shared.plan, &self.shared.counts, &named).map_err(RuntimeError::from)?;
+        let names: Vec<String> = ids.iter().map(|id| id.name(&self.shared.plan)).collect();
+        tracing::info!(tasks = names.join(" "), generation = metadata.generation(), "assigned");
+        self.metadata = Some(metadata);
+        let gone = self.parked.extract_if(|id, _| !ids.contains(id)).collect::<Vec<_>>();
+        for (_, task) in gone {
+            self.request(Request::Close(task))?;
+        }
+        let plan = self.shared.plan.clone();
+        let mut positions = Vec::new();
+        for id in &ids {
+            let Some(sub) = plan.sub_topologies.get(id.sub) else { continue };
+            for input in &sub.inputs {
+                let topic = Arc::from(input.topic.as_str());
+                positions.push((*id, input, TopicPartition { topic, partition: id.partition }));
+            }
+        }
+        let asked: Vec<TopicPartition> = positions.iter().map(|(_, _, partition)| partition.clone()).collect();
+        let committed = self.consumer.committed(&asked, ANSWER);
+        let committed = committed.map_err(|error| Trouble::kafka("read committed offsets", error))?;
+        let offsets = self.offsets(&positions, &committed)?;
+        let assign: Vec<(TopicPartition, i64)> = asked.iter().cloned().zip(offsets.iter().copied()).collect();
+        let wake = |number: usize| -> Arc<dyn Fn() + Send + Sync> {
+            let worker = positions.get(number).map(|(id, _, _)| self.worker_of(*id));
+            match worker.and_then(|worker| self.workers.get(worker)) {
+                Some(worker) => worker.wake.clone(),
+                None => Arc::new(|| {}),
+            }
+        };
+        let queues = self.consumer.assign(&assign, &wake);
+        let queues = queues.map_err(|error| Trouble::kafka("take up an assignment", error))?;
+        let mut fetched: HashMap<TaskId, Vec<Fetched>> = HashMap::new();
+        for ((id, _, partition), queue) in positions.iter().zip(queues) {
+            let (partition, consumer) = (partition.clone(), self.consumer.clone());
+            fetched.entry(*id).or_default().push(Fetched { queue, partition, consumer });
+        }
+        for id in ids {
+            let own = || positions.iter().enumerate().filter(move |(_, (of, _, _))| *of == id).map(|(number, _)| number);
+            let task_offsets: Vec<i64> = own().filter_map(|number| offsets.get(number).copied()).collect();
+            let first = own().next().and_then(|number| Some((committed.get(number)?, asked.get(number)?)));
+            let metadata = match first {
+                Some((Committed { metadata: Some(text), .. }, partition)) if !text.is_empty() => {
+                    Some(CommitMetadata::decode(text).map_err(|error| RuntimeError::Metadata {
+                        topic: partition.topic.to_string(),
+                        partition: partition.partition,
+                        group: self.shared.app.clone(),
+                        cause: error.to_string(),
+                    })?)
+                }
+                _ => None,
+            };
+            let inputs = fetched.remove(&id).unwrap_or_default();
+            match self.parked.remove(&id) {
+                Some(task)
+                    if task.committed == metadata.as_ref().map(|metadata| metadata.id)
+                        && task.task.offsets() == task_offsets =>
+                {
+                    self.start(task, inputs)?;
+                    continue;
+                }
+                Some(task) => self.request(Request::Close(task))?,
+                None => {}
+            }
+            let cancelled: Cancelled = Arc::new(AtomicBool::new(false));
+            self.opening.insert(id, Opening { inputs, cancelled: cancelled.clone() });
+            self.request(Request::Open(Box::new(Open {
+                id,
+                assignment: self.assignment,
+                offsets: task_offsets,
+                committed: metadata,
+                cancelled,
+            })))?;
+        }
+        Ok(())
+    }
+
+    /// Where each input goes on.
+    fn offsets(
+        &self,
+        positions: &[(TaskId, &PlanInput, TopicPartition)],
+        committed: &[Committed],
+    ) -> Result<Vec<i64>, Trouble> {
+        let mut offsets: Vec<Option<i64>> = committed.iter().map(|committed| committed.offset).collect();
+        let mut wanted: HashMap<OffsetSpec, Vec<usize>> = HashMap::new();
+        for (number, (_, input, _)) in positions.iter().enumerate() {
+            if offsets.get(number).is_some_and(Option::is_none) {
+                let spec = match &input.origin {
+                    Origin::Repartition { .. } => OffsetSpec::Earliest,
+                    Origin::Source(source) => match source.start {
+                        Start::Earliest => OffsetSpec::Earliest,
+                        Start::Latest => OffsetSpec::Latest,
+                        Start::At(time) => OffsetSpec::AtTime(time),
+                    },
+                };
+                wanted.entry(spec).or_default().push(number);
+            }
+        }
+        for (spec, numbers) in wanted {
+            let partitions: Vec<TopicPartition> = numbers
+                .iter()
+                .filter_map(|number| positions.get(*number))
+                .map(|(_, _, partition)| partition.clone())
+                .collect();
+            let found = self.shared.admin.offsets(&partitions, spec, IsolationLevel::ReadCommitted, ANSWER);
+            let found = found.map_err(|error| Trouble::kafka("find where to start", error))?;
+            for (number, offset) in numbers.into_iter().zip(found) {
+                if let Some(slot) = offsets.get_mut(number) {
+                    *slot = Some(offset);
+                }
+            }
+        }
+        Ok(offsets.into_iter().map(Option::unwrap_or_default).collect())
+    }
+
+    /// A restorer is done with a task.
+    fn opened(&mut self, opened: Opened) -> Result<(), Trouble> {
+        let Opened { id, assignment, outcome } = opened;
+        let Some(task) = outcome? else { return Ok(()) };
+        let opening = if assignment == self.assignment { self.opening.remove(&id) } else { None };
+        match opening {
+            Some(Opening { inputs, .. }) => self.start(task, inputs),
+            None => self.request(Request::Close(task)),
+        }
+    }
+
+    fn start(&mut self, open: OpenTask, inputs: Vec<Fetched>) -> Result<(), Trouble> {
+        let Some(metadata) = self.metadata.clone() else {
+            return Err(RuntimeError::Internal("a task without an assignment".to_owned()).into());
+        };
+        let worker = self.worker_of(open.id);
+        let assigned = Assigned { open, inputs, consumer: self.consumer.clone(), metadata };
+        self.command(worker, Command::Run(Box::new(assigned)))
+    }
+
+    fn command(&self, worker: usize, command: Command) -> Result<(), Trouble> {
+        let sent = self.workers.get(worker).map(|worker| worker.commands.try_send(command));
+        match sent {
+            Some(Ok(())) => Ok(()),
+            // A worker that has ended has said why.
+            _ => Err(self.failure(worker)),
+        }
+    }
+
+    fn failure(&self, worker: usize) -> Trouble {
+        match self.failures.recv_timeout(Duration::from_secs(1)) {
+            Ok(failure) => failure.trouble,
+            Err(_) => RuntimeError::Internal(format!("worker {worker} does not answer")).into(),
+        }
+    }
+
+    fn request(&self, request: Request) -> Result<(), Trouble> {
+        let full = |_| Trouble::from(RuntimeError::Internal("the restorers do not answer".to_owned()));
+        self.requests.send_timeout(request, HAND_BACK).map_err(full)
+    }
+
+    fn revoked(&mut self, lost: bool) -> Result<(), Trouble> {
+        tracing::info!(lost, "revoked");
+        for (_, opening) in self.opening.drain() {
+            opening.cancelled.store(true, Ordering::Relaxed);
+        }
+        // Tasks that are restored after this belong to no assignment.
+        self.assignment += 1;
+        for task in self.take_back(lost)? {
+            self.parked.insert(task.id, task);
+        }
+        self.metadata = None;
+        self.consumer.unassign().map_err(|error| Trouble::kafka("give an assignment up", error))
+    }
+
+    /// Every worker commits and hands its tasks back; if the assignment is lost it aborts and drops them.
+    fn take_back(&self, lost: bool) -> Result<Vec<OpenTask>, Trouble> {
+        let mut replies = Vec::new();
+        for number in 0..self.workers.len() {
+            let (reply, replied) = bounded(1);
+            self.command(number, if lost { Command::Abandon(reply) } else { Command::Release(reply) })?;
+            replies.push(replied);
+        }
+        let deadline = Instant::now() + HAND_BACK;
+        let mut tasks = Vec::new();
+        let mut trouble = None;
+        for (number, replied) in replies.into_iter().enumerate() {
+            match replied.recv_deadline(deadline) {
+                Ok(handed) => tasks.extend(handed),
+                // The others still commit.
+                Err(_) => trouble = trouble.or_else(|| Some(self.failure(number))),
+            }
+        }
+        match trouble {
+            Some(trouble) => Err(trouble),
+            None => Ok(tasks),
+        }
+    }
+
+    /// A worker that makes no progress keeps its partitions from others.
+    fn watch(&self) -> Result<(), Trouble> {
+        let now = clock::now();
+        for (worker, heartbeat) in self.shared.heartbeats.iter().enumerate() {
+            let idle = now.saturating_sub(heartbeat.load(Ordering::Relaxed));
+            let idle = Duration::from_millis(u64::try_from(idle).unwrap_or_default());
+            if idle > self.shared.settings.max_poll_interval {
+                let rows = self.shared.settings.max_batch_rows;
+                return Err(RuntimeError::Stuck { worker, idle, rows }.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_consumed(&mut self) {
+        if self.removed_at.elapsed() < REMOVE_EVERY {
+            return;
+        }
+        self.removed_at = Instant::now();
+        let mut consumed = self.shared.consumed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !consumed.is_empty() {
+            // If the restorers are busy it is done the next time.
+            let _ = self.requests.try_send(Request::Remove(consumed.drain().collect()));
+        }
+    }
+
+    /// Ends the session: commits what can be committed, closes what is open, leaves the group.
+    fn leave(mut self, outcome: Result<(), Trouble>) -> Result<(), Trouble> {
+        for (_, opening) in self.opening.drain() {
+            opening.cancelled.store(true, Ordering::Relaxed);
+        }
+        let stuck = matches!(&outcome, Err(Trouble::Failed(error)) if matches!(**error, RuntimeError::Stuck { .. }));
+        let mut tasks: Vec<OpenTask> = self.parked.drain().map(|(_, task)| task).collect();
+        let released = match &outcome {
+            _ if stuck => Ok(Vec::new()),
+            // The other workers may know nothing of a record that failed.
+            Ok(()) | Err(Trouble::Failed(_)) => self.take_back(false),
+            Err(Trouble::Again(_)) => self.take_back(true),
+        };
+        let outcome = match (outcome, released) {
+            (outcome, Ok(released)) => {
+                tasks.extend(released);
+                outcome
+            }
+            (Ok(()), Err(trouble)) => Err(trouble),
+            (outcome, Err(_)) => outcome,
+        };
+        let Member { consumer, workers, restorers, requests, opened, .. } = self;
+        // First the group learns that others may go on; then there is time for the disk.
+        if !stuck {
+            let _ = consumer.unassign();
+            for worker in workers {
+                drop(worker.commands);
+                let _ = worker.thread.join();
+            }
+        }
+        consumer.close(LEAVE);
+        drop(requests);
+        if !stuck {
+            for restorer in restorers {
+                let _ = restorer.join();
+            }
+        }
+        tasks.extend(opened.try_iter().filter_map(|opened| opened.outcome.ok().flatten()));
+        tasks.into_iter().for_each(OpenTask::close);
+        outcome
+    }
+
+    fn worker_of(&self, id: TaskId) -> usize {
+        let before: usize = self.shared.counts.iter().take(id.sub).map(|count| *count as usize).sum();
+        (before + id.partition.unsigned_abs() as usize) % self.workers.len().max(1)
+    }
+}
+
+fn start_worker(
+    shared: &Arc<Shared>,
+    number: usize,
+    tasks: usize,
+    failed: Sender<Failure>,
+) -> Result<WorkerHandle, Trouble> {
+    let (commands, commanded) = bounded(tasks + 8);
+    let (waker, wake) = bounded(1);
+    shared.heartbeat(number);
+    let shared = shared.clone();
+    let body = move || {
+        let worked = catch_unwind(AssertUnwindSafe(|| {
+            match Worker::new(number, shared, commanded, wake, failed.clone()) {
+                Ok(worker) => worker.run(),
+                Err(trouble) => {
+                    let _ = failed.send(Failure { worker: Some(number), trouble });
+                }
+            }
+        }));
+        if let Err(panic) = worked {
+            let _ = failed.send(Failure { worker: Some(number), trouble: panicked("a worker", &*panic) });
+        }
+    };
+    let thread = thread(format!("worker-{number}"), body)?;
+    let wake = move || {
+        // A worker that is to wake already need not be told again.
+        let _: Result<(), TrySendError<()>> = waker.try_send(());
+    };
+    Ok(WorkerHandle { commands, wake: Arc::new(wake), thread })
+}
+
+fn thread(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Trouble> {
+    let started = std::thread::Builder::new().name(name.clone()).spawn(body);
+    started.map_err(|source| RuntimeError::Io { action: format!("start the thread {name}"), source }.into())
+}
+
+fn panicked(who: &str, panic: &(dyn std::any::Any + Send)) -> Trouble {
+    let what = panic.downcast_ref::<String>().map(String::as_str);
+    let what = what.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+    RuntimeError::Internal(format!("{who} panicked: {what}")).into()
+}

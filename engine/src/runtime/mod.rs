@@ -1,0 +1,265 @@
+//! An application on Kafka: one process of its group.
+//!
+//! Three kinds of threads share the work, and only messages pass between them. The thread that calls [`run`] is the *member*: it
+//! holds the process's place in the consumer group and decides who works on what. *Workers* own tasks: they process and
+//! commit. *Restorers* open tasks and bring their stores up to date. What goes wrong in a way that leaves the outcome of a
+//! commit unknown ends the *session*: everything is dropped, and the next session opens it anew from what was committed.
+
+pub mod assignment;
+pub mod clock;
+mod commit_metadata;
+mod error;
+mod inputs;
+mod instance;
+mod member;
+mod places;
+mod restore;
+mod topics;
+mod worker;
+
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+use millstream_state::{Fingerprint, StateDirectory, StateOptions};
+
+use self::assignment::TaskId;
+use self::commit_metadata::{CommitId, CommitMetadata};
+use self::error::Trouble;
+use self::places::{Place, Places};
+use self::topics::Topics;
+use crate::kafka::{Admin, ClientSettings, OffsetAndMetadata, TopicPartition};
+use crate::plan::{Origin, Plan};
+use crate::settings::RunSettings;
+use crate::task::Task;
+use crate::topology::{Guarantee, Topology};
+
+pub use self::error::RuntimeError;
+pub use self::topics::TopicError;
+
+/// The longest pause before a session begins anew.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// An open task.
+struct OpenTask {
+    id: TaskId,
+    name: String,
+    task: Task,
+    /// The commit that its state is that of.
+    committed: Option<CommitId>,
+    /// Dropped after the task: then others may open it.
+    _place: Place,
+}
+
+impl OpenTask {
+    fn fingerprints(&self) -> Vec<(String, Fingerprint)> {
+        let stores = &self.task.sub_topology().stores;
+        stores.iter().map(|store| (store.spec.name.clone(), store.spec.fingerprint)).collect()
+    }
+
+    /// Makes what was committed durable, so that the next start has little to restore.
+    fn close(self) {
+        let OpenTask { name, task, _place, .. } = self;
+        if let Err(error) = task.close() {
+            tracing::warn!(task = name, %error, "the state could not be flushed; what is missing is restored");
+        }
+    }
+}
+
+/// What all threads of a process know.
+struct Shared {
+    app: String,
+    guarantee: Guarantee,
+    plan: Arc<Plan>,
+    /// Partitions, and so tasks, of each sub-topology.
+    counts: Vec<u32>,
+    settings: RunSettings,
+    client: ClientSettings,
+    instance: String,
+    admin: Arc<Admin>,
+    topics: Topics,
+    directory: StateDirectory,
+    state: StateOptions,
+    places: Places,
+    /// Per worker, the wall clock of its last turn.
+    heartbeats: Vec<AtomicI64>,
+    /// Committed offsets of repartition topics: records before them can be removed.
+    consumed: Mutex<HashMap<TopicPartition, i64>>,
+    repartitions: Vec<String>,
+}
+
+/// How far the restore of a task is.
+struct Progress(Arc<AtomicI64>);
+
+impl Progress {
+    fn set(&self, records: i64) {
+        self.0.store(records, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    fn transactional_id(&self, worker: usize) -> String {
+        format!("{}-{}-{worker}", self.app, self.instance)
+    }
+
+    fn client_of(&self, purpose: &str) -> ClientSettings {
+        let client_id = format!("{}-{}-{purpose}", self.app, self.instance);
+        ClientSettings { client_id, ..self.client.clone() }
+    }
+
+    fn heartbeat(&self, worker: usize) {
+        if let Some(heartbeat) = self.heartbeats.get(worker) {
+            heartbeat.store(clock::now(), Ordering::Relaxed);
+        }
+    }
+
+    /// A tenth of the memory is for records that wait in producers, a fifth for fetched ones, a fifth for staged writes; the
+    /// state has the rest.
+    fn producer_bytes_per_worker(&self) -> usize {
+        (self.settings.memory / 10 / self.settings.threads.max(1)).max(1 << 20)
+    }
+
+    fn fetched_bytes_per_partition(&self, partitions: usize) -> usize {
+        (self.settings.memory / 5 / partitions.max(1)).clamp(64 << 10, 64 << 20)
+    }
+
+    fn staged_bytes_per_worker(&self) -> usize {
+        self.settings.memory / 5 / self.settings.threads.max(1)
+    }
+
+    /// A producer may hold records back for a part of the time until the next commit, which flushes it.
+    fn linger(&self) -> Duration {
+        (self.settings.commit_every / 4).min(Duration::from_millis(20))
+    }
+
+    fn committed(&self, offsets: &[OffsetAndMetadata]) {
+        if self.repartitions.is_empty() {
+            return;
+        }
+        let mut consumed = self.consumed.lock().unwrap_or_else(PoisonError::into_inner);
+        for committed in offsets.iter().filter(|committed| {
+            self.repartitions.iter().any(|topic| **topic == *committed.partition.topic)
+        }) {
+            consumed.insert(committed.partition.clone(), committed.offset);
+        }
+    }
+
+    fn restoring(&self, id: TaskId, records: i64) -> Progress {
+        let _ = (id, records);
+        Progress(Arc::default())
+    }
+}
+
+/// Whether the process was asked to end.
+pub type Shutdown<'a> = &'a (dyn Fn() -> bool + Sync);
+
+/// Runs an application until `shutdown` says so, then commits and leaves the group.
+///
+/// # Errors
+/// What ends the run although nobody asked for it. Whatever was processed before is committed.
+pub fn run(
+    topology: &Topology,
+    plan: Arc<Plan>,
+    settings: RunSettings,
+    create_topics: bool,
+    shutdown: Shutdown<'_>,
+) -> Result<(), RuntimeError> {
+    if let Some(sub) = plan.sub_topologies.iter().find(|sub| !CommitMetadata::fits(sub)) {
+        return Err(RuntimeError::TooManySteps(sub.name.clone()));
+    }
+    let directory = StateDirectory::open(&settings.state_dir, &topology.app.id)?;
+    let instance = instance::instance(directory.path(), settings.instance.as_deref(), settings.threads)?;
+    let client = ClientSettings::new(&settings, format!("{}-{}", topology.app.id, instance.name));
+    let admin = Arc::new(Admin::new(&client).map_err(|error| RuntimeError::Kafka {
+        action: "make a client of the cluster".to_owned(),
+        error,
+    })?);
+    let topics = Topics::new(admin.clone());
+    let Some(counts) = patiently(shutdown, || topics.prepare(&plan, &settings.topics, create_topics))? else {
+        return Ok(());
+    };
+    let repartitions = plan.sub_topologies.iter().flat_map(|sub| &sub.inputs);
+    let repartitions = repartitions.filter(|input| matches!(input.origin, Origin::Repartition { .. }));
+    let shared = Arc::new(Shared {
+        app: topology.app.id.clone(),
+        guarantee: topology.app.guarantee,
+        repartitions: repartitions.map(|input| input.topic.clone()).collect(),
+        plan,
+        counts,
+        client,
+        instance: instance.name,
+        admin,
+        topics,
+        directory,
+        state: StateOptions::new(settings.memory / 2),
+        places: Places::default(),
+        heartbeats: (0..settings.threads).map(|_| AtomicI64::new(clock::now())).collect(),
+        consumed: Mutex::default(),
+        settings,
+    });
+    let former = shared.settings.threads..instance.workers_before;
+    if patiently(shutdown, || worker::end_transactions(&shared, former.clone()))?.is_none() {
+        return Ok(());
+    }
+    sessions(&shared, shutdown)
+}
+
+/// Sessions, one after the other, until one ends for good.
+fn sessions(shared: &Arc<Shared>, shutdown: Shutdown<'_>) -> Result<(), RuntimeError> {
+    let mut pause = Duration::ZERO;
+    loop {
+        let start = Instant::now();
+        match member::session(shared, shutdown) {
+            Ok(()) => return Ok(()),
+            Err(Trouble::Failed(error)) => return Err(*error),
+            Err(Trouble::Again(why)) => {
+                // A session that has lived a while was not begun in vain.
+                if start.elapsed() > Duration::from_secs(30) {
+                    pause = Duration::ZERO;
+                }
+                pause = (pause * 2).clamp(Duration::from_millis(250), LONGEST_PAUSE);
+                tracing::warn!("{why}; everything is opened anew from what was committed, in {pause:?}");
+                if !sleep(pause, shutdown) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// Tries until it succeeds, fails for good, or the process is asked to end (`None`).
+fn patiently<T>(
+    shutdown: Shutdown<'_>,
+    mut attempt: impl FnMut() -> Result<T, Trouble>,
+) -> Result<Option<T>, RuntimeError> {
+    let mut pause = Duration::from_millis(250);
+    loop {
+        match attempt() {
+            Ok(value) => return Ok(Some(value)),
+            Err(Trouble::Failed(error)) => return Err(*error),
+            Err(Trouble::Again(why)) => {
+                tracing::warn!("{why}; trying again in {pause:?}");
+                if !sleep(pause, shutdown) {
+                    return Ok(None);
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// Sleeps, unless the process is asked to end meanwhile: then `false`.
+fn sleep(pause: Duration, shutdown: Shutdown<'_>) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < pause {
+        if shutdown() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(50).min(pause));
+    }
+    !shutdown()
+}
+
+/// Set when a session ends, so that its threads stop what they do.
+type Cancelled = Arc<AtomicBool>;

@@ -1,0 +1,278 @@
+//! Opens tasks: their databases, and what their changelogs know beyond them.
+//!
+//! It runs in threads of its own, so that neither the member nor a worker waits for it. A restore ends where the changelog
+//! ended when the offsets of the inputs had been read; records of transactions that were open then are waited for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use millstream_state::{StateError, StoreId, TaskState};
+
+use super::assignment::TaskId;
+use super::commit_metadata::CommitMetadata;
+use super::error::{RuntimeError, Trouble};
+use super::topics::ANSWER;
+use super::{OpenTask, Shared};
+use crate::kafka::{IsolationLevel, OffsetSpec, RestoreConsumer, TopicPartition};
+use crate::plan::SubTopology;
+use crate::task::Task;
+
+/// How many records are taken from the client at once, and how long it is waited for them.
+const RECORDS: usize = 10_000;
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How many bytes of records are written to a store at once.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// How often a restore is spoken of.
+const LOG_EVERY: Duration = Duration::from_secs(5);
+
+/// What the restore threads are asked.
+pub(super) enum Request {
+    /// To open a task.
+    Open(Box<Open>),
+    /// To close a task that has gone to another process.
+    Close(OpenTask),
+    /// To remove records of repartition topics that are committed.
+    Remove(Vec<(TopicPartition, i64)>),
+}
+
+/// A task to be opened.
+pub(super) struct Open {
+    pub id: TaskId,
+    /// The number of the assignment it belongs to.
+    pub assignment: u64,
+    /// Per input, the next offset to read.
+    pub offsets: Vec<i64>,
+    /// What was committed last, if anything was.
+    pub committed: Option<CommitMetadata>,
+    /// Set when nobody wants the task any more.
+    pub cancelled: Arc<AtomicBool>,
+}
+
+/// What became of a task.
+pub(super) struct Opened {
+    pub id: TaskId,
+    pub assignment: u64,
+    /// `None`: it was cancelled.
+    pub outcome: Result<Option<OpenTask>, Trouble>,
+}
+
+/// Serves requests until nobody makes any.
+pub(super) fn serve(shared: &Arc<Shared>, requests: &Receiver<Request>, opened: &Sender<Opened>) {
+    for request in requests {
+        match request {
+            Request::Open(open) => {
+                let Open { id, assignment, .. } = *open;
+                let outcome = Opening { shared, open: &open }.run();
+                // Whoever has stopped listening does not want it any more.
+                let _ = opened.send(Opened { id, assignment, outcome });
+            }
+            Request::Close(task) => task.close(),
+            Request::Remove(offsets) => {
+                if let Err(error) = shared.admin.delete_records(&offsets, ANSWER) {
+                    tracing::debug!(%error, "records of repartition topics were not removed; they will be later");
+                }
+            }
+        }
+    }
+}
+
+struct Opening<'a> {
+    shared: &'a Arc<Shared>,
+    open: &'a Open,
+}
+
+/// A store and its part of a changelog.
+struct Part {
+    store: StoreId,
+    from: i64,
+    target: i64,
+    batch: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    bytes: usize,
+}
+
+impl Opening<'_> {
+    fn cancelled(&self) -> bool {
+        self.open.cancelled.load(Ordering::Relaxed)
+    }
+
+    fn run(&self) -> Result<Option<OpenTask>, Trouble> {
+        let Open { id, offsets, committed, .. } = self.open;
+        let Some(sub) = self.shared.plan.sub_topologies.get(id.sub).cloned() else {
+            return Err(RuntimeError::Internal("a task of no sub-topology".to_owned()).into());
+        };
+        let name = id.name(&self.shared.plan);
+        self.check_layout(&sub, &name)?;
+        let Some(place) = self.shared.places.take(*id, &|| self.cancelled()) else { return Ok(None) };
+        let mut state = self.database(&sub, &name)?;
+        if !self.restore(&sub, &name, &mut state)? {
+            return Ok(None);
+        }
+        let positions = committed.as_ref().map(|committed| committed.positions.as_slice());
+        let fold = self.shared.settings.max_batch_rows > 1;
+        let task = Task::open(sub, id.partition, state, offsets.clone(), positions, fold);
+        let task = task.map_err(|error| RuntimeError::Task { task: name.clone(), error })?;
+        let committed = committed.as_ref().map(|committed| committed.id);
+        Ok(Some(OpenTask { id: *id, name, task, committed, _place: place }))
+    }
+
+    /// Whether the state that was committed last is of this topology.
+    fn check_layout(&self, sub: &SubTopology, name: &str) -> Result<(), Trouble> {
+        for (store, fingerprint) in self.open.committed.iter().flat_map(|committed| &committed.fingerprints) {
+            let planned = sub.stores.iter().find(|planned| planned.spec.name == *store);
+            if planned.is_some_and(|planned| planned.spec.fingerprint != *fingerprint) {
+                let (task, store) = (name.to_owned(), store.clone());
+                return Err(RuntimeError::Layout { task, store }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The database of the task; a damaged one is moved away.
+    fn database(&self, sub: &SubTopology, name: &str) -> Result<TaskState, Trouble> {
+        let Shared { directory, state, .. } = &**self.shared;
+        let specs = Task::store_specs(sub);
+        let opened = match TaskState::open(directory, name, &specs, state) {
+            Err(error) if error.is_corruption() => {
+                tracing::error!(task = name, %error, "the state is damaged: it is moved away and restored");
+                directory.quarantine(name).and_then(|_| TaskState::open(directory, name, &specs, state))
+            }
+            opened => opened,
+        };
+        Ok(opened.map_err(RuntimeError::from)?)
+    }
+
+    fn changelogs(&self, sub: &SubTopology) -> Vec<TopicPartition> {
+        let partition = self.open.id.partition;
+        sub.stores.iter().map(|store| TopicPartition { topic: store.changelog.clone(), partition }).collect()
+    }
+
+    /// Reads what the changelogs know beyond the database. `false`: it was cancelled.
+    fn restore(&self, sub: &SubTopology, name: &str, state: &mut TaskState) -> Result<bool, Trouble> {
+        let changelogs = self.changelogs(sub);
+        if changelogs.is_empty() {
+            return Ok(true);
+        }
+        let ends = |spec| {
+            let offsets = self.shared.admin.offsets(&changelogs, spec, IsolationLevel::ReadUncommitted, ANSWER);
+            offsets.map_err(|error| Trouble::kafka(format!("find the ends of the changelogs of {name}"), error))
+        };
+        let targets = ends(OffsetSpec::Latest)?;
+        let starts = ends(OffsetSpec::Earliest)?;
+        let mut from = state.checkpoint().changelog_offsets.clone();
+        for ((offset, end), changelog) in from.iter().zip(&targets).zip(&changelogs) {
+            if offset > end {
+                return Err(RuntimeError::ChangelogEnds {
+                    task: name.to_owned(),
+                    topic: changelog.topic.to_string(),
+                    partition: changelog.partition,
+                    end: *end,
+                    offset: *offset,
+                }
+                .into());
+            }
+        }
+        let cut = from.iter().zip(&starts).any(|(offset, start)| *offset > 0 && offset < start);
+        if cut {
+            // What was removed in between could have deleted entries that the database still has.
+            tracing::warn!(task = name, "the changelog begins after what is on disk: the state is restored from its start");
+            self.start_empty(sub, name, state)?;
+            from.clone_from(&state.checkpoint().changelog_offsets);
+        }
+        let mut parts: Vec<Part> = from
+            .iter()
+            .zip(targets)
+            .zip(&starts)
+            .enumerate()
+            .map(|(store, ((from, target), start))| Part {
+                store: StoreId(store),
+                from: (*from).max(*start),
+                target,
+                batch: Vec::new(),
+                bytes: 0,
+            })
+            .collect();
+        self.read(name, state, &mut parts, &changelogs)
+    }
+
+    fn start_empty(&self, sub: &SubTopology, name: &str, state: &mut TaskState) -> Result<(), Trouble> {
+        let directory = &self.shared.directory;
+        // The database must be closed before its folder can go.
+        let old = std::mem::replace(state, TaskState::in_memory(&[]));
+        old.close().map_err(RuntimeError::from)?;
+        let path = directory.task_path(name).map_err(RuntimeError::from)?;
+        std::fs::remove_dir_all(&path)
+            .map_err(|source| RuntimeError::from(StateError::Io { action: "remove", path, source }))?;
+        *state = self.database(sub, name)?;
+        Ok(())
+    }
+
+    fn read(
+        &self,
+        name: &str,
+        state: &mut TaskState,
+        parts: &mut [Part],
+        changelogs: &[TopicPartition],
+    ) -> Result<bool, Trouble> {
+        let total: i64 = parts.iter().map(|part| (part.target - part.from).max(0)).sum();
+        let progress = self.shared.restoring(self.open.id, total);
+        if total == 0 {
+            return Ok(true);
+        }
+        let trouble = |error| Trouble::kafka(format!("restore {name}"), error);
+        let client = self.shared.client_of(&format!("restore-{name}"));
+        let mut consumer = RestoreConsumer::new(&client).map_err(trouble)?;
+        let assigned: Vec<(TopicPartition, i64)> =
+            changelogs.iter().zip(parts.iter()).map(|(log, part)| (log.clone(), part.from)).collect();
+        consumer.assign(&assigned).map_err(trouble)?;
+        let (start, mut logged) = (Instant::now(), Instant::now());
+        let mut records: u64 = 0;
+        loop {
+            if self.cancelled() {
+                return Ok(false);
+            }
+            let taken = consumer.take(RECORDS, PATIENCE, &mut |number, message| {
+                let (Some(part), Some(key)) = (parts.get_mut(number), message.key) else { return };
+                part.bytes += key.len() + message.value.map_or(0, <[u8]>::len);
+                part.batch.push((key.to_vec(), message.value.map(<[u8]>::to_vec)));
+            });
+            records += taken.map_err(trouble)? as u64;
+            let mut remaining = 0;
+            for (number, part) in parts.iter_mut().enumerate() {
+                let position = consumer.position(number).max(part.from);
+                let done = position >= part.target;
+                if part.bytes >= BATCH_BYTES || (done && (!part.batch.is_empty() || position > part.from)) {
+                    let next = if done { part.target.max(position) } else { position };
+                    state
+                        .restore(part.store, &mut part.batch.drain(..), next)
+                        .map_err(RuntimeError::from)?;
+                    part.bytes = 0;
+                    part.from = next;
+                }
+                remaining += (part.target - position).max(0);
+            }
+            progress.set(total - remaining);
+            if remaining == 0 {
+                break;
+            }
+            if logged.elapsed() >= LOG_EVERY {
+                logged = Instant::now();
+                let rate = (total - remaining) as f64 / start.elapsed().as_secs_f64();
+                tracing::info!(
+                    task = name,
+                    records,
+                    remaining,
+                    rate = rate as u64,
+                    seconds_left = (remaining as f64 / rate.max(1.0)) as u64,
+                    "restoring"
+                );
+            }
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        tracing::info!(task = name, records, seconds, rate = (records as f64 / seconds) as u64, "restored");
+        Ok(true)
+    }
+}

@@ -1,0 +1,563 @@
+//! A worker: a thread that owns tasks, processes their records and commits them.
+//!
+//! One transaction of its producer covers outputs, changelogs and input offsets of all its tasks. The order of a commit is
+//! that of docs/architecture.md: take no more records, flush the producer, send the offsets under the metadata of the
+//! assignment, end the transaction, and only then write to the stores.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, select};
+
+use super::assignment::TaskId;
+use super::commit_metadata::{CommitId, CommitMetadata};
+use super::error::{RuntimeError, Trouble};
+use super::inputs::{Fetched, Inputs, Next};
+use super::{OpenTask, Shared, clock};
+use crate::kafka::{
+    ClientSettings, GroupConsumer, GroupMetadata, OffsetAndMetadata, Producer, ProducerOptions, SendError,
+    TopicHandle, TopicPartition,
+};
+use crate::record::Record;
+use crate::task::{OutputRecord, RecordError};
+use crate::topology::Guarantee;
+
+/// How long one call to Kafka may take before the session begins anew. Within it the client retries by itself.
+const CALL: Duration = Duration::from_secs(30);
+
+/// How long a full producer is waited for at once.
+const FULL: Duration = Duration::from_millis(20);
+
+/// A store is flushed at least this often, since nothing else bounds what a crash has to restore.
+const FLUSH_EVERY: Duration = Duration::from_secs(300);
+
+/// What a worker is told.
+pub(super) enum Command {
+    /// To process a task.
+    Run(Box<Assigned>),
+    /// To commit and to hand all tasks back.
+    Release(Sender<Vec<OpenTask>>),
+    /// To abort and to drop all tasks: others may have them already.
+    Abandon(Sender<Vec<OpenTask>>),
+}
+
+/// A task with the partitions it reads.
+pub(super) struct Assigned {
+    pub open: OpenTask,
+    pub inputs: Vec<Fetched>,
+    pub consumer: Arc<GroupConsumer>,
+    /// The assignment under which it was opened.
+    pub metadata: GroupMetadata,
+}
+
+/// What a worker tells.
+pub(super) struct Failure {
+    /// `None`: not a worker, but a restorer.
+    pub worker: Option<usize>,
+    pub trouble: Trouble,
+}
+
+struct Running {
+    open: OpenTask,
+    inputs: Inputs<Fetched>,
+    /// Whether something has happened since the last commit.
+    dirty: bool,
+    /// Until when a lagging partition is waited for.
+    wait_until: Option<Instant>,
+    /// Wall clock of the last input, and up to which silence has moved stream time.
+    last_input: i64,
+    followed: i64,
+    flushed: Instant,
+}
+
+pub(super) struct Worker {
+    number: usize,
+    shared: Arc<Shared>,
+    commands: Receiver<Command>,
+    wake: Receiver<()>,
+    failures: Sender<Failure>,
+    output: Output,
+    tasks: Vec<Running>,
+    consumer: Option<(Arc<GroupConsumer>, GroupMetadata)>,
+    committed_at: Instant,
+}
+
+/// The producer and what it knows of topics.
+struct Output {
+    shared: Arc<Shared>,
+    client: ClientSettings,
+    options: ProducerOptions,
+    producer: Producer,
+    topics: HashMap<Arc<str>, (TopicHandle, u32)>,
+    /// Names this producer in the ids of its commits.
+    id: CommitId,
+    /// Since when a transaction is open.
+    open: Option<Instant>,
+}
+
+impl Worker {
+    pub fn new(
+        number: usize,
+        shared: Arc<Shared>,
+        commands: Receiver<Command>,
+        wake: Receiver<()>,
+        failures: Sender<Failure>,
+    ) -> Result<Self, Trouble> {
+        let output = Output::new(number, shared.clone())?;
+        Ok(Worker {
+            number,
+            shared,
+            commands,
+            wake,
+            failures,
+            output,
+            tasks: Vec::new(),
+            consumer: None,
+            committed_at: Instant::now(),
+        })
+    }
+
+    /// Works until nobody commands it any more.
+    pub fn run(mut self) {
+        loop {
+            match self.turn() {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(trouble) => {
+                    self.output.abort();
+                    self.tasks.clear();
+                    self.consumer = None;
+                    // Whoever has stopped listening does not need to know.
+                    let _ = self.failures.send(Failure { worker: Some(self.number), trouble });
+                }
+            }
+            self.shared.heartbeat(self.number);
+        }
+    }
+
+    /// Obeys, processes what was fetched, commits when it is time. `false`: it is over.
+    fn turn(&mut self) -> Result<bool, Trouble> {
+        while let Ok(command) = self.commands.try_recv() {
+            self.obey(command)?;
+        }
+        let mut progress = false;
+        for position in 0..self.tasks.len() {
+            progress |= self.step(position)?;
+            if self.commit_is_due() {
+                self.commit()?;
+            }
+        }
+        if progress {
+            self.output.producer.poll(Duration::ZERO);
+            return Ok(true);
+        }
+        let pause = self.pause();
+        let Worker { commands, wake, .. } = self;
+        let mut command = None;
+        select! {
+            recv(commands) -> received => match received {
+                Ok(received) => command = Some(received),
+                Err(_) => return Ok(false),
+            },
+            recv(wake) -> _ => {}
+            default(pause) => {}
+        }
+        if let Some(command) = command {
+            self.obey(command)?;
+        }
+        self.output.producer.poll(Duration::ZERO);
+        if self.commit_is_due() {
+            self.commit()?;
+        }
+        self.follow_the_clock()?;
+        self.flush_stores()?;
+        Ok(true)
+    }
+
+    fn obey(&mut self, command: Command) -> Result<(), Trouble> {
+        match command {
+            Command::Run(assigned) => {
+                let Assigned { open, inputs, consumer, metadata } = *assigned;
+                let now = clock::now();
+                self.consumer = Some((consumer, metadata));
+                self.tasks.push(Running {
+                    open,
+                    inputs: Inputs::new(inputs, self.shared.settings.max_task_idle),
+                    dirty: false,
+                    wait_until: None,
+                    last_input: now,
+                    followed: now,
+                    flushed: Instant::now(),
+                });
+            }
+            Command::Release(reply) => {
+                self.commit()?;
+                self.hand_back(&reply);
+            }
+            Command::Abandon(reply) => {
+                self.output.abort();
+                self.tasks.clear();
+                self.hand_back(&reply);
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the queues of the partitions and gives the tasks away.
+    fn hand_back(&mut self, reply: &Sender<Vec<OpenTask>>) {
+        self.consumer = None;
+        let _ = reply.send(self.tasks.drain(..).map(|running| running.open).collect());
+    }
+
+    /// Processes the next records of a task; says whether there were any.
+    fn step(&mut self, position: usize) -> Result<bool, Trouble> {
+        let Some(running) = self.tasks.get_mut(position) else { return Ok(false) };
+        let rows = self.shared.settings.max_batch_rows;
+        let task = &mut running.open.task;
+        let name = &running.open.name;
+        let failed = |error| Trouble::from(RuntimeError::Task { task: name.clone(), error });
+        let next = running.inputs.next(rows, Instant::now(), |input, records| {
+            task.event_times(input, records).map_err(failed)
+        });
+        let records = match next? {
+            Next::Epoch(records) => records,
+            Next::Nothing => {
+                running.wait_until = None;
+                return Ok(false);
+            }
+            Next::Wait(until) => {
+                running.wait_until = until;
+                return Ok(false);
+            }
+        };
+        running.wait_until = None;
+        running.dirty = true;
+        let now = clock::now();
+        running.last_input = now;
+        running.followed = now;
+        let epoch = task.process(records, now).map_err(failed)?;
+        let partition = running.open.id.partition;
+        report(&epoch.errors);
+        self.output.begin()?;
+        self.output.write_all(partition, &epoch.outputs)?;
+        if let Some(stopped) = epoch.stopped {
+            // What came before the record counts.
+            self.commit()?;
+            return Err(RuntimeError::Stopped(Box::new(stopped)).into());
+        }
+        Ok(true)
+    }
+
+    /// Where all inputs have been silent for `idle-after`, stream time follows the wall clock.
+    fn follow_the_clock(&mut self) -> Result<(), Trouble> {
+        let now = clock::now();
+        for running in &mut self.tasks {
+            let Some(idle_after) = running.open.task.sub_topology().idle_after else { continue };
+            if now - running.last_input < idle_after || running.inputs.has_lag() {
+                continue;
+            }
+            let Some(time) = running.open.task.stream_time() else { continue };
+            let to = time.saturating_add(now - running.followed).min(now);
+            if to <= time {
+                continue;
+            }
+            running.followed = now;
+            running.dirty = true;
+            let epoch = running.open.task.advance(millstream_operators::operator::Advance::To(to));
+            let epoch = epoch
+                .map_err(|error| RuntimeError::Task { task: running.open.name.clone(), error })
+                .map_err(Trouble::from)?;
+            self.output.begin()?;
+            self.output.write_all(running.open.id.partition, &epoch.outputs)?;
+        }
+        Ok(())
+    }
+
+    fn flush_stores(&mut self) -> Result<(), Trouble> {
+        for running in &mut self.tasks {
+            if running.flushed.elapsed() >= FLUSH_EVERY && running.open.task.unflushed_bytes() > 0 {
+                running.open.task.flush_in_background().map_err(RuntimeError::from)?;
+                running.flushed = Instant::now();
+            }
+        }
+        Ok(())
+    }
+
+    fn commit_is_due(&self) -> bool {
+        if !self.tasks.iter().any(|running| running.dirty) {
+            return false;
+        }
+        let staged: usize = self.tasks.iter().map(|running| running.open.task.staged_bytes()).sum();
+        self.committed_at.elapsed() >= self.shared.settings.commit_every
+            || staged > self.shared.staged_bytes_per_worker()
+    }
+
+    /// Until when there is nothing to do, if nothing comes.
+    fn pause(&self) -> Duration {
+        const LONGEST: Duration = Duration::from_millis(100);
+        let mut pause = LONGEST;
+        if self.tasks.iter().any(|running| running.dirty) {
+            pause = pause.min(self.shared.settings.commit_every.saturating_sub(self.committed_at.elapsed()));
+        }
+        for until in self.tasks.iter().filter_map(|running| running.wait_until) {
+            pause = pause.min(until.saturating_duration_since(Instant::now()));
+        }
+        pause
+    }
+
+    /// Commits everything that was processed, all of it or nothing.
+    fn commit(&mut self) -> Result<(), Trouble> {
+        self.committed_at = Instant::now();
+        if !self.tasks.iter().any(|running| running.dirty) {
+            return Ok(());
+        }
+        let Some((consumer, metadata)) = &self.consumer else {
+            return Err(RuntimeError::Internal("a task without an assignment".to_owned()).into());
+        };
+        self.output.begin()?;
+        self.output.id.number += 1;
+        let id = self.output.id;
+        let mut commits = Vec::new();
+        let mut offsets = Vec::new();
+        for running in self.tasks.iter_mut().filter(|running| running.dirty) {
+            let sub = running.open.task.sub_topology().clone();
+            let mut commit = running.open.task.commit();
+            let partition = running.open.id.partition;
+            for change in std::mem::take(&mut commit.changelog) {
+                let Some(store) = sub.stores.get(change.store.0) else { continue };
+                self.output.send(
+                    &store.changelog,
+                    partition,
+                    Some(&change.key),
+                    change.value.as_deref(),
+                    clock::now(),
+                )?;
+            }
+            for (number, (input, offset)) in sub.inputs.iter().zip(&commit.offsets).enumerate() {
+                let whole = number == 0;
+                let metadata = CommitMetadata {
+                    id,
+                    positions: if whole { commit.metadata.clone() } else { Vec::new() },
+                    fingerprints: if whole { running.open.fingerprints() } else { Vec::new() },
+                };
+                offsets.push(OffsetAndMetadata {
+                    partition: TopicPartition { topic: Arc::from(input.topic.as_str()), partition },
+                    offset: *offset,
+                    metadata: metadata.encode(),
+                });
+            }
+            commits.push(commit);
+        }
+        self.output.end(&offsets, consumer, metadata)?;
+        // From here on the commit is known to have succeeded.
+        for (running, commit) in self.tasks.iter_mut().filter(|running| running.dirty).zip(commits) {
+            running.dirty = false;
+            running.open.committed = Some(id);
+            let before = running.open.task.changelog_offsets().to_vec();
+            let stores = &running.open.task.sub_topology().stores;
+            let partition = running.open.id.partition;
+            let delivered = stores.iter().zip(before).map(|(store, before)| {
+                self.output.delivered(&store.changelog, partition).map_or(before, |last| last + 1)
+            });
+            let delivered = delivered.collect();
+            running
+                .open
+                .task
+                .committed(commit, delivered)
+                .map_err(|error| RuntimeError::Task { task: running.open.name.clone(), error })?;
+        }
+        self.shared.committed(&offsets);
+        self.committed_at = Instant::now();
+        Ok(())
+    }
+}
+
+impl Output {
+    fn new(number: usize, shared: Arc<Shared>) -> Result<Self, Trouble> {
+        let exactly_once = shared.guarantee == Guarantee::ExactlyOnce;
+        let client = ClientSettings {
+            client_id: format!("{}-{}-producer-{number}", shared.app, shared.instance),
+            ..shared.client.clone()
+        };
+        let options = ProducerOptions {
+            transactional_id: exactly_once.then(|| shared.transactional_id(number)),
+            transaction_timeout: shared.settings.transaction_timeout,
+            linger: shared.linger(),
+            buffer_bytes: shared.producer_bytes_per_worker(),
+            compression: "lz4".to_owned(),
+        };
+        let producer = started(&client, &options)?;
+        Ok(Output { shared, client, options, producer, topics: HashMap::new(), id: new_id(), open: None })
+    }
+
+    /// Begins a transaction, unless one is open. A spent producer is replaced first: a delayed answer to it could otherwise end
+    /// the new transaction.
+    fn begin(&mut self) -> Result<(), Trouble> {
+        if self.options.transactional_id.is_none() {
+            self.open.get_or_insert_with(Instant::now);
+            return Ok(());
+        }
+        if self.open.is_some() {
+            return Ok(());
+        }
+        if self.producer.is_spent() {
+            tracing::warn!("a request of the producer got no clear answer: it is replaced before the next transaction");
+            self.topics.clear();
+            self.producer = started(&self.client, &self.options)?;
+            self.id = new_id();
+        }
+        self.producer.begin().map_err(|error| self.trouble("begin a transaction", error))?;
+        self.open = Some(Instant::now());
+        Ok(())
+    }
+
+    fn abort(&mut self) {
+        if self.open.take().is_some()
+            && self.options.transactional_id.is_some()
+            && let Err(error) = self.producer.abort(CALL)
+        {
+            // The next producer of this id, or the brokers' time-out, ends it.
+            tracing::warn!(%error, "a transaction could not be aborted");
+        }
+    }
+
+    fn write_all(&mut self, partition: i32, outputs: &[OutputRecord]) -> Result<(), Trouble> {
+        for OutputRecord { topic, hash, record, .. } in outputs {
+            let (handle, count) = self.topic(topic)?;
+            let hash = hash.unwrap_or(partition.unsigned_abs());
+            let target = hash.checked_rem(count).unwrap_or_default() as i32;
+            let Record { key, value, timestamp, headers, .. } = record;
+            let headers: Vec<(&str, Option<&[u8]>)> =
+                headers.iter().map(|header| (header.name.as_str(), header.value.as_deref())).collect();
+            self.enqueue(handle, topic, target, key.as_deref(), value.as_deref(), *timestamp, &headers)?;
+        }
+        Ok(())
+    }
+
+    fn send(
+        &mut self,
+        topic: &Arc<str>,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        timestamp: i64,
+    ) -> Result<(), Trouble> {
+        let (handle, _) = self.topic(topic)?;
+        self.enqueue(handle, topic, partition, key, value, timestamp, &[])
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of a record")]
+    fn enqueue(
+        &mut self,
+        handle: TopicHandle,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        timestamp: i64,
+        headers: &[(&str, Option<&[u8]>)],
+    ) -> Result<(), Trouble> {
+        let patience = Instant::now();
+        loop {
+            match self.producer.send(handle, partition, key, value, timestamp, headers) {
+                Ok(()) => return Ok(()),
+                Err(SendError::QueueFull) if patience.elapsed() < CALL => self.producer.poll(FULL),
+                Err(SendError::QueueFull) => {
+                    return Err(Trouble::Again(format!("no room in the producer for {} s", CALL.as_secs())));
+                }
+                Err(SendError::Failed(error)) if error.is_message_too_large() => {
+                    let bytes = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
+                    return Err(RuntimeError::TooLarge { topic: topic.to_owned(), bytes, error }.into());
+                }
+                Err(SendError::Failed(error)) => {
+                    return Err(self.trouble(&format!("write to topic `{topic}`"), error));
+                }
+            }
+        }
+    }
+
+    /// The handle of a topic, and how many partitions it has.
+    fn topic(&mut self, name: &Arc<str>) -> Result<(TopicHandle, u32), Trouble> {
+        if let Some(known) = self.topics.get(name) {
+            return Ok(*known);
+        }
+        let count = self.shared.topics.partitions(name)?;
+        let handle = self.producer.topic(name);
+        let handle = handle.map_err(|error| self.trouble(&format!("write to topic `{name}`"), error))?;
+        self.topics.insert(name.clone(), (handle, count));
+        Ok((handle, count))
+    }
+
+    /// The offset of the last record that was delivered to a partition since the transaction began.
+    fn delivered(&self, topic: &Arc<str>, partition: i32) -> Option<i64> {
+        let (handle, _) = self.topics.get(topic)?;
+        self.producer.delivered(*handle, partition)
+    }
+
+    /// Ends what was begun, with these offsets.
+    fn end(
+        &mut self,
+        offsets: &[OffsetAndMetadata],
+        consumer: &GroupConsumer,
+        metadata: &GroupMetadata,
+    ) -> Result<(), Trouble> {
+        self.producer.flush(CALL).map_err(|error| self.trouble("write to Kafka", error))?;
+        if self.options.transactional_id.is_some() {
+            let sent = self.producer.send_offsets(offsets, metadata, CALL);
+            sent.map_err(|error| self.trouble("commit offsets", error))?;
+            self.producer.commit(CALL).map_err(|error| self.trouble("commit the transaction", error))?;
+        } else {
+            consumer.commit(offsets, CALL).map_err(|error| Trouble::kafka("commit offsets", error))?;
+        }
+        self.open = None;
+        Ok(())
+    }
+
+    fn trouble(&self, action: &str, error: crate::kafka::KafkaError) -> Trouble {
+        // A transaction that took longer than its time-out was ended by the brokers, which looks the same.
+        let late = self.open.is_some_and(|open| open.elapsed() >= self.options.transaction_timeout);
+        if error.is_fenced() && !late {
+            let id = self.options.transactional_id.clone().unwrap_or_default();
+            return RuntimeError::Fenced { id, instance: self.shared.instance.clone() }.into();
+        }
+        if error.is_message_too_large() {
+            let topic = "of a sink or changelog".to_owned();
+            return RuntimeError::TooLarge { topic, bytes: 0, error }.into();
+        }
+        Trouble::kafka(action, error)
+    }
+}
+
+fn started(client: &ClientSettings, options: &ProducerOptions) -> Result<Producer, Trouble> {
+    let trouble = |error| match &options.transactional_id {
+        Some(id) => Trouble::kafka(format!("use the transactional id `{id}`"), error),
+        None => Trouble::kafka("make a producer", error),
+    };
+    let producer = Producer::new(client, options).map_err(trouble)?;
+    if options.transactional_id.is_some() {
+        producer.init_transactions(CALL).map_err(trouble)?;
+    }
+    Ok(producer)
+}
+
+fn new_id() -> CommitId {
+    CommitId { producer: RandomState::new().hash_one(clock::now()), number: 0 }
+}
+
+fn report(errors: &[RecordError]) {
+    for error in errors {
+        tracing::warn!("{error}");
+    }
+}
+
+/// Ends the transactions that workers of these numbers, which exist no more, may have left open.
+pub(super) fn end_transactions(shared: &Arc<Shared>, workers: std::ops::Range<usize>) -> Result<(), Trouble> {
+    if shared.guarantee == Guarantee::ExactlyOnce {
+        for number in workers {
+            Output::new(number, shared.clone())?;
+        }
+    }
+    Ok(())
+}
