@@ -126,7 +126,6 @@ fn of_state(error: &StateError) -> Exit {
 
 impl From<DevError> for Failure {
     fn from(error: DevError) -> Self {
-        let code = error.code();
         match error {
             DevError::Driver(error) => error.into(),
             DevError::Stopped(error) => Failure::stopped(&error),

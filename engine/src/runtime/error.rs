@@ -60,14 +60,12 @@ pub enum RuntimeError {
     },
     /// A record is larger than Kafka takes.
     #[error(
-        "a record of {bytes} bytes is too large for topic `{topic}`: {error}; raise `max.message.bytes` of the topic and \
-         `message.max.bytes` in `[kafka.properties]`, or make the record smaller"
+        "{record} is larger than Kafka takes: {error}; raise `max.message.bytes` of the topic and `message.max.bytes` in \
+         `[kafka.properties]`, or make the record smaller"
     )]
     TooLarge {
-        /// The topic.
-        topic: String,
-        /// Key and value together.
-        bytes: usize,
+        /// The record, in words.
+        record: String,
         /// What Kafka said.
         error: KafkaError,
     },

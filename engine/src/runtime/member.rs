@@ -18,7 +18,7 @@ use super::error::{RuntimeError, Trouble};
 use super::inputs::Fetched;
 use super::restore::{self, Open, Opened, Request};
 use super::topics::ANSWER;
-use super::worker::{Assigned, Command, Failure, Worker};
+use super::worker::{Assigned, Command, Worker};
 use super::{Cancelled, OpenTask, Shared, Shutdown, clock};
 use crate::kafka::{
     Committed, GroupConsumer, GroupEvent, GroupMetadata, GroupOptions, IsolationLevel, OffsetSpec, TopicPartition,
@@ -65,7 +65,7 @@ struct Member {
     consumer: Arc<GroupConsumer>,
     workers: Vec<WorkerHandle>,
     restorers: Vec<JoinHandle<()>>,
-    failures: Receiver<Failure>,
+    failures: Receiver<Trouble>,
     requests: Sender<Request>,
     opened: Receiver<Opened>,
     /// Counts the assignments.
@@ -94,7 +94,7 @@ impl Member {
             let body = move || {
                 let served = catch_unwind(AssertUnwindSafe(|| restore::serve(&shared, &requested, &opened_by)));
                 if let Err(panic) = served {
-                    let _ = failed.send(Failure { worker: None, trouble: panicked("a restorer", &*panic) });
+                    let _ = failed.send(panicked("a restorer", &*panic));
                 }
             };
             restorers.push(thread(format!("restorer-{number}"), body)?);
@@ -142,8 +142,8 @@ impl Member {
                 Some(GroupEvent::Error(error)) => self.group_error(error)?,
                 None => {}
             }
-            if let Ok(failure) = self.failures.try_recv() {
-                return Err(failure.trouble);
+            if let Ok(trouble) = self.failures.try_recv() {
+                return Err(trouble);
             }
             while let Ok(opened) = self.opened.try_recv() {
                 self.opened(opened)?;
@@ -314,10 +314,8 @@ impl Member {
     }
 
     fn failure(&self, worker: usize) -> Trouble {
-        match self.failures.recv_timeout(Duration::from_secs(1)) {
-            Ok(failure) => failure.trouble,
-            Err(_) => RuntimeError::Internal(format!("worker {worker} does not answer")).into(),
-        }
+        let answer = self.failures.recv_timeout(Duration::from_secs(1));
+        answer.unwrap_or_else(|_| RuntimeError::Internal(format!("worker {worker} does not answer")).into())
     }
 
     fn request(&self, request: Request) -> Result<(), Trouble> {
@@ -441,7 +439,7 @@ fn start_worker(
     shared: &Arc<Shared>,
     number: usize,
     tasks: usize,
-    failed: Sender<Failure>,
+    failed: Sender<Trouble>,
 ) -> Result<WorkerHandle, Trouble> {
     let (commands, commanded) = bounded(tasks + 8);
     let (waker, wake) = bounded(1);
@@ -452,12 +450,12 @@ fn start_worker(
             match Worker::new(number, shared, commanded, wake, failed.clone()) {
                 Ok(worker) => worker.run(),
                 Err(trouble) => {
-                    let _ = failed.send(Failure { worker: Some(number), trouble });
+                    let _ = failed.send(trouble);
                 }
             }
         }));
         if let Err(panic) = worked {
-            let _ = failed.send(Failure { worker: Some(number), trouble: panicked("a worker", &*panic) });
+            let _ = failed.send(panicked("a worker", &*panic));
         }
     };
     let thread = thread(format!("worker-{number}"), body)?;

@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use millstream_operators::operator::StoreKind;
 
 use super::error::{RuntimeError, Trouble};
-use crate::kafka::{Admin, KafkaError, NewTopic};
+use crate::kafka::{Admin, NewTopic};
 use crate::plan::{Origin, Plan, PlanOutput};
 use crate::topology::{OnError, SinkTopic, TopicDefaults};
 
@@ -361,9 +361,4 @@ fn check_settings(
         .into());
     }
     Ok(())
-}
-
-/// Whether an error of the admin client may pass by itself.
-pub(super) fn passes(error: &KafkaError) -> bool {
-    !error.is_authorization() && !error.is_authentication()
 }

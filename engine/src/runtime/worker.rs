@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select};
 
-use super::assignment::TaskId;
 use super::commit_metadata::{CommitId, CommitMetadata};
 use super::error::{RuntimeError, Trouble};
 use super::inputs::{Fetched, Inputs, Next};
@@ -52,13 +51,6 @@ pub(super) struct Assigned {
     pub metadata: GroupMetadata,
 }
 
-/// What a worker tells.
-pub(super) struct Failure {
-    /// `None`: not a worker, but a restorer.
-    pub worker: Option<usize>,
-    pub trouble: Trouble,
-}
-
 struct Running {
     open: OpenTask,
     inputs: Inputs<Fetched>,
@@ -77,7 +69,7 @@ pub(super) struct Worker {
     shared: Arc<Shared>,
     commands: Receiver<Command>,
     wake: Receiver<()>,
-    failures: Sender<Failure>,
+    failures: Sender<Trouble>,
     output: Output,
     tasks: Vec<Running>,
     consumer: Option<(Arc<GroupConsumer>, GroupMetadata)>,
@@ -103,7 +95,7 @@ impl Worker {
         shared: Arc<Shared>,
         commands: Receiver<Command>,
         wake: Receiver<()>,
-        failures: Sender<Failure>,
+        failures: Sender<Trouble>,
     ) -> Result<Self, Trouble> {
         let output = Output::new(number, shared.clone())?;
         Ok(Worker {
@@ -130,7 +122,7 @@ impl Worker {
                     self.tasks.clear();
                     self.consumer = None;
                     // Whoever has stopped listening does not need to know.
-                    let _ = self.failures.send(Failure { worker: Some(self.number), trouble });
+                    let _ = self.failures.send(trouble);
                 }
             }
             self.shared.heartbeat(self.number);
@@ -469,7 +461,8 @@ impl Output {
                 }
                 Err(SendError::Failed(error)) if error.is_message_too_large() => {
                     let bytes = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
-                    return Err(RuntimeError::TooLarge { topic: topic.to_owned(), bytes, error }.into());
+                    let record = format!("a record of {bytes} bytes for topic `{topic}`");
+                    return Err(RuntimeError::TooLarge { record, error }.into());
                 }
                 Err(SendError::Failed(error)) => {
                     return Err(self.trouble(&format!("write to topic `{topic}`"), error));
@@ -523,8 +516,7 @@ impl Output {
             return RuntimeError::Fenced { id, instance: self.shared.instance.clone() }.into();
         }
         if error.is_message_too_large() {
-            let topic = "of a sink or changelog".to_owned();
-            return RuntimeError::TooLarge { topic, bytes: 0, error }.into();
+            return RuntimeError::TooLarge { record: "a record".to_owned(), error }.into();
         }
         Trouble::kafka(action, error)
     }
