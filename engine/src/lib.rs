@@ -5,6 +5,7 @@
 pub mod codec;
 pub mod driver;
 pub mod feed;
+pub mod kafka;
 pub mod partitioner;
 pub mod plan;
 pub mod record;
