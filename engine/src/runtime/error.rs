@@ -224,7 +224,7 @@ impl Trouble {
     /// committed, so that it does not matter whether the failed call has had its effect.
     pub fn kafka(action: impl Into<String>, error: KafkaError) -> Self {
         let action = action.into();
-        if error.is_authorization() || error.is_authentication() {
+        if error.is_authorization() || error.is_authentication() || error.is_unsupported() {
             Trouble::from(RuntimeError::Kafka { action, error })
         } else {
             Trouble::Again(format!("cannot {action}: {error}"))

@@ -61,8 +61,8 @@ fn record(message: &Message<'_>) -> Record {
         timestamp: message.timestamp,
         headers: message
             .headers
-            .clone()
-            .map(|(name, value)| Header { name: name.to_owned(), value: value.map(<[u8]>::to_vec) })
+            .into_iter()
+            .map(|(name, value)| Header { name: name.into_owned(), value: value.map(<[u8]>::to_vec) })
             .collect(),
         offset: message.offset,
     }

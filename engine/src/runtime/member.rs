@@ -21,7 +21,7 @@ use super::topics::ANSWER;
 use super::worker::{Assigned, Command, Worker};
 use super::{Cancelled, OpenTask, Shared, Shutdown, clock};
 use crate::kafka::{
-    Committed, GroupConsumer, GroupEvent, GroupMetadata, GroupOptions, IsolationLevel, OffsetSpec, TopicPartition,
+    Committed, GroupConsumer, GroupEvent, GroupMetadata, GroupOptions, OffsetSpec, TopicPartition,
 };
 use crate::plan::{Origin, PlanInput};
 use crate::topology::Start;
@@ -253,7 +253,7 @@ impl Member {
         committed: &[Committed],
     ) -> Result<Vec<i64>, Trouble> {
         let mut offsets: Vec<Option<i64>> = committed.iter().map(|committed| committed.offset).collect();
-        let mut wanted: HashMap<OffsetSpec, Vec<usize>> = HashMap::new();
+        let mut wanted: Vec<(OffsetSpec, Vec<usize>)> = Vec::new();
         for (number, (_, input, _)) in positions.iter().enumerate() {
             if offsets.get(number).is_some_and(Option::is_none) {
                 let spec = match &input.origin {
@@ -264,7 +264,10 @@ impl Member {
                         Start::At(time) => OffsetSpec::AtTime(time),
                     },
                 };
-                wanted.entry(spec).or_default().push(number);
+                match wanted.iter_mut().find(|(known, _)| *known == spec) {
+                    Some((_, numbers)) => numbers.push(number),
+                    None => wanted.push((spec, vec![number])),
+                }
             }
         }
         for (spec, numbers) in wanted {
@@ -273,7 +276,7 @@ impl Member {
                 .filter_map(|number| positions.get(*number))
                 .map(|(_, _, partition)| partition.clone())
                 .collect();
-            let found = self.shared.admin.offsets(&partitions, spec, IsolationLevel::ReadCommitted, ANSWER);
+            let found = self.shared.admin.offsets(&partitions, spec);
             let found = found.map_err(|error| Trouble::kafka("find where to start", error))?;
             for (number, offset) in numbers.into_iter().zip(found) {
                 if let Some(slot) = offsets.get_mut(number) {

@@ -13,9 +13,8 @@ use millstream_state::{StateError, StoreId, TaskState};
 use super::assignment::TaskId;
 use super::commit_metadata::CommitMetadata;
 use super::error::{RuntimeError, Trouble};
-use super::topics::ANSWER;
 use super::{OpenTask, Shared};
-use crate::kafka::{IsolationLevel, OffsetSpec, RestoreConsumer, TopicPartition};
+use crate::kafka::{OffsetSpec, RestoreConsumer, TopicPartition};
 use crate::plan::SubTopology;
 use crate::task::Task;
 
@@ -25,6 +24,9 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How many bytes of records are written to a store at once.
 const BATCH_BYTES: usize = 4 << 20;
+
+/// How many bytes of a changelog are fetched ahead.
+const QUEUED_BYTES: usize = 16 << 20;
 
 /// How often a restore is spoken of.
 const LOG_EVERY: Duration = Duration::from_secs(5);
@@ -72,7 +74,7 @@ pub(super) fn serve(shared: &Arc<Shared>, requests: &Receiver<Request>, opened: 
             }
             Request::Close(task) => task.close(),
             Request::Remove(offsets) => {
-                if let Err(error) = shared.admin.delete_records(&offsets, ANSWER) {
+                if let Err(error) = shared.admin.delete_records(&offsets) {
                     tracing::debug!(%error, "records of repartition topics were not removed; they will be later");
                 }
             }
@@ -157,7 +159,7 @@ impl Opening<'_> {
             return Ok(true);
         }
         let ends = |spec| {
-            let offsets = self.shared.admin.offsets(&changelogs, spec, IsolationLevel::ReadUncommitted, ANSWER);
+            let offsets = self.shared.admin.offsets(&changelogs, spec);
             offsets.map_err(|error| Trouble::kafka(format!("find the ends of the changelogs of {name}"), error))
         };
         let targets = ends(OffsetSpec::Latest)?;
@@ -224,7 +226,7 @@ impl Opening<'_> {
         }
         let trouble = |error| Trouble::kafka(format!("restore {name}"), error);
         let client = self.shared.client_of(&format!("restore-{name}"));
-        let mut consumer = RestoreConsumer::new(&client).map_err(trouble)?;
+        let mut consumer = RestoreConsumer::new(&client, QUEUED_BYTES).map_err(trouble)?;
         let assigned: Vec<(TopicPartition, i64)> =
             changelogs.iter().zip(parts.iter()).map(|(log, part)| (log.clone(), part.from)).collect();
         consumer.assign(&assigned).map_err(trouble)?;
@@ -242,7 +244,7 @@ impl Opening<'_> {
             records += taken.map_err(trouble)? as u64;
             let mut remaining = 0;
             for (number, part) in parts.iter_mut().enumerate() {
-                let position = consumer.position(number).max(part.from);
+                let position = consumer.position(number).unwrap_or_default().max(part.from);
                 let done = position >= part.target;
                 if part.bytes >= BATCH_BYTES || (done && (!part.batch.is_empty() || position > part.from)) {
                     let next = if done { part.target.max(position) } else { position };

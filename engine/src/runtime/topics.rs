@@ -96,7 +96,6 @@ fn why(setting: &str) -> &'static str {
 }
 
 /// What is known of topics' partitions.
-#[derive(Debug)]
 pub(super) struct Topics {
     admin: Arc<Admin>,
     known: Mutex<HashMap<String, u32>>,
@@ -116,12 +115,13 @@ impl Topics {
         if let Some(count) = known.get(name) {
             return Ok(*count);
         }
-        let found = self.admin.topics(&[name], ANSWER);
+        let found = self.admin.topics(&[name]);
         let found = found.map_err(|error| Trouble::kafka(format!("describe topic `{name}`"), error))?;
-        match found.get(name).and_then(Option::as_ref) {
+        match found.into_iter().next().flatten() {
             Some(topic) => {
-                known.insert(name.to_owned(), topic.partitions);
-                Ok(topic.partitions)
+                let count = topic.partitions as u32;
+                known.insert(name.to_owned(), count);
+                Ok(count)
             }
             None => Err(RuntimeError::Topics(TopicError::Computed(name.to_owned())).into()),
         }
@@ -161,7 +161,7 @@ impl Topics {
             }
             let topics = absent.iter().map(|name| NewTopic {
                 name: (*name).to_owned(),
-                partitions: defaults.partitions.unwrap_or(1),
+                partitions: defaults.partitions.unwrap_or(1) as i32,
                 replication: replication(defaults),
                 config: Vec::new(),
             });
@@ -176,9 +176,12 @@ impl Topics {
     }
 
     fn describe(&self, names: &[&str]) -> Result<BTreeMap<String, u32>, Trouble> {
-        let found = self.admin.topics(names, ANSWER).map_err(|error| Trouble::kafka("describe topics", error))?;
-        let found: BTreeMap<String, u32> =
-            found.into_iter().filter_map(|(name, topic)| Some((name, topic?.partitions))).collect();
+        let found = self.admin.topics(names).map_err(|error| Trouble::kafka("describe topics", error))?;
+        let found: BTreeMap<String, u32> = names
+            .iter()
+            .zip(found)
+            .filter_map(|(name, topic)| Some(((*name).to_owned(), topic?.partitions as u32)))
+            .collect();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.extend(found.iter().map(|(name, count)| (name.clone(), *count)));
         Ok(found)
@@ -190,7 +193,7 @@ impl Topics {
         }
         let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
         self.admin
-            .create_topics(topics, ANSWER)
+            .create_topics(topics)
             .map_err(|error| Trouble::kafka(format!("make the topics {}", names.join(", ")), error))
     }
 
@@ -208,14 +211,14 @@ impl Topics {
         }
         for Internal { new, needed } in topics.iter().filter(|topic| found.contains_key(&topic.new.name)) {
             let count = found.get(&new.name).copied().unwrap_or_default();
-            if count != new.partitions {
-                let (topic, expected) = (new.name.clone(), new.partitions);
+            if i64::from(count) != i64::from(new.partitions) {
+                let (topic, expected) = (new.name.clone(), new.partitions.unsigned_abs());
                 return Err(
                     RuntimeError::Topics(TopicError::Partitions { topic, found: count, expected }).into()
                 );
             }
             if !needed.is_empty() {
-                let config = self.admin.topic_config(&new.name, ANSWER).map_err(|error| {
+                let config = self.admin.topic_config(&new.name).map_err(|error| {
                     Trouble::kafka(format!("read the settings of topic `{}`", new.name), error)
                 })?;
                 check_settings(&new.name, needed, &config)?;
@@ -238,8 +241,8 @@ impl Topics {
     }
 }
 
-fn replication(defaults: &TopicDefaults) -> i32 {
-    defaults.replication_factor.and_then(|factor| i32::try_from(factor).ok()).unwrap_or(-1)
+fn replication(defaults: &TopicDefaults) -> i16 {
+    defaults.replication_factor.and_then(|factor| i16::try_from(factor).ok()).unwrap_or(-1)
 }
 
 /// What a setting of an internal topic must be.
@@ -272,7 +275,7 @@ fn internal_topics(plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> Vec
         let mut config = common();
         config.extend(needed.iter().map(|(setting, needed)| ((*setting).to_owned(), needed.fix())));
         let new =
-            NewTopic { name: name.to_owned(), partitions, replication: replication(defaults), config };
+            NewTopic { name: name.to_owned(), partitions: partitions as i32, replication: replication(defaults), config };
         topics.push(Internal { new, needed });
     };
     for (sub, count) in plan.sub_topologies.iter().zip(counts) {

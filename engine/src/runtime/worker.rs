@@ -453,7 +453,7 @@ impl Output {
     ) -> Result<(), Trouble> {
         let patience = Instant::now();
         loop {
-            match self.producer.send(handle, partition, key, value, timestamp, headers) {
+            match self.producer.send(handle, partition, key, value, timestamp, headers.iter().copied()) {
                 Ok(()) => return Ok(()),
                 Err(SendError::QueueFull) if patience.elapsed() < CALL => self.producer.poll(FULL),
                 Err(SendError::QueueFull) => {
