@@ -837,3 +837,6 @@ pub fn metrics_page() -> String {
     }
     page
 }
+
+#[cfg(test)]
+mod tests;
