@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use millstream::engine::settings::Flags;
+use millstream::engine::topology::{Misfit, Runtime, RuntimeKey};
 use millstream::operators::config::parse_duration;
 
 const STYLES: Styles = Styles::styled()
@@ -252,6 +254,141 @@ pub struct Dev {
     pub commit_every: Option<i64>,
 }
 
+/// `run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The topology runs against a Kafka cluster until it is asked to end: Ctrl-C or SIGTERM commits what is done and leaves.
+Processes with one `app.id` share the work; each needs a state directory of its own.
+
+Settings are keys of [runtime], too, and environment variables: MILLSTREAM_STATE_DIR is --state-dir, MILLSTREAM_BROKERS is
+--brokers. A flag beats the environment, which beats the file. User, password and certificates stand in [kafka.security].
+
+Examples:
+  millstream run topology.toml
+  millstream run topology.toml --brokers 127.0.0.1:9092 --create-topics
+  millstream run topology.toml --threads 4 --memory 4GiB --state-dir /var/lib/millstream --instance payments-0
+  millstream run topology.toml --listen 0.0.0.0:7780 --format json 2> log.jsonl
+
+While it runs, http://127.0.0.1:7780 answers /healthz, /readyz, /metrics and /tasks.")]
+pub struct Run {
+    /// The topology
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Makes topics of sources and sinks that are missing, as [kafka.topics] says
+    #[arg(long)]
+    pub create_topics: bool,
+    /// How the log is written on stderr; `json` gives one object a line
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// Where the cluster is: HOST:PORT, several separated by commas
+    #[arg(long, value_name = "ADDRESSES", help_heading = "Settings")]
+    pub brokers: Option<String>,
+    /// The keys of [runtime].
+    #[command(flatten)]
+    pub runtime: RuntimeFlags,
+}
+
+impl Run {
+    /// What the flags say of settings.
+    pub fn flags(&self) -> Flags {
+        Flags { brokers: self.brokers.clone(), runtime: self.runtime.given() }
+    }
+}
+
+/// The keys of `[runtime]` as flags: what they mean, the environment and the file say together is decided elsewhere.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Settings")]
+pub struct RuntimeFlags {
+    /// Worker threads; default: the cores available
+    #[arg(long, value_name = "N", value_parser = setting(RuntimeKey::Threads))]
+    pub threads: Option<String>,
+    /// Where local state lives; default: .millstream
+    #[arg(long, value_name = "DIR", value_parser = setting(RuntimeKey::StateDir))]
+    pub state_dir: Option<String>,
+    /// The name of this process, unique in the application; default: made once in the state directory
+    #[arg(long, value_name = "NAME", value_parser = setting(RuntimeKey::Instance))]
+    pub instance: Option<String>,
+    /// The time between two commits; default: 100ms
+    #[arg(long, value_name = "DURATION", value_parser = setting(RuntimeKey::CommitEvery))]
+    pub commit_every: Option<String>,
+    /// One budget for caches, write buffers, staged writes and queues; default: 1GiB
+    #[arg(long, value_name = "SIZE", value_parser = setting(RuntimeKey::Memory))]
+    pub memory: Option<String>,
+    /// The address of health, metrics and tasks; default: 127.0.0.1:7780
+    #[arg(long, value_name = "ADDRESS", value_parser = setting(RuntimeKey::Listen))]
+    pub listen: Option<String>,
+    /// Largest number of records that are processed at once; default: 1024
+    #[arg(long, value_name = "N", value_parser = setting(RuntimeKey::MaxBatchRows))]
+    pub max_batch_rows: Option<String>,
+    /// How long a partition without lag is waited for; default: not at all
+    #[arg(long, value_name = "DURATION", value_parser = setting(RuntimeKey::MaxTaskIdle))]
+    pub max_task_idle: Option<String>,
+    /// Without progress for so long a process leaves the group; default: 5m
+    #[arg(long, value_name = "DURATION", value_parser = setting(RuntimeKey::MaxPollInterval))]
+    pub max_poll_interval: Option<String>,
+    /// After so long a silence the group takes a process for gone; default: 45s
+    #[arg(long, value_name = "DURATION", value_parser = setting(RuntimeKey::SessionTimeout))]
+    pub session_timeout: Option<String>,
+    /// After so long the brokers end a transaction that nobody ends; default: 30s
+    #[arg(long, value_name = "DURATION", value_parser = setting(RuntimeKey::TransactionTimeout))]
+    pub transaction_timeout: Option<String>,
+}
+
+impl RuntimeFlags {
+    fn given(&self) -> Vec<(RuntimeKey, String)> {
+        let text = |key: &RuntimeKey| match key {
+            RuntimeKey::Threads => &self.threads,
+            RuntimeKey::StateDir => &self.state_dir,
+            RuntimeKey::Instance => &self.instance,
+            RuntimeKey::CommitEvery => &self.commit_every,
+            RuntimeKey::Memory => &self.memory,
+            RuntimeKey::Listen => &self.listen,
+            RuntimeKey::MaxBatchRows => &self.max_batch_rows,
+            RuntimeKey::MaxTaskIdle => &self.max_task_idle,
+            RuntimeKey::MaxPollInterval => &self.max_poll_interval,
+            RuntimeKey::SessionTimeout => &self.session_timeout,
+            RuntimeKey::TransactionTimeout => &self.transaction_timeout,
+        };
+        RuntimeKey::ALL.iter().filter_map(|key| Some((*key, text(key).clone()?))).collect()
+    }
+}
+
+/// A flag with the text of a setting, if it is one.
+fn setting(key: RuntimeKey) -> impl Fn(&str) -> Result<String, Misfit> + Clone + Send + Sync + 'static {
+    move |text| Runtime::default().set(key, text).map(|()| text.to_owned())
+}
+
+/// `feed`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Files are read as `dev` reads them, and their records are written to the topics of the sources: in the order of their event
+time, which is their timestamp, and to the partitions that Kafka's own clients would choose.
+
+Examples:
+  millstream feed topology.toml --feed payments=payments.csv
+  millstream feed topology.toml --feed payments=payments.csv --brokers 127.0.0.1:9092 --partitions 4
+  millstream feed topology.toml --feed departures=d.csv.gz --feed arrivals=a.csv.gz --speed 3600")]
+pub struct Feed {
+    /// The topology
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// A file with the records of a source; may be repeated
+    #[arg(long = "feed", value_name = "SOURCE=FILE", value_parser = feed)]
+    pub feeds: Vec<(String, PathBuf)>,
+    /// Where the cluster is: HOST:PORT, several separated by commas; default: as MILLSTREAM_BROKERS or the topology says
+    #[arg(long, value_name = "ADDRESSES")]
+    pub brokers: Option<String>,
+    /// Makes topics that are missing, with so many partitions
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub partitions: Option<u32>,
+    /// How many seconds of event time pass in one second; default: as fast as possible
+    #[arg(long, value_name = "N", value_parser = speed)]
+    pub speed: Option<f64>,
+    /// A word in CSV files that stands for null, as an empty cell does
+    #[arg(long, value_name = "WORD")]
+    pub null: Option<String>,
+}
+
 /// `new`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -333,4 +470,81 @@ fn speed(text: &str) -> Result<f64, String> {
 fn duration(text: &str) -> Result<i64, String> {
     let millis = parse_duration(text).filter(|millis| *millis > 0);
     millis.ok_or_else(|| "write a number and a unit, such as `100ms`, `5s` or `1m`".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The commands that are not registered yet, for their tests.
+    #[derive(Debug, Parser)]
+    enum Cluster {
+        Run(Run),
+        Feed(Feed),
+    }
+
+    /// The examples of a command's help, up to what the shell does.
+    fn examples(command: &clap::Command) -> Vec<Vec<String>> {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let lines = help.lines().filter_map(|line| line.trim().strip_prefix("millstream "));
+        let words = |line: &str| {
+            let words = line.split("  ").next().unwrap_or_default().split(' ');
+            let shell = |word: &&str| !matches!(*word, "|" | "<" | ">" | "2>" | "&&");
+            std::iter::once("millstream").chain(words.take_while(shell)).map(str::to_owned).collect()
+        };
+        lines.map(words).collect()
+    }
+
+    #[test]
+    fn examples_of_the_help_are_commands() {
+        fn check<P: Parser>(least: usize) {
+            P::command().debug_assert();
+            let command = P::command();
+            let all = std::iter::once(&command).chain(command.get_subcommands());
+            let examples: Vec<Vec<String>> = all.flat_map(examples).collect();
+            assert!(examples.len() >= least, "{examples:?}");
+            for example in examples {
+                if let Err(error) = P::try_parse_from(&example) {
+                    panic!("{example:?}: {error}");
+                }
+            }
+        }
+        check::<Arguments>(15);
+        check::<Cluster>(7);
+    }
+
+    #[test]
+    fn settings_are_flags_of_run() {
+        let flags: Vec<String> = RuntimeKey::ALL.iter().map(|key| format!("--{}", key.name())).collect();
+        let value = |key: &RuntimeKey| match key {
+            RuntimeKey::Threads | RuntimeKey::MaxBatchRows => "7",
+            RuntimeKey::Memory => "64MiB",
+            RuntimeKey::Listen => "127.0.0.1:0",
+            RuntimeKey::StateDir | RuntimeKey::Instance => "a",
+            _ => "7s",
+        };
+        let mut line = vec!["millstream", "run", "t.toml", "--brokers", "a:1"];
+        for (key, flag) in RuntimeKey::ALL.iter().zip(&flags) {
+            line.extend([flag.as_str(), value(key)]);
+        }
+        let Ok(Cluster::Run(run)) = Cluster::try_parse_from(line) else { panic!("these are flags of run") };
+        let flags = run.flags();
+        assert_eq!(flags.brokers.as_deref(), Some("a:1"));
+        let expected: Vec<(RuntimeKey, String)> =
+            RuntimeKey::ALL.iter().map(|key| (*key, value(key).to_owned())).collect();
+        assert_eq!(flags.runtime, expected);
+    }
+
+    #[test]
+    fn what_is_no_setting_is_said_with_the_fix() {
+        let said = |line: &[&str]| Cluster::try_parse_from(line).unwrap_err().to_string();
+        let error = said(&["millstream", "run", "t.toml", "--memory", "1 gig"]);
+        assert!(error.contains("'--memory <SIZE>': `1 gig` is not a size; write a whole number"), "{error}");
+        let error = said(&["millstream", "run", "t.toml", "--session-timeout", "2h"]);
+        assert!(error.contains("it is out of range: expected 1s to 1h"), "{error}");
+        let error = said(&["millstream", "feed", "t.toml", "--feed", "payments.csv"]);
+        assert!(error.contains("`payments=payments.csv`"), "{error}");
+        let error = said(&["millstream", "feed", "t.toml", "--partitions", "0"]);
+        assert!(error.contains("1..=100000"), "{error}");
+    }
 }

@@ -6,6 +6,7 @@ pub mod codec;
 pub mod driver;
 pub mod feed;
 pub mod kafka;
+pub mod metrics;
 pub mod partitioner;
 pub mod plan;
 pub mod record;

@@ -8,10 +8,28 @@ use millstream_operators::operator::{Arity, OperatorSpec};
 use millstream_operators::registry::OPERATORS;
 use serde_json::{Map, Value as Json, json};
 
+use crate::topology::allowed_properties;
+
 /// The tables of a topology file, in the order of the language page. A step has the keys of its operator besides.
 pub const TABLES: &[Table] = &[
     Table { name: "app", doc: "What the application is called and what it promises.", fields: APP },
     Table { name: "kafka", doc: "The cluster. Commands that run without one do not need it.", fields: KAFKA },
+    Table {
+        name: "kafka.security",
+        doc: "How connections are protected, and who this is. Paths are relative to the folder of this file; `password` and \
+              `key-password` are read from files: `\"${file:PATH}\"`.",
+        fields: KAFKA_SECURITY,
+    },
+    Table {
+        name: "kafka.properties",
+        doc: "Properties of the client library, librdkafka, in place of the engine's. Others belong to the engine.",
+        fields: &[],
+    },
+    Table {
+        name: "kafka.topics",
+        doc: "How topics are made. What is not said is as the brokers have it by default.",
+        fields: KAFKA_TOPICS,
+    },
     Table {
         name: "runtime",
         doc: "How a process runs the application, never what it computes. Flags and variables of the environment, such as \
@@ -36,9 +54,13 @@ pub struct Table {
     pub name: &'static str,
     /// What it declares.
     pub doc: &'static str,
-    /// Its keys; for `sources`, `steps`, `models` and `sinks` those of each named table in it.
+    /// Its keys; for `sources`, `steps`, `models` and `sinks` those of each named table in it. Those of `kafka.properties` are
+    /// [`allowed_properties`].
     pub fields: &'static [Field],
 }
+
+/// The name of the table whose keys are [`allowed_properties`].
+const PROPERTIES: &str = "kafka.properties";
 
 const fn required(name: &'static str, kind: FieldKind, doc: &'static str) -> Field {
     Field { name, kind, required: true, doc }
@@ -83,8 +105,61 @@ const APP: &[Field] = &[
     DESCRIPTION,
 ];
 
-const KAFKA: &[Field] =
-    &[optional("brokers", FieldKind::String, "The bootstrap servers, `host:port,host:port`.")];
+const KAFKA: &[Field] = &[
+    optional("brokers", FieldKind::String, "The bootstrap servers, `host:port,host:port`."),
+    optional("security", FieldKind::Table, "How connections are protected, and who this is: `[kafka.security]`."),
+    optional("properties", FieldKind::Table, "Properties of the client library: `[kafka.properties]`."),
+    optional("topics", FieldKind::Table, "How topics are made: `[kafka.topics]`."),
+];
+
+// Choices are strings in the schema, since they may hold variables.
+const KAFKA_SECURITY: &[Field] = &[
+    optional(
+        "protocol",
+        FieldKind::String,
+        "`plaintext` (default), `ssl`, `sasl-plaintext` or `sasl-ssl`.",
+    ),
+    optional(
+        "ca",
+        FieldKind::String,
+        "PEM file or folder of the authorities that sign the brokers' certificates; default: the system's.",
+    ),
+    optional("certificate", FieldKind::String, "PEM file of this client's certificate chain."),
+    optional("key", FieldKind::String, "PEM file of its private key."),
+    optional("key-password", FieldKind::String, "What the key is encrypted with, as `\"${file:PATH}\"`."),
+    optional(
+        "mechanism",
+        FieldKind::String,
+        "How SASL authenticates: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`.",
+    ),
+    optional("username", FieldKind::String, "The user of PLAIN and SCRAM."),
+    optional("password", FieldKind::String, "Its password, as `\"${file:PATH}\"`."),
+    optional(
+        "token-file",
+        FieldKind::String,
+        "The file with the token of OAUTHBEARER, a JSON web token; it is read again before the token expires.",
+    ),
+];
+
+const KAFKA_TOPICS: &[Field] = &[
+    optional("replication-factor", FieldKind::Integer, "Replicas of each partition."),
+    optional(
+        "min-insync-replicas",
+        FieldKind::Integer,
+        "Replicas that must have a record before it counts as written; at most `replication-factor`.",
+    ),
+    optional(
+        "partitions",
+        FieldKind::Integer,
+        "Partitions of topics of sources and sinks that `run --create-topics` and `feed` make. Internal topics have as many as \
+         what writes them.",
+    ),
+    optional(
+        "max-message-bytes",
+        FieldKind::String,
+        "The largest batch of records that an internal topic takes, such as `4MiB`.",
+    ),
+];
 
 // Durations and sizes are strings in the schema, since they may hold variables.
 const RUNTIME: &[Field] = &[
@@ -116,6 +191,16 @@ const RUNTIME: &[Field] = &[
         "max-poll-interval",
         FieldKind::String,
         "Without progress for so long a process leaves the group; default: `5m`.",
+    ),
+    optional(
+        "session-timeout",
+        FieldKind::String,
+        "After so long a silence the group takes a process for gone; default: `45s`.",
+    ),
+    optional(
+        "transaction-timeout",
+        FieldKind::String,
+        "After so long the brokers end a transaction that nobody ends; default: `30s`.",
     ),
 ];
 
@@ -242,10 +327,19 @@ pub fn json_schema() -> Json {
             }
             "steps" => json!({ "type": "object", "additionalProperties": { "oneOf": steps() } }),
             "tests" => json!({ "type": "array", "items": object(table.fields) }),
+            PROPERTIES => client_properties(),
             _ => object(table.fields),
         };
         describe(&mut schema, table.doc);
-        properties.insert(table.name.to_owned(), schema);
+        match table.name.split_once('.') {
+            None => drop(properties.insert(table.name.to_owned(), schema)),
+            // A table in a table comes after it.
+            Some((outer, inner)) => {
+                if let Some(fields) = properties.get_mut(outer).and_then(|outer| outer.get_mut("properties")) {
+                    fields[inner] = schema;
+                }
+            }
+        }
     }
     let types = json!({
         "type": "object",
@@ -280,6 +374,17 @@ pub fn json_schema() -> Json {
             },
         },
     })
+}
+
+/// The properties of the client library. Written without quotes, `linger.ms` is a table `linger` with a key `ms`.
+fn client_properties() -> Json {
+    let properties: Map<String, Json> = allowed_properties()
+        .map(|(name, doc)| {
+            let types = json!(["string", "integer", "boolean"]);
+            (name.to_owned(), json!({ "type": types, "description": doc }))
+        })
+        .collect();
+    json!({ "type": "object", "properties": properties, "additionalProperties": { "type": "object" } })
 }
 
 /// A closed object with these fields.
@@ -382,7 +487,16 @@ pub fn table_page(table: &Table) -> String {
         "tests" => "[[tests]]".to_owned(),
         name => format!("[{name}]"),
     };
-    format!("## {heading}\n\n{}\n\n{}", table.doc, fields_table(table.fields))
+    let fields = if table.name == PROPERTIES { properties_table() } else { fields_table(table.fields) };
+    format!("## {heading}\n\n{}\n\n{fields}", table.doc)
+}
+
+fn properties_table() -> String {
+    let mut table = "| property | |\n|---|---|\n".to_owned();
+    for (name, doc) in allowed_properties() {
+        let _ = writeln!(table, "| `{name}` | {doc} |");
+    }
+    table
 }
 
 fn fields_table(fields: &[Field]) -> String {
@@ -443,7 +557,7 @@ mod tests {
 
     #[test]
     fn the_lists_are_those_of_the_reader() {
-        for table in TABLES {
+        for table in TABLES.iter().filter(|table| table.name != PROPERTIES) {
             let text = match table.name {
                 "sources" | "models" | "sinks" => format!("[{}.a]\n{UNKNOWN} = 1", table.name),
                 "steps" => format!("[steps.a]\nop = \"merge\"\n{UNKNOWN} = 1"),
@@ -454,7 +568,8 @@ mod tests {
             ours.sort();
             assert_eq!(ours, known_keys(&text), "[{}]", table.name);
         }
-        let mut tables: Vec<String> = TABLES.iter().map(|table| table.name.to_owned()).collect();
+        let outer = TABLES.iter().filter(|table| !table.name.contains('.'));
+        let mut tables: Vec<String> = outer.map(|table| table.name.to_owned()).collect();
         tables.push("types".to_owned());
         tables.sort();
         assert_eq!(tables, known_keys(&format!("{UNKNOWN} = 1")));

@@ -174,6 +174,80 @@ fn variables_are_read_where_they_may_stand() {
 }
 
 #[test]
+fn what_a_machine_lacks_concerns_only_who_connects() {
+    let text = fs::read_to_string(folder().join("deferred.toml")).unwrap();
+    let (topology, diagnostics) = read(&text);
+    assert_eq!(diagnostics, []);
+    let topology = topology.unwrap();
+    let rendered = topology::render(&topology.deferred, "topology.toml", &text, false);
+    same(&folder().join("deferred.said"), &rendered).unwrap();
+    assert_eq!(topology.runtime.instance, None);
+}
+
+#[test]
+fn the_cluster_is_described_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in [("ca.pem", ""), ("client.pem", ""), ("client.key", ""), ("password", "hush\n")] {
+        fs::write(folder.path().join(name), content).unwrap();
+    }
+    let text = r#"
+        [app]
+        id = "shop"
+        [kafka.security]
+        protocol     = "${PROTOCOL:-sasl-ssl}"
+        ca           = "ca.pem"
+        certificate  = "client.pem"
+        key          = "client.key"
+        key-password = "${file:password}"
+        mechanism    = "SCRAM-SHA-512"
+        username     = "shop"
+        password     = "${file:password}"
+        [kafka.properties]
+        linger.ms               = 20
+        "socket.nagle.disable"  = true
+        client.rack             = "${RACK}"
+        [kafka.topics]
+        replication-factor  = 3
+        min-insync-replicas = 2
+        partitions          = 6
+        max-message-bytes   = "4MiB"
+        [runtime]
+        threads = 2
+        session-timeout = "6s"
+        transaction-timeout = "5s"
+        [sources.orders]
+        topic = "orders"
+        value = { amount = "float64" }
+        [sinks.out]
+        from = "orders"
+    "#;
+    let environment = |name: &str| (name == "RACK").then(|| "a".to_owned());
+    let (topology, diagnostics) = topology::read(text, folder.path(), &environment);
+    assert_eq!(diagnostics, []);
+    let topology = topology.unwrap();
+    assert_eq!(topology.deferred, []);
+    let topology::Kafka { security, properties, topics, .. } = &topology.kafka;
+    assert_eq!(security.protocol.name(), "sasl-ssl");
+    assert_eq!(security.mechanism.unwrap().name(), "SCRAM-SHA-512");
+    assert_eq!(security.key.as_deref(), Some(folder.path().join("client.key").as_path()));
+    assert_eq!(security.password.as_ref().unwrap().reveal(), "hush");
+    assert_eq!(security.problems(), []);
+    let properties: Vec<_> = properties.iter().map(|(name, value)| (name.as_str(), value.reveal())).collect();
+    assert_eq!(properties, [("linger.ms", "20"), ("socket.nagle.disable", "true"), ("client.rack", "a")]);
+    assert_eq!(
+        *topics,
+        topology::TopicDefaults {
+            replication_factor: Some(3),
+            min_insync_replicas: Some(2),
+            partitions: Some(6),
+            max_message_bytes: Some(4 << 20),
+        }
+    );
+    assert_eq!((topology.runtime.session_timeout(), topology.runtime.transaction_timeout()), (6_000, 5_000));
+    assert!(!format!("{topology:?}").contains("hush"));
+}
+
+#[test]
 fn a_secret_is_not_printed_by_an_error() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("secret"), "pass word").unwrap();
@@ -184,6 +258,14 @@ fn a_secret_is_not_printed_by_an_error() {
     let rendered = topology::render(&diagnostics, "a.toml", text, false);
     assert!(diagnostics.len() >= 6, "{rendered}");
     assert!(!rendered.contains("pass word"), "{rendered}");
+
+    let literal = "[app]\nid = \"a\"\n[kafka.security]\npassword = \"hunter2\" # hunter2 is no secret\n\
+                   [kafka.properties]\nsasl.password = 'hunter2'\nssl = { keystore = { password = \"hunter2\" } }\n";
+    let (_, diagnostics) = topology::read(literal, folder.path(), &|_| None);
+    let rendered = topology::render(&diagnostics, "a.toml", literal, false);
+    assert!(diagnostics.len() >= 4, "{rendered}");
+    assert!(!rendered.contains("\"hunter2") && !rendered.contains("'hunter2"), "{rendered}");
+    assert!(rendered.contains("\"*******\""), "{rendered}");
 }
 
 #[test]

@@ -239,6 +239,9 @@ impl Plan {
 /// The `op` of the first half of a step with `group-by`.
 pub const GROUP_BY: &str = "group-by";
 
+/// The `op` of a step that asks a model.
+pub const PREDICT: &str = "predict";
+
 impl SubTopology {
     /// The columns of a slot's rows.
     pub fn slot_columns(&self, slot: usize) -> arrow::datatypes::SchemaRef {

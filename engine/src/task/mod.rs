@@ -9,6 +9,7 @@ mod position;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
@@ -21,7 +22,7 @@ use millstream_state::{ChangelogRecord, Checkpoint, StateError, StoreId, StoreSp
 
 use self::output::{OutputWriter, dead_letter};
 use crate::codec::decode::SourceDecoder;
-use crate::plan::{Origin, SubTopology};
+use crate::plan::{Origin, PREDICT, SubTopology};
 use crate::record::Record;
 use crate::topology::{OnError, Source};
 
@@ -98,6 +99,19 @@ pub struct Epoch {
     pub tapped: Vec<(usize, Batch)>,
     /// The largest event time of the records.
     pub largest_time: Option<i64>,
+    /// How long the models took.
+    pub scored: Vec<Scored>,
+}
+
+/// What a `predict` step did in an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scored {
+    /// The step, by its position in the sub-topology.
+    pub node: usize,
+    /// Rows in.
+    pub rows: u64,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// What a commit must hold, all of it or nothing.
@@ -178,6 +192,7 @@ struct Pass {
     tapped: Vec<(usize, Batch)>,
     counters: Vec<NodeCounters>,
     largest_time: Option<i64>,
+    scored: Vec<Scored>,
 }
 
 impl Task {
@@ -346,6 +361,7 @@ impl Task {
             stopped,
             tapped: pass.tapped,
             largest_time: pass.largest_time,
+            scored: pass.scored,
         })
     }
 
@@ -423,7 +439,13 @@ impl Task {
             let failed = |error| TaskError::Operator { node: node.name.clone(), error };
             let mut outputs = Vec::new();
             if counted.rows_in > 0 {
+                let start = (node.op == PREDICT).then(Instant::now);
                 outputs = operator.process(&inputs, &mut context).map_err(failed)?;
+                pass.scored.extend(start.map(|start| Scored {
+                    node: number,
+                    rows: counted.rows_in,
+                    took: start.elapsed(),
+                }));
             }
             if let Some(to) = advance {
                 let caused = operator.advance(to, 0, &mut context).map_err(failed)?;

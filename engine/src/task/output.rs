@@ -23,7 +23,7 @@ use crate::topology::{Sink, SinkTopic};
 pub enum Rank {
     /// Sinks in the order of the file.
     Sink(usize),
-    /// Repartition topics in the order of their steps.
+    /// Repartition topics in the order of their steps: the slot that is written.
     Repartition(usize),
     /// Dead letters.
     DeadLetter,

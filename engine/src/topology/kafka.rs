@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use millstream_operators::config::{Fields, Text};
-use millstream_operators::diagnostic::{Code, Diagnostic, Diagnostics, did_you_mean};
+use millstream_operators::diagnostic::{Code, Diagnostic, Diagnostics, did_you_mean, listed};
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -62,15 +62,15 @@ impl Reader<'_> {
             "password",
             "token-file",
         ]);
-        let protocol = fields.choice("protocol", &Protocol::ALL.map(Protocol::name));
-        let mechanism = fields.choice("mechanism", &Mechanism::ALL.map(Mechanism::name));
+        let protocol = self.choice(&fields, "protocol", &Protocol::ALL.map(Protocol::name));
+        let mechanism = self.choice(&fields, "mechanism", &Mechanism::ALL.map(Mechanism::name));
         let security = Security {
-            protocol: protocol.as_ref().and_then(|name| Protocol::from_name(name.value)).unwrap_or_default(),
+            protocol: protocol.and_then(Protocol::from_name).unwrap_or_default(),
             ca: self.file(&fields, "ca"),
             certificate: self.file(&fields, "certificate"),
             key: self.file(&fields, "key"),
             key_password: self.secret(&fields, "key-password"),
-            mechanism: mechanism.and_then(|name| Mechanism::from_name(name.value)),
+            mechanism: mechanism.and_then(Mechanism::from_name),
             username: self.word(&fields, "username"),
             password: self.secret(&fields, "password"),
             token_file: self.file(&fields, "token-file"),
@@ -93,6 +93,21 @@ impl Reader<'_> {
             );
         }
         Some(security)
+    }
+
+    /// One of `choices`.
+    fn choice(&self, fields: &Fields<'_>, key: &str, choices: &[&'static str]) -> Option<&'static str> {
+        let filled = self.variables.deferred_text(fields, key, self.deferred)?;
+        let choice = choices.iter().find(|choice| **choice == filled.value);
+        if choice.is_none() {
+            let help = did_you_mean(&filled.value, choices.iter().copied())
+                .unwrap_or_else(|| format!("choices are {}", listed(choices.iter().copied())));
+            let message = format!("`{}` is not a choice for `{key}`", filled.shown());
+            fields.diagnostics().push(
+                Diagnostic::error(Code::InvalidChoice, filled.text.span.clone(), message).help(help),
+            );
+        }
+        choice.copied()
     }
 
     /// Text that may hold variables; empty if this machine lacks them.
@@ -202,13 +217,11 @@ impl Reader<'_> {
             );
             return false;
         }
-        let mut allowed =
-            ALLOWED_PROPERTIES.iter().map(|(allowed, _)| *allowed).filter(|name| !is_of_runtime(name));
-        if allowed.clone().any(|allowed| allowed == name.value) {
+        if allowed_properties().any(|(allowed, _)| allowed == name.value) {
             return true;
         }
-        let help = did_you_mean(name, allowed.by_ref())
-            .unwrap_or_else(|| "`millstream explain properties` lists those that may be set".to_owned());
+        let help = did_you_mean(name, allowed_properties().map(|(allowed, _)| allowed))
+            .unwrap_or_else(|| "`millstream explain kafka.properties` lists those that can".to_owned());
         fields.diagnostics().push(
             Diagnostic::error(
                 Code::UnknownProperty,
@@ -283,7 +296,8 @@ impl Reader<'_> {
     }
 }
 
-/// Whether a property has a key of its own in `[runtime]`.
-fn is_of_runtime(name: &str) -> bool {
-    OF_RUNTIME.iter().any(|(of_runtime, _)| *of_runtime == name)
+/// The properties that may be set, and what they are for.
+pub fn allowed_properties() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let of_runtime = |name: &str| OF_RUNTIME.iter().any(|(of_runtime, _)| *of_runtime == name);
+    ALLOWED_PROPERTIES.iter().copied().filter(move |(name, _)| !of_runtime(name))
 }

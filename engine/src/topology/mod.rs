@@ -33,6 +33,7 @@ use millstream_operators::sql::Expression;
 use serde_json::Value as Json;
 
 pub use self::explain::explain;
+pub use self::kafka::allowed_properties;
 pub use self::read::read;
 pub use self::render::{render, to_json};
 pub use self::settings::topic_name_error;

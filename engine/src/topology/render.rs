@@ -6,6 +6,7 @@ use serde::Serialize;
 
 /// The findings with the lines of the file that they are about, in the order given.
 pub fn render(diagnostics: &[Diagnostic], file: &str, text: &str, color: bool) -> String {
+    let text = &hide_passwords(text);
     let renderer = if color { Renderer::styled() } else { Renderer::plain() };
     let mut rendered = String::new();
     for diagnostic in diagnostics {
@@ -94,6 +95,25 @@ fn visible(text: &str, span: &Span) -> Span {
         Some(next) if span.is_empty() => span.start..span.start + next.len_utf8(),
         _ => span,
     }
+}
+
+/// The text with asterisks in place of passwords that stand in it: what is shown ends up in logs. Every byte keeps its place.
+fn hide_passwords(text: &str) -> String {
+    text.split_inclusive('\n').map(|line| hide_password(line).unwrap_or_else(|| line.to_owned())).collect()
+}
+
+/// A line with a key that ends with `password` and a string after it.
+fn hide_password(line: &str) -> Option<String> {
+    const WORD: &str = "password";
+    let after_word = line.find(WORD)? + WORD.len();
+    let after_equals = after_word + line.get(after_word..)?.find('=')? + 1;
+    let quote = after_equals + line.get(after_equals..)?.find(['"', '\''])?;
+    let start = quote + 1;
+    let value = line.get(start..)?;
+    let length = value.rfind(['"', '\'']).unwrap_or(value.trim_end().len());
+    let (secret, rest) = value.split_at_checked(length)?;
+    let is_file = secret.starts_with("${file:");
+    (!is_file).then(|| format!("{}{}{rest}", line.get(..start).unwrap_or_default(), "*".repeat(length)))
 }
 
 /// Text without control characters, which could rewrite a terminal.
