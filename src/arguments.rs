@@ -98,61 +98,6 @@ pub struct Check {
     pub deny_warnings: bool,
 }
 
-/// `run`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  millstream run topology.toml --brokers 127.0.0.1:9092
-  millstream run topology.toml --create-topics         makes topics of sources and sinks that are missing
-  MILLSTREAM_STATE_DIR=/var/lib/shop millstream run topology.toml
-
-A flag beats the environment (MILLSTREAM_STATE_DIR, …), which beats `[runtime]` of the file. SIGTERM and Ctrl-C commit and
-leave the group; a second one ends the process at once, which loses nothing that was committed.")]
-pub struct Run {
-    /// The topology
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
-    /// Bootstrap servers of the cluster
-    #[arg(long, value_name = "HOST:PORT,…")]
-    pub brokers: Option<String>,
-    /// Makes topics of sources and sinks that do not exist
-    #[arg(long)]
-    pub create_topics: bool,
-    /// Worker threads [default: the cores available]
-    #[arg(long, value_name = "N")]
-    pub threads: Option<String>,
-    /// Where local state lives [default: .millstream]
-    #[arg(long, value_name = "DIR")]
-    pub state_dir: Option<String>,
-    /// The name of this process, unique in the application [default: made once in the state directory]
-    #[arg(long, value_name = "NAME")]
-    pub instance: Option<String>,
-    /// The time between two commits [default: 100ms]
-    #[arg(long, value_name = "DURATION")]
-    pub commit_every: Option<String>,
-    /// One budget for caches, write buffers, staged writes and queues [default: 1GiB]
-    #[arg(long, value_name = "SIZE")]
-    pub memory: Option<String>,
-    /// Address of the HTTP server: health, metrics, tasks [default: 127.0.0.1:7780]
-    #[arg(long, value_name = "HOST:PORT")]
-    pub listen: Option<String>,
-    /// Largest number of records that are processed at once [default: 1024]
-    #[arg(long, value_name = "N")]
-    pub max_batch_rows: Option<String>,
-    /// How long an input without lag is waited for, so that inputs meet in the order of time [default: 0s]
-    #[arg(long, value_name = "DURATION")]
-    pub max_task_idle: Option<String>,
-    /// Without progress for so long the process leaves the group [default: 5m]
-    #[arg(long, value_name = "DURATION")]
-    pub max_poll_interval: Option<String>,
-    /// After so long a silence the group takes the process for gone [default: 45s]
-    #[arg(long, value_name = "DURATION")]
-    pub session_timeout: Option<String>,
-    /// After so long the brokers end a transaction that nobody ends
-    #[arg(long, value_name = "DURATION")]
-    pub transaction_timeout: Option<String>,
-}
-
 /// How something is listed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
