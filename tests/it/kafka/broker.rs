@@ -30,6 +30,8 @@ pub struct BrokerOptions {
     pub acl: bool,
     /// Settings of `server.properties`.
     pub properties: Vec<(&'static str, &'static str)>,
+    /// Whether it is measured: it gets more memory, and its JVM compiles well instead of soon.
+    pub measured: bool,
 }
 
 /// A broker and the process that holds it. It ends when this is dropped or this process ends, however it does.
@@ -69,6 +71,11 @@ impl Broker {
         }
         if options.acl {
             command.arg("--acl");
+        }
+        if options.measured {
+            command.args(["--heap", "1g"]);
+        } else {
+            command.env("MILLSTREAM_JAVA_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC");
         }
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let input = child.stdin.take();
