@@ -6,5 +6,6 @@ mod bad_input;
 mod commands;
 mod dev;
 mod examples;
+mod kafka;
 mod pipe;
 mod support;

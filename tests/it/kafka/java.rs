@@ -1,0 +1,105 @@
+//! Kafka's own Java client (`tests/kafka/java/Client.java`): makes topics, writes and reads records, looks at groups.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value as Json, json};
+
+use super::broker::Broker;
+
+/// A record that the Java client read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The number of its partition.
+    pub partition: i64,
+    /// Its offset.
+    pub offset: i64,
+    /// Epoch milliseconds.
+    pub timestamp: i64,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Option<Vec<u8>>,
+    /// Its headers, in order.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+struct Java {
+    _child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+/// Runs a command of the client against a broker; it says there what it takes and gives. One process serves all tests
+/// and ends with this one.
+#[track_caller]
+pub fn call(broker: &Broker, command: Json) -> Json {
+    let answer = try_call(broker, command.clone());
+    assert!(answer.get("error").is_none(), "{command}: {answer}");
+    answer
+}
+
+/// The same; a failure is `{"error": …}`.
+pub fn try_call(broker: &Broker, mut command: Json) -> Json {
+    static JAVA: OnceLock<Mutex<Java>> = OnceLock::new();
+    let java = JAVA.get_or_init(|| {
+        let mut child = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka"))
+            .args(["java", "Client"])
+            .env(
+                "MILLSTREAM_JAVA_OPTS",
+                "-Xmx512m -XX:TieredStopAtLevel=1 -Dorg.slf4j.simpleLogger.defaultLogLevel=error",
+            )
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Mutex::new(Java { _child: child, input, output })
+    });
+    let mut java = java.lock().unwrap_or_else(PoisonError::into_inner);
+    command["brokers"] = broker.internal().into();
+    writeln!(java.input, "{command}").unwrap();
+    let mut line = String::new();
+    java.output.read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{command}: {line}: {error}"))
+}
+
+/// Makes a topic.
+#[track_caller]
+pub fn create_topic(broker: &Broker, topic: &str, partitions: usize) {
+    call(broker, json!({ "do": "create-topic", "topic": topic, "partitions": partitions }));
+}
+
+/// The committed records of a topic, by partition and offset.
+#[track_caller]
+pub fn consume(broker: &Broker, topic: &str) -> Vec<Record> {
+    records(&call(broker, json!({ "do": "consume", "topic": topic })))
+}
+
+/// The records in an answer of `consume`.
+pub fn records(answer: &Json) -> Vec<Record> {
+    let bytes = |json: &Json| json.as_str().map(|text| BASE64_STANDARD.decode(text).unwrap());
+    answer["records"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|record| Record {
+            partition: record["partition"].as_i64().unwrap(),
+            offset: record["offset"].as_i64().unwrap(),
+            timestamp: record["timestamp"].as_i64().unwrap(),
+            key: bytes(&record["key"]),
+            value: bytes(&record["value"]),
+            headers: record["headers"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|header| (header[0].as_str().unwrap().to_owned(), bytes(&header[1])))
+                .collect(),
+        })
+        .collect()
+}

@@ -1,0 +1,5 @@
+//! On a real broker. The first test that needs one starts it; it ends with this process.
+
+mod broker;
+mod harness;
+mod java;
