@@ -6,11 +6,13 @@ mod describe;
 mod dev;
 mod explain;
 mod failure;
+mod feed;
 mod files;
 mod interrupt;
 mod new;
 mod numbers;
 mod pipe;
+mod progress;
 mod summary;
 mod table;
 mod test;
@@ -61,6 +63,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Test(arguments) => test::test(&arguments),
         Command::Pipe(arguments) => pipe::pipe(&arguments),
         Command::Dev(arguments) => dev::dev(&arguments),
+        Command::Feed(arguments) => feed::feed(&arguments),
         Command::New(arguments) => new::new(&arguments),
         Command::Describe(arguments) => describe::describe(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),

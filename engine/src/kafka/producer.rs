@@ -1,0 +1,463 @@
+//! The producer, transactional or not.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::{c_int, c_void};
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::client::{Client, Kind, Properties, millis};
+use super::error::{KafkaError, code, text};
+use super::group::GroupMetadata;
+use super::partition::{OffsetAndMetadata, PartitionList, c_string};
+use super::settings::ClientSettings;
+use super::sys;
+
+/// How a producer behaves.
+#[derive(Clone, Debug)]
+pub struct ProducerOptions {
+    /// Makes it transactional: of all producers with this id only the last one can commit.
+    pub transactional_id: Option<String>,
+    /// After this long without a sign of the producer the brokers abort its transaction. Without transactions: how long a
+    /// record may take.
+    pub transaction_timeout: Duration,
+    /// How long a record waits for others of its batch. Flushing and committing end the wait.
+    pub linger: Duration,
+    /// Bytes of records that were not delivered yet: beyond it, sending is refused.
+    pub buffer_bytes: usize,
+    /// `none`, `gzip`, `snappy`, `lz4` or `zstd`.
+    pub compression: String,
+}
+
+/// A topic that a producer writes to; good for that producer only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TopicHandle(u32);
+
+/// Why a record was not sent.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The buffer is full: serve reports with [`Producer::poll`] and send the record again.
+    #[error("the producer's buffer is full")]
+    QueueFull,
+    /// It cannot be sent: it is too large, the partition does not exist, no transaction is open, or the producer is at its
+    /// end.
+    #[error(transparent)]
+    Failed(#[from] KafkaError),
+}
+
+/// A producer of one worker. It moves between threads but is not shared.
+///
+/// With a transactional id: [`init_transactions`](Self::init_transactions) once, then [`begin`](Self::begin),
+/// [`send`](Self::send), [`flush`](Self::flush), [`send_offsets`](Self::send_offsets), [`commit`](Self::commit) or
+/// [`abort`](Self::abort), and again, until it [is spent](Self::is_spent) or an error says otherwise.
+pub struct Producer {
+    // Before the client: topics have to go first.
+    topics: RefCell<Topics>,
+    client: Client,
+    /// One thread at a time, since delivery reports are served on it: `Send` and not `Sync`.
+    one_thread: PhantomData<std::cell::Cell<()>>,
+}
+
+#[derive(Default)]
+struct Topics {
+    handles: Vec<Topic>,
+    by_name: HashMap<String, TopicHandle>,
+}
+
+struct Topic(NonNull<sys::rd_kafka_topic_t>);
+
+// SAFETY: topics of librdkafka may be used by any thread.
+unsafe impl Send for Topic {}
+
+impl Drop for Topic {
+    fn drop(&mut self) {
+        // SAFETY: the topic is ours and is destroyed once.
+        unsafe { sys::rd_kafka_topic_destroy(self.0.as_ptr()) };
+    }
+}
+
+/// What librdkafka has told of sent records.
+#[derive(Default)]
+pub(super) struct Reports {
+    /// The first failure.
+    failed: Option<(u32, i32, sys::Code)>,
+    /// Offset of the last delivered record by topic handle and partition; -1: none.
+    offsets: Vec<Vec<i64>>,
+}
+
+impl Reports {
+    fn clear(&mut self) {
+        self.failed = None;
+        self.offsets.iter_mut().flatten().for_each(|offset| *offset = -1);
+    }
+
+    /// Makes room for a partition, so that a report finds it.
+    fn expect(&mut self, topic: u32, partition: i32) {
+        let (Ok(topic), Ok(partition)) = (usize::try_from(topic), usize::try_from(partition)) else { return };
+        if self.offsets.len() <= topic {
+            self.offsets.resize_with(topic + 1, Vec::new);
+        }
+        if let Some(offsets) = self.offsets.get_mut(topic)
+            && offsets.len() <= partition
+        {
+            offsets.resize(partition + 1, -1);
+        }
+    }
+
+    fn offset(&mut self, topic: u32, partition: i32) -> Option<&mut i64> {
+        self.offsets.get_mut(usize::try_from(topic).ok()?)?.get_mut(usize::try_from(partition).ok()?)
+    }
+}
+
+/// Topic handle and partition, as what librdkafka keeps with a record and gives back in its report.
+fn ticket(topic: u32, partition: i32) -> *mut c_void {
+    std::ptr::without_provenance_mut((u64::from(topic) << 32 | u64::from(partition.cast_unsigned())) as usize)
+}
+
+fn from_ticket(ticket: *mut c_void) -> (u32, i32) {
+    let ticket = ticket.addr() as u64;
+    ((ticket >> 32) as u32, (ticket as u32).cast_signed())
+}
+
+// A ticket holds both numbers.
+const _: () = assert!(size_of::<usize>() == size_of::<u64>());
+
+/// Notes that a record was delivered, or not.
+pub(super) unsafe extern "C" fn on_delivery(
+    _rk: *mut sys::rd_kafka_t,
+    message: *const sys::RawMessage,
+    opaque: *mut c_void,
+) {
+    // SAFETY: the message is valid during the call. `opaque` is the client's `Shared`, and reports are served only by calls
+    // of the producer's methods, on its one thread, none of which holds a reference to the reports meanwhile.
+    let (message, reports) =
+        unsafe { (&*message, (*opaque.cast_const().cast::<super::client::Shared>()).reports()) };
+    let (topic, partition) = from_ticket(message.private);
+    if message.err != code::NONE {
+        reports.failed.get_or_insert((topic, partition, message.err));
+    } else if let Some(offset) = reports.offset(topic, partition) {
+        // Without an offset (a broker that had it already does not say where): what is known stays, and is too low at most.
+        *offset = message.offset.max(*offset);
+    }
+}
+
+impl Producer {
+    /// A producer that connects in the background.
+    pub fn new(settings: &ClientSettings, options: &ProducerOptions) -> Result<Self, KafkaError> {
+        let timeout = millis(options.transaction_timeout).to_string();
+        let linger = millis(options.linger).to_string();
+        let mut defaults = vec![
+            ("linger.ms", linger.as_str()),
+            ("batch.size", "1000000"),
+            ("batch.num.messages", "100000"),
+            ("compression.type", &options.compression),
+        ];
+        let buffer = (options.buffer_bytes / 1024).clamp(1, 2_147_483_647).to_string();
+        let mut owned = vec![
+            ("acks", "all"),
+            ("enable.idempotence", "true"),
+            ("allow.auto.create.topics", "false"),
+            // The limit is the bytes.
+            ("queue.buffering.max.messages", "10000000"),
+            ("queue.buffering.max.kbytes", &buffer),
+            ("delivery.report.only.error", "false"),
+        ];
+        if let Some(id) = &options.transactional_id {
+            owned.push(("transactional.id", id));
+            defaults.push(("transaction.timeout.ms", &timeout));
+        } else {
+            owned.push(("message.timeout.ms", &timeout));
+        }
+        let mut properties = Properties::new(settings, Kind::Writer, &defaults, &owned)?;
+        properties.report_deliveries();
+        let client = properties.client(Kind::Writer)?;
+        Ok(Self { topics: RefCell::default(), client, one_thread: PhantomData })
+    }
+
+    /// The handle of a topic, made at the first call.
+    pub fn topic(&self, name: &str) -> Result<TopicHandle, KafkaError> {
+        let mut topics = self.topics.borrow_mut();
+        if let Some(handle) = topics.by_name.get(name) {
+            return Ok(*handle);
+        }
+        let name_c = c_string(name)?;
+        // SAFETY: the client is valid, the name is copied; the topic is ours.
+        let topic =
+            unsafe { sys::rd_kafka_topic_new(self.client.as_ptr(), name_c.as_ptr(), std::ptr::null_mut()) };
+        let topic = NonNull::new(topic).ok_or_else(|| {
+            // SAFETY: the function reads what the last call of this thread left.
+            KafkaError::from_code(unsafe { sys::rd_kafka_last_error() }).during(format!("topic {name:?}"))
+        })?;
+        let index = u32::try_from(topics.handles.len())
+            .map_err(|_| KafkaError::new(code::INVALID_ARGUMENT, "too many topics"));
+        let topic = Topic(topic);
+        let handle = TopicHandle(index?);
+        topics.handles.push(topic);
+        topics.by_name.insert(name.to_owned(), handle);
+        Ok(handle)
+    }
+
+    /// Sends a record; what is given is copied. It is delivered in order within its partition.
+    ///
+    /// The timestamp is in milliseconds since 1970. librdkafka takes 0 for "now"; 1970-01-01T00:00:00Z is therefore written
+    /// as one millisecond later.
+    pub fn send<'h>(
+        &self,
+        topic: TopicHandle,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        timestamp: i64,
+        headers: impl IntoIterator<Item = (&'h str, Option<&'h [u8]>)>,
+    ) -> Result<(), SendError> {
+        let mut list = None;
+        for (name, value) in headers {
+            list.get_or_insert_with(HeaderList::new).add(name, value)?;
+        }
+        self.send_raw(topic, partition, key, value, timestamp, list)
+    }
+
+    fn send_raw(
+        &self,
+        handle: TopicHandle,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        timestamp: i64,
+        headers: Option<HeaderList>,
+    ) -> Result<(), SendError> {
+        let topics = self.topics.borrow();
+        let Some(topic) = usize::try_from(handle.0).ok().and_then(|index| topics.handles.get(index)) else {
+            return Err(
+                KafkaError::new(code::UNKNOWN_TOPIC, "the topic's handle is another producer's").into()
+            );
+        };
+        if partition < 0 {
+            let message = format!("{partition} is no partition");
+            return Err(KafkaError::new(code::UNKNOWN_PARTITION, message).into());
+        }
+        // SAFETY: this is the producer's thread, and the reference is gone with the statement.
+        unsafe { self.client.shared().reports().expect(handle.0, partition) };
+        let (key, key_size) = raw(key);
+        let (value, value_size) = raw(value);
+        let headers_raw = headers.as_ref().map_or(std::ptr::null_mut(), |headers| headers.0.as_ptr());
+        use sys::rd_kafka_vtype_t as tag;
+        // SAFETY: the client and the topic are valid. Every tag is followed by arguments of the types that the header gives
+        // for it, and the last tag is the end. Key and value are copied before the call returns; headers are handed over
+        // if it succeeds. The ticket is only given back.
+        let result = unsafe {
+            sys::rd_kafka_producev(
+                self.client.as_ptr(),
+                tag::RD_KAFKA_VTYPE_RKT as c_int,
+                topic.0.as_ptr(),
+                tag::RD_KAFKA_VTYPE_PARTITION as c_int,
+                partition,
+                tag::RD_KAFKA_VTYPE_MSGFLAGS as c_int,
+                sys::RD_KAFKA_MSG_F_COPY as c_int,
+                tag::RD_KAFKA_VTYPE_KEY as c_int,
+                key,
+                key_size,
+                tag::RD_KAFKA_VTYPE_VALUE as c_int,
+                value,
+                value_size,
+                tag::RD_KAFKA_VTYPE_TIMESTAMP as c_int,
+                if timestamp == 0 { 1_i64 } else { timestamp },
+                tag::RD_KAFKA_VTYPE_OPAQUE as c_int,
+                ticket(handle.0, partition),
+                tag::RD_KAFKA_VTYPE_HEADERS as c_int,
+                headers_raw,
+                tag::RD_KAFKA_VTYPE_END as c_int,
+            )
+        };
+        match result {
+            code::NONE => {
+                // The record has them now.
+                std::mem::forget(headers);
+                Ok(())
+            }
+            code::QUEUE_FULL => Err(SendError::QueueFull),
+            error => {
+                // SAFETY: the topic is valid, its name lives as long as it and is copied.
+                let name = unsafe { text(sys::rd_kafka_topic_name(topic.0.as_ptr())) };
+                let error = self.client.error(error);
+                Err(error.during(format!("cannot send a record to {name}[{partition}]")).into())
+            }
+        }
+    }
+
+    /// Serves reports of delivery; waits up to `timeout` for the first. To be called now and then: records count as not
+    /// delivered until their reports are served.
+    pub fn poll(&self, timeout: Duration) {
+        // SAFETY: the client is valid; this is the producer's thread, which holds no reference to the reports.
+        unsafe { sys::rd_kafka_poll(self.client.as_ptr(), millis(timeout)) };
+    }
+
+    /// Waits until every record was delivered. Fails if one was not, or not in time.
+    pub fn flush(&self, timeout: Duration) -> Result<(), KafkaError> {
+        // SAFETY: the client is valid; this is the producer's thread, which holds no reference to the reports.
+        let result = unsafe { sys::rd_kafka_flush(self.client.as_ptr(), millis(timeout)) };
+        self.delivery_error().map_or(Ok(()), Err)?;
+        self.client.check(result).map_err(|error| error.during("cannot deliver all records"))
+    }
+
+    /// The first record since the last `begin` or `clear` that could not be delivered.
+    pub fn delivery_error(&self) -> Option<KafkaError> {
+        // SAFETY: this is the producer's thread, and the reference is gone with the statement.
+        let (topic, partition, error) = unsafe { self.client.shared().reports().failed }?;
+        let topics = self.topics.borrow();
+        let name = topics.by_name.iter().find(|(_, handle)| handle.0 == topic).map_or("", |(name, _)| name);
+        let what = format!("cannot deliver a record to {name}[{partition}]");
+        Some(self.client.error(error).during(what))
+    }
+
+    /// The offset of the last record of this partition that was delivered since the last `begin` or `clear`. In rare cases
+    /// (a request had to be sent again) a broker does not tell it; then it is too low, never too high.
+    pub fn delivered(&self, topic: TopicHandle, partition: i32) -> Option<i64> {
+        // SAFETY: this is the producer's thread, and the reference is gone with the statement.
+        let offset = unsafe { self.client.shared().reports().offset(topic.0, partition).copied() };
+        offset.filter(|offset| *offset >= 0)
+    }
+
+    /// Forgets what was delivered and what failed: for producers without transactions, between two commits.
+    pub fn clear(&self) {
+        // SAFETY: this is the producer's thread, and the reference is gone with the statement.
+        unsafe { self.client.shared().reports().clear() };
+    }
+
+    /// Ends whatever a predecessor with the same transactional id left open, and fences it. May be called again after a
+    /// retriable error.
+    pub fn init_transactions(&self, timeout: Duration) -> Result<(), KafkaError> {
+        // SAFETY: the client is valid; the error is handed over.
+        unsafe {
+            KafkaError::take(sys::rd_kafka_init_transactions(self.client.as_ptr(), millis(timeout)))
+                .map_err(|error| error.during("cannot take the transactional id over"))
+        }
+    }
+
+    /// Begins a transaction. A spent producer refuses.
+    pub fn begin(&self) -> Result<(), KafkaError> {
+        if self.is_spent() {
+            let message = "a request of an earlier transaction got no answer; a new producer has to go on";
+            return Err(KafkaError::new(code::STATE, message).fatal());
+        }
+        self.clear();
+        // SAFETY: the client is valid; the error is handed over.
+        unsafe { KafkaError::take(sys::rd_kafka_begin_transaction(self.client.as_ptr())) }
+            .map_err(|error| error.during("cannot begin a transaction"))
+    }
+
+    /// Adds input offsets to the transaction, at least one, fenced by the assignment that they belong to.
+    pub fn send_offsets(
+        &self,
+        offsets: &[OffsetAndMetadata],
+        group: &GroupMetadata,
+        timeout: Duration,
+    ) -> Result<(), KafkaError> {
+        let list = PartitionList::to_commit(offsets)?;
+        self.client.shared().txn_offset_commit.store(-1, Ordering::Relaxed);
+        // SAFETY: the client, the list and the metadata are valid, and copied; the error is handed over.
+        unsafe {
+            KafkaError::take(sys::rd_kafka_send_offsets_to_transaction(
+                self.client.as_ptr(),
+                list.as_ptr(),
+                group.as_ptr(),
+                millis(timeout),
+            ))
+        }
+        .map_err(|error| error.during("cannot add the input offsets to the transaction"))?;
+        // Below version 3 the request has no room for the member: the offsets would be committed unfenced.
+        let version = self.client.shared().txn_offset_commit.load(Ordering::Relaxed);
+        if version < FENCED_OFFSET_COMMIT {
+            let message =
+                "the brokers are too old to fence the offsets of a transaction: Kafka 2.5 or newer is needed";
+            return Err(KafkaError::new(code::UNSUPPORTED_FEATURE, message));
+        }
+        Ok(())
+    }
+
+    /// Commits the transaction. After a retriable error the commit is under way: call again, never abort. If that does not
+    /// end well either, the outcome is unknown, and only a new producer and the committed offsets can tell it.
+    pub fn commit(&self, timeout: Duration) -> Result<(), KafkaError> {
+        // SAFETY: the client is valid; reports are served meanwhile, and this is the producer's thread, which holds no
+        // reference to them. The error is handed over.
+        unsafe { KafkaError::take(sys::rd_kafka_commit_transaction(self.client.as_ptr(), millis(timeout))) }
+            .map_err(|error| error.during("cannot commit the transaction"))
+    }
+
+    /// Aborts the transaction: drops what was not sent, waits for what was, serving reports. May be called again after a
+    /// retriable error.
+    pub fn abort(&self, timeout: Duration) -> Result<(), KafkaError> {
+        // SAFETY: as for `commit`.
+        unsafe { KafkaError::take(sys::rd_kafka_abort_transaction(self.client.as_ptr(), millis(timeout))) }
+            .map_err(|error| error.during("cannot abort the transaction"))
+    }
+
+    /// Whether a request of a transaction got no answer. It may still arrive and meet the next transaction; a spent producer
+    /// may end the one that is open, but not begin another.
+    pub fn is_spent(&self) -> bool {
+        self.client.shared().spent.load(Ordering::Acquire)
+    }
+
+    /// The error that ended the producer, if there was one.
+    pub fn fatal_error(&self) -> Option<KafkaError> {
+        self.client.fatal_error()
+    }
+}
+
+/// The version of TxnOffsetCommit from which on it names member and generation (KIP-447).
+const FENCED_OFFSET_COMMIT: i16 = 3;
+
+impl Drop for Producer {
+    /// Drops what was not sent. An open transaction stays open until a successor with the same id, or its time, ends it.
+    fn drop(&mut self) {
+        // SAFETY: the client is valid; this is the producer's thread, which holds no reference to the reports.
+        unsafe {
+            let flags = sys::RD_KAFKA_PURGE_F_QUEUE
+                | sys::RD_KAFKA_PURGE_F_INFLIGHT
+                | sys::RD_KAFKA_PURGE_F_NON_BLOCKING;
+            sys::rd_kafka_purge(self.client.as_ptr(), flags);
+            sys::rd_kafka_poll(self.client.as_ptr(), 0);
+        }
+    }
+}
+
+/// A slice as C wants it; an empty one is not null.
+fn raw(bytes: Option<&[u8]>) -> (*const c_void, usize) {
+    bytes.map_or((std::ptr::null(), 0), |bytes| (bytes.as_ptr().cast(), bytes.len()))
+}
+
+/// Headers that no record has yet.
+struct HeaderList(NonNull<sys::rd_kafka_headers_t>);
+
+impl HeaderList {
+    fn new() -> Self {
+        // SAFETY: the function only allocates; librdkafka ends the process when there is no memory.
+        match NonNull::new(unsafe { sys::rd_kafka_headers_new(4) }) {
+            Some(headers) => Self(headers),
+            None => std::process::abort(),
+        }
+    }
+
+    fn add(&mut self, name: &str, value: Option<&[u8]>) -> Result<(), KafkaError> {
+        let (value, size) = raw(value);
+        // SAFETY: the headers are ours; name and value are copied, with the sizes given.
+        KafkaError::check(unsafe {
+            sys::rd_kafka_header_add(
+                self.0.as_ptr(),
+                name.as_ptr().cast(),
+                name.len().cast_signed(),
+                value,
+                size.cast_signed(),
+            )
+        })
+    }
+}
+
+impl Drop for HeaderList {
+    fn drop(&mut self) {
+        // SAFETY: the headers are ours, unless a record has them: then this is not called. They are destroyed once.
+        unsafe { sys::rd_kafka_headers_destroy(self.0.as_ptr()) };
+    }
+}
