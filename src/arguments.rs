@@ -281,7 +281,6 @@ pub struct RuntimeFlags {
 }
 
 impl RuntimeFlags {
-    #[cfg_attr(not(test), expect(dead_code, reason = "the command comes with the runtime"))]
     fn given(&self) -> Vec<(RuntimeKey, String)> {
         let text = |key: &RuntimeKey| match key {
             RuntimeKey::Threads => &self.threads,
