@@ -13,7 +13,7 @@ use millstream::operators::diagnostic::listed;
 
 use crate::arguments::Feed;
 use crate::failure::{Exit, Failure};
-use crate::files::{load_to_connect, sources_of};
+use crate::files::{load, settings, sources_of};
 use crate::interrupt::{self, interrupted};
 use crate::numbers::{counted, grouped};
 use crate::progress::{Pace, Progress, REDRAW};
@@ -27,8 +27,7 @@ const DELIVERY: Duration = Duration::from_secs(120);
 const LOOK_EVERY: u64 = 1_000;
 
 pub fn feed(arguments: &Feed) -> Result<(), Failure> {
-    let flags = Flags { brokers: arguments.brokers.clone(), runtime: Vec::new() };
-    let (loaded, settings) = load_to_connect(&arguments.file, &flags)?;
+    let loaded = load(&arguments.file)?;
     let fed = sources_of(&arguments.feeds, &loaded.topology)?;
     let mut files = Vec::with_capacity(fed.len());
     let mut sources = Vec::with_capacity(fed.len());
@@ -37,6 +36,8 @@ pub fn feed(arguments: &Feed) -> Result<(), Failure> {
         files.push(File::open(path, &source.layout, &FeedOptions { null: arguments.null.clone() })?);
         sources.push(source);
     }
+    let flags = Flags { brokers: arguments.brokers.clone(), runtime: Vec::new() };
+    let settings = settings(&arguments.file, &loaded.topology, &flags)?;
     interrupt::listen();
     let client = settings.client(&format!("{}-feed", loaded.topology.app.id));
     let admin = Admin::new(&client, ANSWER)?;
@@ -94,7 +95,12 @@ fn partitions(
     settings: &RunSettings,
 ) -> Result<Vec<u32>, Failure> {
     let names: Vec<&str> = sources.iter().map(|source| source.topic.as_str()).collect();
-    let found = admin.topics(&names)?;
+    let found = admin.topics(&names).map_err(|error| {
+        let away = error.is_timeout().then(|| {
+            format!("no broker answers at {} ({}): {error}", settings.brokers, settings.brokers_place())
+        });
+        away.map_or_else(|| error.into(), |message| Failure::new(Exit::Failed, message))
+    })?;
     let missing: Vec<&str> =
         names.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(name, _)| *name).collect();
     if !missing.is_empty() {

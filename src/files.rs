@@ -71,18 +71,16 @@ pub fn load(path: &Path) -> Result<Loaded, Failure> {
     Ok(Loaded { topology: Arc::new(topology), plan: Arc::new(plan) })
 }
 
-/// As [`load`], for a command that connects to the cluster: it needs what the file takes from this machine, and its settings.
-pub fn load_to_connect(path: &Path, flags: &Flags) -> Result<(Loaded, RunSettings), Failure> {
-    let loaded = load(path)?;
-    if !loaded.topology.deferred.is_empty() {
+/// The settings of a command that connects to the cluster. What the file takes from this machine must be there.
+pub fn settings(path: &Path, topology: &Topology, flags: &Flags) -> Result<RunSettings, Failure> {
+    if !topology.deferred.is_empty() {
         let text = std::fs::read_to_string(path).map_err(|error| Failure::file("read", path, &error))?;
         let name = path.display().to_string();
-        let rendered = render(&loaded.topology.deferred, &name, &text, crate::color());
+        let rendered = render(&topology.deferred, &name, &text, crate::color());
         io::stderr().lock().write_all(rendered.as_bytes())?;
         return Err(Failure::said(Exit::Usage));
     }
-    let settings = RunSettings::resolve(&loaded.topology, flags, &|name| std::env::var(name).ok())?;
-    Ok((loaded, settings))
+    Ok(RunSettings::resolve(topology, flags, &|name| std::env::var(name).ok())?)
 }
 
 /// The sources that are fed, by position, with their files.
