@@ -34,7 +34,13 @@ const TOPOLOGY: &str = r#"
 "#;
 
 fn task() -> (Arc<SubTopology>, Task) {
-    let (topology, findings) = read(TOPOLOGY, Path::new("."), &|_| None);
+    task_of(TOPOLOGY)
+}
+
+/// The first task of a topology; its models are those of the flights.
+fn task_of(text: &str) -> (Arc<SubTopology>, Task) {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../topology-examples/flights"));
+    let (topology, findings) = read(text, folder, &|_| None);
     let plan = Plan::new(&topology.unwrap_or_else(|| panic!("{findings:?}"))).unwrap();
     let sub = plan.sub_topologies[0].clone();
     let state = TaskState::in_memory(&Task::store_specs(&sub));
@@ -158,6 +164,51 @@ fn commits_restores_and_memory_are_seen() {
     if cfg!(target_os = "linux") {
         assert!(shown("millstream_resident_memory_bytes{app=\"shop\"}").unwrap() > 1_000_000.0);
     }
+}
+
+#[test]
+fn a_model_is_timed_with_each_batch() {
+    const INPUTS: [&str; 17] = [
+        "dep_delay",
+        "distance",
+        "planned_minutes",
+        "scheduled_hour",
+        "origin_departures_1h",
+        "origin_delay_1h",
+        "origin_departures_3h",
+        "origin_delay_3h",
+        "origin_lost_1h",
+        "carrier_departures_3h",
+        "carrier_delay_3h",
+        "carrier_lost_24h",
+        "aircraft_legs",
+        "aircraft_delay",
+        "aircraft_last_delay",
+        "dest_lost_3h",
+        "dest_lost_24h",
+    ];
+    let columns: String = INPUTS.iter().map(|name| format!("{name} = \"float64\"\n")).collect();
+    let text = format!(
+        "[app]\nid = \"a\"\n[sources.flights]\ntopic = \"flights\"\n[sources.flights.value]\n{columns}\
+         [models.late]\npath = \"models/late\"\nversion = \"1\"\n\
+         [steps.scored]\nop = \"predict\"\nfrom = \"flights\"\nmodel = \"late\"\n\
+         outputs = {{ score = {{ tensor = \"probabilities\", class = \"1\" }} }}\n[sinks.out]\nfrom = \"scored\"\n"
+    );
+    let metrics = Metrics::new("a", "a-0").unwrap();
+    let (sub, mut task) = task_of(&text);
+    let mut counting = metrics.task(&sub, 0).unwrap();
+    for batch in [vec![record(0, None, "{}"), record(1, None, "{}")], vec![record(2, None, "{}")]] {
+        let epoch = task.process(batch, 0).unwrap();
+        counting.epoch(&epoch, task.counters(), task.stream_time());
+    }
+    let shown = |series: &str| {
+        let labels = "{app=\"a\",node=\"scored\",sub_topology=\"flights\"}";
+        value(&metrics.render().unwrap(), &format!("{series}{labels}"))
+    };
+    assert_eq!(shown("millstream_model_batch_rows_sum"), Some(3.0));
+    assert_eq!(shown("millstream_model_batch_rows_count"), Some(2.0));
+    assert_eq!(shown("millstream_model_latency_seconds_count"), Some(2.0));
+    assert!(shown("millstream_model_latency_seconds_sum").unwrap() > 0.0);
 }
 
 #[test]
