@@ -235,7 +235,6 @@ pub struct Run {
 
 impl Run {
     /// What the flags say of settings.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the command comes with the runtime"))]
     pub fn flags(&self) -> Flags {
         Flags { brokers: self.brokers.clone(), runtime: self.runtime.given() }
     }
