@@ -12,6 +12,7 @@ pub(super) mod code {
     pub const TRANSPORT: Code = -195;
     pub const RESOLVE: Code = -193;
     pub const MESSAGE_TIMED_OUT: Code = -192;
+    pub const AUTO_OFFSET_RESET: Code = -140;
     pub const PARTITION_EOF: Code = -191;
     pub const UNKNOWN_PARTITION: Code = -190;
     pub const UNKNOWN_TOPIC: Code = -188;
@@ -33,6 +34,7 @@ pub(super) mod code {
     pub const FENCED: Code = -144;
     pub const UNKNOWN: Code = -1;
     pub const NONE: Code = 0;
+    pub const OFFSET_OUT_OF_RANGE: Code = 1;
     pub const UNKNOWN_TOPIC_OR_PARTITION: Code = 3;
     pub const LEADER_NOT_AVAILABLE: Code = 5;
     pub const NOT_LEADER: Code = 6;
@@ -241,6 +243,11 @@ impl KafkaError {
     /// The topic or partition does not exist, or may not be seen.
     pub fn is_unknown_topic(&self) -> bool {
         matches!(self.code, code::UNKNOWN_TOPIC | code::UNKNOWN_PARTITION | code::UNKNOWN_TOPIC_OR_PARTITION)
+    }
+
+    /// The partition has no record at the offset: it begins later, or ends before.
+    pub fn is_offset_out_of_range(&self) -> bool {
+        matches!(self.code, code::OFFSET_OUT_OF_RANGE | code::AUTO_OFFSET_RESET)
     }
 
     /// A record or batch is larger than the client, the topic or the broker allows.

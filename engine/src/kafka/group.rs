@@ -293,7 +293,7 @@ impl GroupConsumer {
 
     /// Leaves the group, so that others get the partitions at once instead of after the session's time. Whatever the
     /// brokers do, it returns about when `timeout` has passed. To be called when every worker is done with its partitions.
-    pub fn close(self, timeout: Duration) {
+    pub fn close(&self, timeout: Duration) {
         let deadline = Instant::now() + timeout;
         let queue = Queue::new(&self.client);
         // SAFETY: the client and the queue are valid; the main queue is forwarded to ours until the client is closed.
