@@ -53,6 +53,8 @@ pub enum Command {
     Dev(Dev),
     /// Runs a topology against Kafka, until it is asked to end
     Run(Run),
+    /// Writes files to the topics of a cluster, as the sources of a topology read them
+    Feed(Feed),
     /// Makes a folder with a commented topology, data and a test that passes
     New(New),
     /// Shows what runs: sub-topologies, tasks, stores, internal topics
@@ -307,7 +309,7 @@ fn setting(key: RuntimeKey) -> impl Fn(&str) -> Result<String, Misfit> + Clone +
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Files are read as `dev` reads them, and their records are written to the topics of the sources: in the order of their event
-time, which is their timestamp, and to the partitions that Kafka's own clients would choose.
+time, which is their timestamp, and to the partitions that Java's client would choose; records without a key go round.
 
 Examples:
   millstream feed topology.toml --feed payments=payments.csv
@@ -323,7 +325,7 @@ pub struct Feed {
     /// Where the cluster is: HOST:PORT, several separated by commas; default: as MILLSTREAM_BROKERS or the topology says
     #[arg(long, value_name = "ADDRESSES")]
     pub brokers: Option<String>,
-    /// Makes topics that are missing, with so many partitions
+    /// Makes topics that are missing, with so many partitions; their records are kept for ever, as old as they may be
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub partitions: Option<u32>,
     /// How many seconds of event time pass in one second; default: as fast as possible
@@ -421,11 +423,10 @@ fn duration(text: &str) -> Result<i64, String> {
 mod tests {
     use super::*;
 
-    /// The commands that are not registered yet, for their tests.
+    /// What is not among the commands yet.
     #[derive(Debug, Parser)]
     enum Cluster {
         Run(Run),
-        Feed(Feed),
     }
 
     /// The examples of a command's help, up to what the shell does.
@@ -454,8 +455,8 @@ mod tests {
                 }
             }
         }
-        check::<Arguments>(15);
-        check::<Cluster>(7);
+        check::<Arguments>(18);
+        check::<Cluster>(4);
     }
 
     #[test]
@@ -482,10 +483,11 @@ mod tests {
 
     #[test]
     fn what_is_no_setting_is_said_with_the_fix() {
-        let said = |line: &[&str]| Cluster::try_parse_from(line).unwrap_err().to_string();
-        let error = said(&["millstream", "run", "t.toml", "--memory", "1 gig"]);
+        let run = |line: &[&str]| Cluster::try_parse_from(line).unwrap_err().to_string();
+        let said = |line: &[&str]| Arguments::try_parse_from(line).unwrap_err().to_string();
+        let error = run(&["millstream", "run", "t.toml", "--memory", "1 gig"]);
         assert!(error.contains("'--memory <SIZE>': `1 gig` is not a size; write a whole number"), "{error}");
-        let error = said(&["millstream", "run", "t.toml", "--session-timeout", "2h"]);
+        let error = run(&["millstream", "run", "t.toml", "--session-timeout", "2h"]);
         assert!(error.contains("it is out of range: expected 1s to 1h"), "{error}");
         let error = said(&["millstream", "feed", "t.toml", "--feed", "payments.csv"]);
         assert!(error.contains("`payments=payments.csv`"), "{error}");

@@ -1,27 +1,20 @@
 //! `dev`: a whole application in this process, fed from files.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use millstream::engine::driver::dev::{Dev as Run, DevError, DevOptions};
 use millstream::engine::driver::{DriverOptions, StateLocation};
 use millstream::engine::feed::{Feed, FeedError, FeedOptions, Merge};
 use millstream::engine::record::Record;
-use millstream::engine::topology::Topology;
-use millstream::operators::diagnostic::{did_you_mean, listed};
 
 use crate::arguments::Dev;
-use crate::failure::{Exit, Failure};
-use crate::files::load;
+use crate::failure::Failure;
+use crate::files::{load, sources_of};
 use crate::interrupt::{self, interrupted};
-use crate::numbers::{grouped, time};
+use crate::progress::{Pace, Progress, REDRAW};
 use crate::summary;
-
-/// How often progress is shown on a terminal, and as a log line elsewhere.
-const REDRAW: Duration = Duration::from_millis(100);
-const LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// How many records may pass between two looks at the clock.
 const LOOK_EVERY: u32 = 64;
@@ -29,7 +22,7 @@ const LOOK_EVERY: u32 = 64;
 pub fn dev(arguments: &Dev) -> Result<(), Failure> {
     let loaded = load(&arguments.file)?;
     let topology = &loaded.topology;
-    let sources = sources_of(arguments, topology)?;
+    let sources = sources_of(&arguments.feeds, topology)?;
     let mut feeds = Vec::with_capacity(sources.len());
     for (position, path) in &sources {
         let Some(source) = topology.sources.get(*position) else { continue };
@@ -56,10 +49,9 @@ pub fn dev(arguments: &Dev) -> Result<(), Failure> {
     let mut replay = Replay {
         run,
         progress: Progress::new(),
-        speed: arguments.speed,
+        pace: Pace::new(arguments.speed),
         commit_every: Duration::from_millis(commit_every.unsigned_abs()),
         start: Instant::now(),
-        first_time: None,
         last_commit: Instant::now(),
     };
     let records = Merge::new(feeds).map(|next| {
@@ -74,45 +66,13 @@ pub fn dev(arguments: &Dev) -> Result<(), Failure> {
     outcome
 }
 
-/// The sources that are fed, by position, with their files.
-fn sources_of(arguments: &Dev, topology: &Topology) -> Result<Vec<(usize, std::path::PathBuf)>, Failure> {
-    let names = || topology.sources.iter().map(|source| source.name.as_str());
-    let mut sources = Vec::new();
-    for (name, path) in &arguments.feeds {
-        let position = names().position(|source| source == name).ok_or_else(|| {
-            let help =
-                did_you_mean(name, names()).unwrap_or_else(|| format!("sources are {}", listed(names())));
-            Failure::new(
-                Exit::Usage,
-                format!("`--feed {name}=…`: the topology has no source `{name}`; {help}"),
-            )
-        })?;
-        sources.push((position, path.clone()));
-    }
-    let missing: Vec<&str> = names()
-        .enumerate()
-        .filter(|(index, _)| !sources.iter().any(|(fed, _)| fed == index))
-        .map(|(_, name)| name)
-        .collect();
-    if sources.is_empty() {
-        let flags: Vec<String> = missing.iter().map(|name| format!("--feed {name}=FILE")).collect();
-        let message = format!("nothing to read: say where records come from, `{}`", flags.join(" "));
-        return Err(Failure::new(Exit::Usage, message));
-    }
-    if !missing.is_empty() {
-        writeln!(io::stderr().lock(), "note: nothing feeds {}", listed(missing.iter().copied()))?;
-    }
-    Ok(sources)
-}
-
 /// A run with its pace and what is seen of it.
 struct Replay {
     run: Run,
     progress: Progress,
-    speed: Option<f64>,
+    pace: Pace,
     commit_every: Duration,
     start: Instant,
-    first_time: Option<i64>,
     last_commit: Instant,
 }
 
@@ -175,20 +135,16 @@ impl Replay {
             self.run.commit()?;
             self.last_commit = Instant::now();
         }
-        self.progress.show(&self.run, self.start.elapsed());
+        let (records, last) = self.run.progress();
+        self.progress.show(records, last);
         Ok(())
     }
 
     /// With a speed, waits until the record is due; records that are there already do not wait for it.
     fn wait_for(&mut self, time: i64) -> Result<(), Failure> {
-        let first = *self.first_time.get_or_insert(time);
-        let Some(speed) = self.speed else { return Ok(()) };
-        // A time that no clock reaches is never due; Ctrl-C still ends the wait.
-        let after = Duration::try_from_secs_f64((time - first).max(0) as f64 / 1000.0 / speed)
-            .unwrap_or(Duration::MAX);
         let mut processed = false;
         loop {
-            let left = after.saturating_sub(self.start.elapsed());
+            let left = self.pace.left(time);
             if left.is_zero() || interrupted() {
                 return Ok(());
             }
@@ -198,55 +154,6 @@ impl Replay {
             }
             self.look()?;
             std::thread::sleep(left.min(REDRAW));
-        }
-    }
-}
-
-/// What is seen of a run while it goes on: a line that changes on a terminal, else a line now and then.
-struct Progress {
-    bar: Option<ProgressBar>,
-    shown: Instant,
-    shown_records: u64,
-}
-
-impl Progress {
-    fn new() -> Self {
-        let is_terminal = io::stderr().is_terminal();
-        let bar = is_terminal.then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            let style = if crate::color() { "{spinner:.cyan} {msg}" } else { "{spinner} {msg}" };
-            bar.with_style(
-                ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_spinner()),
-            )
-        });
-        Progress { bar, shown: Instant::now(), shown_records: 0 }
-    }
-
-    fn show(&mut self, run: &Run, elapsed: Duration) {
-        let since = self.shown.elapsed();
-        if since < if self.bar.is_some() { REDRAW } else { LOG_EVERY } {
-            return;
-        }
-        let (records, last) = run.progress();
-        let rate = (records - self.shown_records) as f64 / since.as_secs_f64();
-        let reached = last.map(|last| format!(", event time {}", time(last))).unwrap_or_default();
-        let message = format!("{} records, {}/s{reached}", grouped(records), grouped(rate as u64));
-        match &self.bar {
-            Some(bar) => {
-                bar.set_message(message);
-                bar.tick();
-            }
-            None => {
-                let _ = writeln!(io::stderr().lock(), "{:>4} s  {message}", elapsed.as_secs());
-            }
-        }
-        self.shown = Instant::now();
-        self.shown_records = records;
-    }
-
-    fn end(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
         }
     }
 }

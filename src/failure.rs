@@ -8,7 +8,9 @@ use millstream::engine::driver::DriverError;
 use millstream::engine::driver::dev::DevError;
 use millstream::engine::driver::pipe::PipeError;
 use millstream::engine::feed::FeedError;
+use millstream::engine::kafka::KafkaError;
 use millstream::engine::plan::PlanError;
+use millstream::engine::settings::SettingError;
 use millstream::engine::task::RecordError;
 use millstream::operators::diagnostic::Code;
 use millstream::state::StateError;
@@ -153,5 +155,30 @@ impl From<PipeError> for Failure {
 impl From<FeedError> for Failure {
     fn from(error: FeedError) -> Self {
         Failure::new(Exit::Failed, error.to_string()).code(Some(Code::FeedInput))
+    }
+}
+
+impl From<Vec<SettingError>> for Failure {
+    fn from(errors: Vec<SettingError>) -> Self {
+        let code = errors.first().map(SettingError::code);
+        let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        Failure::new(Exit::Usage, said.join("\nerror: ")).code(code)
+    }
+}
+
+impl From<KafkaError> for Failure {
+    fn from(error: KafkaError) -> Self {
+        let hint = if error.is_authentication() {
+            "\n  `[kafka.security]` says who this is and how the connection is protected: does it fit the brokers' listener?"
+        } else if error.is_authorization() {
+            "\n  The user is known and may not do this: the cluster's ACLs must allow it"
+        } else if error.is_message_too_large() {
+            "\n  Raise `max.message.bytes` of the topic, and `message.max.bytes` in `[kafka.properties]`"
+        } else if error.is_unknown_topic() {
+            "\n  The topic, or the partition, does not exist, or the user may not see it"
+        } else {
+            ""
+        };
+        Failure::new(Exit::Failed, format!("{error}{hint}"))
     }
 }

@@ -1,12 +1,13 @@
 //! Reads topology files and says what is wrong with them.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use millstream::engine::plan::Plan;
+use millstream::engine::settings::{Flags, RunSettings};
 use millstream::engine::topology::{Topology, read, render};
-use millstream::operators::diagnostic::{Diagnostic, Severity};
+use millstream::operators::diagnostic::{Diagnostic, Severity, did_you_mean, listed};
 
 use crate::failure::{Exit, Failure};
 
@@ -68,4 +69,50 @@ pub fn load(path: &Path) -> Result<Loaded, Failure> {
     let topology = checked.topology.ok_or_else(|| Failure::said(Exit::Usage))?;
     let plan = Plan::new(&topology)?;
     Ok(Loaded { topology: Arc::new(topology), plan: Arc::new(plan) })
+}
+
+/// The settings of a command that connects to the cluster. What the file takes from this machine must be there.
+pub fn settings(path: &Path, topology: &Topology, flags: &Flags) -> Result<RunSettings, Failure> {
+    if !topology.deferred.is_empty() {
+        let text = std::fs::read_to_string(path).map_err(|error| Failure::file("read", path, &error))?;
+        let name = path.display().to_string();
+        let rendered = render(&topology.deferred, &name, &text, crate::color());
+        io::stderr().lock().write_all(rendered.as_bytes())?;
+        return Err(Failure::said(Exit::Usage));
+    }
+    Ok(RunSettings::resolve(topology, flags, &|name| std::env::var(name).ok())?)
+}
+
+/// The sources that are fed, by position, with their files.
+pub fn sources_of(
+    feeds: &[(String, PathBuf)],
+    topology: &Topology,
+) -> Result<Vec<(usize, PathBuf)>, Failure> {
+    let names = || topology.sources.iter().map(|source| source.name.as_str());
+    let mut sources = Vec::new();
+    for (name, path) in feeds {
+        let position = names().position(|source| source == name).ok_or_else(|| {
+            let help =
+                did_you_mean(name, names()).unwrap_or_else(|| format!("sources are {}", listed(names())));
+            Failure::new(
+                Exit::Usage,
+                format!("`--feed {name}=…`: the topology has no source `{name}`; {help}"),
+            )
+        })?;
+        sources.push((position, path.clone()));
+    }
+    let missing: Vec<&str> = names()
+        .enumerate()
+        .filter(|(index, _)| !sources.iter().any(|(fed, _)| fed == index))
+        .map(|(_, name)| name)
+        .collect();
+    if sources.is_empty() {
+        let flags: Vec<String> = missing.iter().map(|name| format!("--feed {name}=FILE")).collect();
+        let message = format!("nothing to read: say where records come from, `{}`", flags.join(" "));
+        return Err(Failure::new(Exit::Usage, message));
+    }
+    if !missing.is_empty() {
+        writeln!(io::stderr().lock(), "note: nothing feeds {}", listed(missing.iter().copied()))?;
+    }
+    Ok(sources)
 }

@@ -6,11 +6,13 @@ mod describe;
 mod dev;
 mod explain;
 mod failure;
+mod feed;
 mod files;
 mod interrupt;
 mod new;
 mod numbers;
 mod pipe;
+mod progress;
 mod run;
 mod summary;
 mod table;
@@ -63,6 +65,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Pipe(arguments) => pipe::pipe(&arguments),
         Command::Dev(arguments) => dev::dev(&arguments),
         Command::Run(arguments) => run::run(&arguments),
+        Command::Feed(arguments) => feed::feed(&arguments),
         Command::New(arguments) => new::new(&arguments),
         Command::Describe(arguments) => describe::describe(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),

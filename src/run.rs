@@ -1,25 +1,15 @@
 //! `run`: one process of an application on Kafka.
 
-use std::io::{self, Write};
-
 use millstream::engine::runtime::{self, RuntimeError};
-use millstream::engine::settings::RunSettings;
 
 use crate::arguments::Run;
 use crate::failure::{Exit, Failure};
-use crate::files::load;
+use crate::files::{load, settings};
 use crate::interrupt::{self, interrupted};
 
 pub fn run(arguments: &Run) -> Result<(), Failure> {
     let loaded = load(&arguments.file)?;
-    let settings = RunSettings::resolve(&loaded.topology, &arguments.flags(), &|name| std::env::var(name).ok());
-    let settings = settings.map_err(|errors| -> Failure {
-        let mut stderr = io::stderr().lock();
-        for error in &errors {
-            let _ = writeln!(stderr, "error[{}]: {error}", error.code());
-        }
-        Failure::said(Exit::Usage)
-    })?;
+    let settings = settings(&arguments.file, &loaded.topology, &arguments.flags())?;
     interrupt::listen();
     runtime::run(&loaded.topology, loaded.plan, settings, arguments.create_topics, &interrupted).map_err(failure)
 }

@@ -5,6 +5,7 @@
 pub mod codec;
 pub mod driver;
 pub mod feed;
+pub mod http;
 pub mod kafka;
 pub mod metrics;
 pub mod partitioner;

@@ -107,18 +107,18 @@ const APP: &[Field] = &[
 
 const KAFKA: &[Field] = &[
     optional("brokers", FieldKind::String, "The bootstrap servers, `host:port,host:port`."),
-    optional("security", FieldKind::Table, "How connections are protected, and who this is: `[kafka.security]`."),
+    optional(
+        "security",
+        FieldKind::Table,
+        "How connections are protected, and who this is: `[kafka.security]`.",
+    ),
     optional("properties", FieldKind::Table, "Properties of the client library: `[kafka.properties]`."),
     optional("topics", FieldKind::Table, "How topics are made: `[kafka.topics]`."),
 ];
 
 // Choices are strings in the schema, since they may hold variables.
 const KAFKA_SECURITY: &[Field] = &[
-    optional(
-        "protocol",
-        FieldKind::String,
-        "`plaintext` (default), `ssl`, `sasl-plaintext` or `sasl-ssl`.",
-    ),
+    optional("protocol", FieldKind::String, "`plaintext` (default), `ssl`, `sasl-plaintext` or `sasl-ssl`."),
     optional(
         "ca",
         FieldKind::String,
@@ -335,7 +335,8 @@ pub fn json_schema() -> Json {
             None => drop(properties.insert(table.name.to_owned(), schema)),
             // A table in a table comes after it.
             Some((outer, inner)) => {
-                if let Some(fields) = properties.get_mut(outer).and_then(|outer| outer.get_mut("properties")) {
+                if let Some(fields) = properties.get_mut(outer).and_then(|outer| outer.get_mut("properties"))
+                {
                     fields[inner] = schema;
                 }
             }

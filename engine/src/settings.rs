@@ -8,7 +8,7 @@ use std::time::Duration;
 use millstream_operators::config::format_duration;
 use millstream_operators::diagnostic::Code;
 
-use crate::kafka::Security;
+use crate::kafka::{ClientSettings, Security};
 use crate::topology::{Misfit, Runtime, RuntimeKey, Setting, TopicDefaults, Topology, brokers, variable};
 
 /// Where a setting comes from; a later one beats an earlier one.
@@ -226,9 +226,8 @@ impl RunSettings {
         use RuntimeKey::{CommitEvery, MaxPollInterval, SessionTimeout, TransactionTimeout};
         const COMMIT: &str = "a transaction must outlast the time between two commits";
         const POLL: &str = "a process must be able to answer the group before it is given up";
-        let shown = |duration: Duration| {
-            format_duration(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
-        };
+        let shown =
+            |duration: Duration| format_duration(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
         let pairs = [
             (CommitEvery, self.commit_every, TransactionTimeout, self.transaction_timeout, COMMIT),
             (SessionTimeout, self.session_timeout, MaxPollInterval, self.max_poll_interval, POLL),
@@ -244,6 +243,17 @@ impl RunSettings {
             rule,
         };
         wrong.map(error).collect()
+    }
+
+    /// What the clients of this process are made with; `client_id` is what quotas and broker logs call them.
+    pub fn client(&self, client_id: &str) -> ClientSettings {
+        let properties = self.properties.iter();
+        ClientSettings {
+            brokers: self.brokers.reveal().to_owned(),
+            client_id: client_id.to_owned(),
+            security: self.security.clone(),
+            properties: properties.map(|(name, value)| (name.clone(), value.reveal().to_owned())).collect(),
+        }
     }
 
     /// Where a value of `[runtime]` comes from.
@@ -283,7 +293,8 @@ mod tests {
 
     #[test]
     fn a_flag_beats_the_environment_and_that_the_file() {
-        let topology = topology("[runtime]\nthreads = 2\nmemory = \"64MiB\"\ncommit-every = \"1s\"\nlisten = \"a:1\"");
+        let topology =
+            topology("[runtime]\nthreads = 2\nmemory = \"64MiB\"\ncommit-every = \"1s\"\nlisten = \"a:1\"");
         let environment = |name: &str| match name {
             "MILLSTREAM_MEMORY" => Some("128MiB".to_owned()),
             "MILLSTREAM_COMMIT_EVERY" => Some("2s".to_owned()),
@@ -292,7 +303,8 @@ mod tests {
             _ => None,
         };
         let settings =
-            RunSettings::resolve(&topology, &flags(&[(RuntimeKey::CommitEvery, "3s")]), &environment).unwrap();
+            RunSettings::resolve(&topology, &flags(&[(RuntimeKey::CommitEvery, "3s")]), &environment)
+                .unwrap();
         assert_eq!(settings.threads, 2);
         assert_eq!(settings.memory, 128 << 20);
         assert_eq!(settings.commit_every, Duration::from_secs(3));
@@ -323,7 +335,11 @@ mod tests {
     #[test]
     fn times_that_contradict_each_other_are_refused() {
         let topology = topology("[runtime]\ntransaction-timeout = \"10s\"");
-        let said = |runtime: &[(RuntimeKey, &str)]| match RunSettings::resolve(&topology, &flags(runtime), &|_| None) {
+        let said = |runtime: &[(RuntimeKey, &str)]| match RunSettings::resolve(
+            &topology,
+            &flags(runtime),
+            &|_| None,
+        ) {
             Ok(_) => String::new(),
             Err(errors) => errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
         };

@@ -137,6 +137,7 @@ codes! {
     StateDamaged = "M0903", "the state is damaged";
     FeedInput = "M0904", "an input file cannot be fed";
     PipeInput = "M0905", "a line of pipe input cannot be read";
+    ListenAddress = "M0920", "the address of the HTTP server cannot be had";
 }
 
 impl fmt::Display for Code {

@@ -191,3 +191,26 @@ fn a_file_that_is_not_toml() {
     let file = folder.write("topology.toml", "[app\nid = 1\n");
     millstream(&["check", &file]).expect_code(2).says(&["error[M0101]", "topology.toml:1"]);
 }
+
+#[test]
+fn a_cluster_that_nothing_names_or_that_this_machine_cannot_log_in_to() {
+    let folder = Folder::new();
+    let feed = format!("orders={}", folder.write("orders.csv", "timestamp,id,amount,note\n0,1,2,x\n"));
+    let file = folder.write("topology.toml", ORDERS);
+    let said = ["error[M0103]", "`MILLSTREAM_BROKERS`", "`--brokers HOST:9092`"];
+    millstream(&["feed", &file, "--feed", &feed]).expect_code(2).says(&said);
+    let said = ["error[M0118]", "`--brokers`: `broker:port` is not an address"];
+    let brokers = ["--brokers", "127.0.0.1:9092,broker:port"];
+    millstream(&["feed", &file, "--feed", &feed, brokers[0], brokers[1]]).expect_code(2).says(&said);
+    let feed_of_none = feed.replace("orders=", "order=");
+    millstream(&["feed", &file, "--feed", &feed_of_none]).expect_code(2).says(&["did you mean `orders`?"]);
+
+    // Who connects needs the password; all others do not.
+    let security = "[kafka.security]\nprotocol = \"sasl-ssl\"\nmechanism = \"PLAIN\"\nusername = \"${KAFKA_USER:-shop}\"\n\
+                    password = \"${file:secrets/password}\"\n";
+    let file = folder.write("topology.toml", format!("{security}{ORDERS}"));
+    millstream(&["check", &file]).expect_code(0);
+    with_input(&["pipe", &file], &order(1, 10).to_string()).expect_code(0);
+    let said = ["error[M0112]", "topology.toml:5", "`secrets/password` cannot be read"];
+    millstream(&["feed", &file, "--feed", &feed, "--brokers", "127.0.0.1:1"]).expect_code(2).says(&said);
+}

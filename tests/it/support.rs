@@ -45,7 +45,7 @@ impl Ran {
 /// The binary, with an environment that changes nothing.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
-    for name in ["STATE_DIR", "MAX_BATCH_ROWS", "COMMIT_EVERY", "LOG"] {
+    for name in ["STATE_DIR", "MAX_BATCH_ROWS", "COMMIT_EVERY", "BROKERS", "LOG"] {
         command.env_remove(format!("MILLSTREAM_{name}"));
     }
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -34,7 +34,13 @@ const TOPOLOGY: &str = r#"
 "#;
 
 fn task() -> (Arc<SubTopology>, Task) {
-    let (topology, findings) = read(TOPOLOGY, Path::new("."), &|_| None);
+    task_of(TOPOLOGY)
+}
+
+/// The first task of a topology; its models are those of the flights.
+fn task_of(text: &str) -> (Arc<SubTopology>, Task) {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../topology-examples/flights"));
+    let (topology, findings) = read(text, folder, &|_| None);
     let plan = Plan::new(&topology.unwrap_or_else(|| panic!("{findings:?}"))).unwrap();
     let sub = plan.sub_topologies[0].clone();
     let state = TaskState::in_memory(&Task::store_specs(&sub));
@@ -60,15 +66,15 @@ fn a_task_is_counted_while_it_is_open_and_its_nodes_beyond() {
     let (sub, mut task) = task();
     let mut counting = metrics.task(&sub, 3).unwrap();
     let shown = |series: &str| value(&metrics.render().unwrap(), series);
-    let records = "millstream_task_processed_records_total{app=\"shop\",partition=\"3\",sub_topology=\"orders\"}";
-    let lag =
-        "millstream_task_input_lag_records{app=\"shop\",partition=\"3\",sub_topology=\"orders\",topic=\"orders-topic\"}";
-    let stream_time = "millstream_task_stream_time_seconds{app=\"shop\",partition=\"3\",sub_topology=\"orders\"}";
+    let records =
+        "millstream_task_processed_records_total{app=\"shop\",partition=\"3\",sub_topology=\"orders\"}";
+    let lag = "millstream_task_input_lag_records{app=\"shop\",partition=\"3\",sub_topology=\"orders\",topic=\"orders-topic\"}";
+    let stream_time =
+        "millstream_task_stream_time_seconds{app=\"shop\",partition=\"3\",sub_topology=\"orders\"}";
     let running = "millstream_tasks{app=\"shop\",state=\"running\"}";
     let rows_in = "millstream_node_in_rows_total{app=\"shop\",node=\"large\",sub_topology=\"orders\"}";
     let rows_out = "millstream_node_out_rows_total{app=\"shop\",node=\"large\",sub_topology=\"orders\"}";
-    let dropped =
-        "millstream_node_dropped_rows_total{app=\"shop\",node=\"spend\",reason=\"null-key\",sub_topology=\"orders\"}";
+    let dropped = "millstream_node_dropped_rows_total{app=\"shop\",node=\"spend\",reason=\"null-key\",sub_topology=\"orders\"}";
     let failed =
         "millstream_node_error_records_total{app=\"shop\",code=\"M0801\",node=\"orders\",outcome=\"skip\"}";
     let sink =
@@ -90,7 +96,10 @@ fn a_task_is_counted_while_it_is_open_and_its_nodes_beyond() {
     counting.lag(0, 17);
     counting.staged(1_000);
     assert_eq!(shown(records), Some(6.0));
-    assert_eq!(shown("millstream_task_epochs_total{app=\"shop\",partition=\"3\",sub_topology=\"orders\"}"), Some(2.0));
+    assert_eq!(
+        shown("millstream_task_epochs_total{app=\"shop\",partition=\"3\",sub_topology=\"orders\"}"),
+        Some(2.0)
+    );
     assert_eq!((shown(rows_in), shown(rows_out), shown(dropped)), (Some(4.0), Some(4.0), Some(2.0)));
     assert_eq!((shown(failed), shown(sink)), (Some(2.0), Some(64.0)));
     assert_eq!((shown(stream_time), shown(lag)), (Some(3.0), Some(17.0)));
@@ -119,16 +128,16 @@ fn commits_restores_and_memory_are_seen() {
     metrics.aborted(AbortReason::Fenced);
     metrics.client_error(Client::Producer, "BrokerTransportFailure");
     assert_eq!(shown("millstream_commits_total{app=\"shop\"}"), Some(1.0));
-    let within = |le: &str| {
-        shown(&format!("millstream_commit_duration_seconds_bucket{{app=\"shop\",le=\"{le}\"}}"))
-    };
+    let within =
+        |le: &str| shown(&format!("millstream_commit_duration_seconds_bucket{{app=\"shop\",le=\"{le}\"}}"));
     assert_eq!((within("0.005"), within("0.01")), (Some(0.0), Some(1.0)));
     assert_eq!((aborted("fenced"), aborted("rebalance")), (Some(1.0), Some(0.0)));
     let error =
         "millstream_client_errors_total{app=\"shop\",client=\"producer\",error=\"BrokerTransportFailure\"}";
     assert_eq!(shown(error), Some(1.0));
 
-    let remaining = "millstream_restore_remaining_records{app=\"shop\",partition=\"0\",sub_topology=\"orders\"}";
+    let remaining =
+        "millstream_restore_remaining_records{app=\"shop\",partition=\"0\",sub_topology=\"orders\"}";
     let restoring = "millstream_tasks{app=\"shop\",state=\"restoring\"}";
     let restore = metrics.restore(&sub, 0).unwrap();
     restore.read(100, 5_000, 40);
@@ -147,11 +156,59 @@ fn commits_restores_and_memory_are_seen() {
     assert_eq!(queued(), Some(80.0));
     drop(one);
     assert_eq!(queued(), Some(30.0));
-    let build = format!("millstream_build_info{{app=\"shop\",process=\"shop-0\",version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
+    let build = format!(
+        "millstream_build_info{{app=\"shop\",process=\"shop-0\",version=\"{}\"}}",
+        env!("CARGO_PKG_VERSION")
+    );
     assert_eq!(shown(&build), Some(1.0));
     if cfg!(target_os = "linux") {
         assert!(shown("millstream_resident_memory_bytes{app=\"shop\"}").unwrap() > 1_000_000.0);
     }
+}
+
+#[test]
+fn a_model_is_timed_with_each_batch() {
+    const INPUTS: [&str; 17] = [
+        "dep_delay",
+        "distance",
+        "planned_minutes",
+        "scheduled_hour",
+        "origin_departures_1h",
+        "origin_delay_1h",
+        "origin_departures_3h",
+        "origin_delay_3h",
+        "origin_lost_1h",
+        "carrier_departures_3h",
+        "carrier_delay_3h",
+        "carrier_lost_24h",
+        "aircraft_legs",
+        "aircraft_delay",
+        "aircraft_last_delay",
+        "dest_lost_3h",
+        "dest_lost_24h",
+    ];
+    let columns: String = INPUTS.iter().map(|name| format!("{name} = \"float64\"\n")).collect();
+    let text = format!(
+        "[app]\nid = \"a\"\n[sources.flights]\ntopic = \"flights\"\n[sources.flights.value]\n{columns}\
+         [models.late]\npath = \"models/late\"\nversion = \"1\"\n\
+         [steps.scored]\nop = \"predict\"\nfrom = \"flights\"\nmodel = \"late\"\n\
+         outputs = {{ score = {{ tensor = \"probabilities\", class = \"1\" }} }}\n[sinks.out]\nfrom = \"scored\"\n"
+    );
+    let metrics = Metrics::new("a", "a-0").unwrap();
+    let (sub, mut task) = task_of(&text);
+    let mut counting = metrics.task(&sub, 0).unwrap();
+    for batch in [vec![record(0, None, "{}"), record(1, None, "{}")], vec![record(2, None, "{}")]] {
+        let epoch = task.process(batch, 0).unwrap();
+        counting.epoch(&epoch, task.counters(), task.stream_time());
+    }
+    let shown = |series: &str| {
+        let labels = "{app=\"a\",node=\"scored\",sub_topology=\"flights\"}";
+        value(&metrics.render().unwrap(), &format!("{series}{labels}"))
+    };
+    assert_eq!(shown("millstream_model_batch_rows_sum"), Some(3.0));
+    assert_eq!(shown("millstream_model_batch_rows_count"), Some(2.0));
+    assert_eq!(shown("millstream_model_latency_seconds_count"), Some(2.0));
+    assert!(shown("millstream_model_latency_seconds_sum").unwrap() > 0.0);
 }
 
 #[test]
@@ -200,9 +257,9 @@ fn words(expression: &str) -> Vec<&str> {
         let end = if first == '"' {
             rest[1..].find('"').map_or(rest.len(), |end| end + 2)
         } else {
-            rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':')).filter(|end| *end > 0).unwrap_or(
-                if first.is_ascii_alphanumeric() { rest.len() } else { first.len_utf8() },
-            )
+            rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'))
+                .filter(|end| *end > 0)
+                .unwrap_or(if first.is_ascii_alphanumeric() { rest.len() } else { first.len_utf8() })
         };
         let (word, after) = rest.split_at(end);
         if first != '"' && !first.is_whitespace() {
@@ -245,12 +302,16 @@ fn problems(expression: &str, used: &mut BTreeSet<&'static str>) -> (Vec<String>
         let inner = words[at + 2..].iter().take_while(|word| **word != "}");
         let names = inner.filter(|word| word.starts_with(|c: char| c.is_ascii_alphabetic()));
         let own = definition(word).map_or(&[][..], |found| found.labels);
-        for name in names.filter(|name| !own.contains(*name) && !["app", "instance", "job", "le"].contains(*name)) {
+        for name in
+            names.filter(|name| !own.contains(*name) && !["app", "instance", "job", "le"].contains(*name))
+        {
             problems.push(format!("`{word}` has no label `{name}`: {expression}"));
         }
     }
     // Labels that rows are grouped or joined by.
-    for (at, _) in words.iter().enumerate().filter(|(_, word)| ["by", "on", "ignoring", "group_left"].contains(*word)) {
+    for (at, _) in
+        words.iter().enumerate().filter(|(_, word)| ["by", "on", "ignoring", "group_left"].contains(*word))
+    {
         if words.get(at + 1) != Some(&"(") {
             continue;
         }
@@ -308,7 +369,8 @@ fn alerts(text: &str) -> Vec<BTreeMap<String, String>> {
 fn dashboard_and_alerts_speak_of_what_there_is() {
     /// Shown by neither, on purpose.
     const LEFT_OUT: &[&str] = &["millstream_written_bytes_total", "millstream_restored_bytes_total"];
-    let dashboard: Json = serde_json::from_slice(&std::fs::read(docs("grafana-dashboard.json")).unwrap()).unwrap();
+    let dashboard: Json =
+        serde_json::from_slice(&std::fs::read(docs("grafana-dashboard.json")).unwrap()).unwrap();
     let rules = std::fs::read_to_string(docs("alerts.yaml")).unwrap();
     let mut used = BTreeSet::new();
     let mut wrong = Vec::new();

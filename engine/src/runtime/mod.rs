@@ -170,7 +170,7 @@ pub fn run(
     }
     let directory = StateDirectory::open(&settings.state_dir, &topology.app.id)?;
     let instance = instance::instance(directory.path(), settings.instance.as_deref(), settings.threads)?;
-    let client = client_settings(&settings, format!("{}-{}-admin", topology.app.id, instance.name));
+    let client = settings.client(format!("{}-{}-admin", topology.app.id, instance.name));
     let admin = Arc::new(Admin::new(&client, topics::ANSWER).map_err(|error| RuntimeError::Kafka {
         action: "make a client of the cluster".to_owned(),
         error,
@@ -210,17 +210,6 @@ pub fn run(
         return Ok(());
     }
     sessions(&shared, shutdown)
-}
-
-/// What clients of these settings are made with.
-pub fn client_settings(settings: &RunSettings, client_id: String) -> ClientSettings {
-    let properties = settings.properties.iter();
-    ClientSettings {
-        brokers: settings.brokers.reveal().to_owned(),
-        client_id,
-        security: settings.security.clone(),
-        properties: properties.map(|(name, value)| (name.clone(), value.reveal().to_owned())).collect(),
-    }
 }
 
 /// Sessions, one after the other, until one ends for good.

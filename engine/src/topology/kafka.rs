@@ -20,11 +20,7 @@ const OF_RUNTIME: &[(&str, &str)] = &[
 ];
 
 /// `[kafka]`. What this machine does not have for it goes to `deferred`.
-pub(super) fn kafka(
-    root: &Fields<'_>,
-    variables: &Variables<'_>,
-    deferred: &Diagnostics,
-) -> Option<Kafka> {
+pub(super) fn kafka(root: &Fields<'_>, variables: &Variables<'_>, deferred: &Diagnostics) -> Option<Kafka> {
     let fields = root.table("kafka", "`[kafka]`")?;
     fields.deny_unknown(["brokers", "security", "properties", "topics"]);
     let found = variables.deferred_text(&fields, "brokers", deferred);
@@ -77,7 +73,8 @@ impl Reader<'_> {
         };
         // What is wrong with a field by itself has been said, and the others may fit one that was meant.
         let misread = |key: &str, read: bool| fields.has(key) && !read;
-        let broken = misread("protocol", protocol.is_some()) || misread("mechanism", security.mechanism.is_some());
+        let broken =
+            misread("protocol", protocol.is_some()) || misread("mechanism", security.mechanism.is_some());
         for problem in security.problems().into_iter().filter(|_| !broken) {
             let field = problem.field;
             if problem.missing && fields.has(field) {
@@ -103,9 +100,9 @@ impl Reader<'_> {
             let help = did_you_mean(&filled.value, choices.iter().copied())
                 .unwrap_or_else(|| format!("choices are {}", listed(choices.iter().copied())));
             let message = format!("`{}` is not a choice for `{key}`", filled.shown());
-            fields.diagnostics().push(
-                Diagnostic::error(Code::InvalidChoice, filled.text.span.clone(), message).help(help),
-            );
+            fields
+                .diagnostics()
+                .push(Diagnostic::error(Code::InvalidChoice, filled.text.span.clone(), message).help(help));
         }
         choice.copied()
     }
@@ -233,12 +230,7 @@ impl Reader<'_> {
         false
     }
 
-    fn property(
-        &self,
-        fields: &Fields<'_>,
-        name: &Text,
-        value: &Spanned<DeValue<'_>>,
-    ) -> Option<Setting> {
+    fn property(&self, fields: &Fields<'_>, name: &Text, value: &Spanned<DeValue<'_>>) -> Option<Setting> {
         match value.get_ref() {
             DeValue::Boolean(boolean) => Some(Setting::new(boolean.to_string(), false)),
             DeValue::Integer(integer) if integer.radix() == 10 => Some(Setting::new(integer.as_str(), false)),

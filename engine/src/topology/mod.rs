@@ -137,6 +137,20 @@ pub struct TopicDefaults {
     pub max_message_bytes: Option<u64>,
 }
 
+impl TopicDefaults {
+    /// The replication factor as brokers take it: -1 is their default.
+    pub fn replication(&self) -> i16 {
+        self.replication_factor.and_then(|count| i16::try_from(count).ok()).unwrap_or(-1)
+    }
+
+    /// The configuration that every topic is made with.
+    pub fn config(&self) -> impl Iterator<Item = (String, String)> {
+        self.min_insync_replicas
+            .map(|count| ("min.insync.replicas".to_owned(), count.to_string()))
+            .into_iter()
+    }
+}
+
 /// A setting that may come from a file with a secret; such a one is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Setting {

@@ -185,7 +185,12 @@ fn count(text: &str, most: i64) -> Result<NonZeroUsize, Misfit> {
 
 fn path(text: &str) -> Result<PathBuf, Misfit> {
     if text.is_empty() {
-        return Err(Misfit::form(Code::InvalidName, text, "a folder", "name one, such as `/var/lib/millstream`"));
+        return Err(Misfit::form(
+            Code::InvalidName,
+            text,
+            "a folder",
+            "name one, such as `/var/lib/millstream`",
+        ));
     }
     Ok(PathBuf::from(text))
 }

@@ -1,0 +1,235 @@
+//! `feed`: files into the topics of a cluster.
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use millstream::engine::feed::{Feed as File, FeedError, FeedOptions, Merge};
+use millstream::engine::kafka::{Admin, NewTopic, Producer, ProducerOptions, SendError, TopicHandle};
+use millstream::engine::partitioner::partition;
+use millstream::engine::record::Record;
+use millstream::engine::settings::{Flags, RunSettings};
+use millstream::engine::topology::Source;
+use millstream::operators::diagnostic::listed;
+
+use crate::arguments::Feed;
+use crate::failure::{Exit, Failure};
+use crate::files::{load, settings, sources_of};
+use crate::interrupt::{self, interrupted};
+use crate::numbers::{counted, grouped};
+use crate::progress::{Pace, Progress, REDRAW};
+use crate::table::{Align, aligned};
+
+/// How long brokers may take to answer.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How long a record may take, should brokers be away for a while.
+const DELIVERY: Duration = Duration::from_secs(120);
+/// How many records may pass between two looks at deliveries and the clock.
+const LOOK_EVERY: u64 = 1_000;
+
+pub fn feed(arguments: &Feed) -> Result<(), Failure> {
+    let loaded = load(&arguments.file)?;
+    let fed = sources_of(&arguments.feeds, &loaded.topology)?;
+    let mut files = Vec::with_capacity(fed.len());
+    let mut sources = Vec::with_capacity(fed.len());
+    for (position, path) in &fed {
+        let Some(source) = loaded.topology.sources.get(*position) else { continue };
+        files.push(File::open(path, &source.layout, &FeedOptions { null: arguments.null.clone() })?);
+        sources.push(source);
+    }
+    let flags = Flags { brokers: arguments.brokers.clone(), runtime: Vec::new() };
+    let settings = settings(&arguments.file, &loaded.topology, &flags)?;
+    interrupt::listen();
+    let client = settings.client(&format!("{}-feed", loaded.topology.app.id));
+    let admin = Admin::new(&client, ANSWER)?;
+    let partitions = partitions(&admin, &sources, arguments.partitions, &settings)?;
+    let options = ProducerOptions {
+        transactional_id: None,
+        transaction_timeout: DELIVERY,
+        linger: Duration::from_millis(20),
+        buffer_bytes: 64 << 20,
+        compression: "lz4".to_owned(),
+    };
+    let producer = Producer::new(&client, &options)?;
+    let mut targets = Vec::with_capacity(sources.len());
+    for (source, partitions) in sources.iter().zip(partitions) {
+        let topic = producer.topic(&source.topic)?;
+        targets.push(Target { name: source.topic.clone(), topic, partitions, records: 0 });
+    }
+    let mut feeding = Feeding {
+        producer,
+        targets,
+        progress: Progress::new(),
+        pace: Pace::new(arguments.speed),
+        records: 0,
+        last_time: None,
+    };
+    let start = Instant::now();
+    let outcome = feeding.all(Merge::new(files));
+    feeding.progress.end();
+    let took = start.elapsed().as_secs_f64();
+    let rate = grouped((feeding.records as f64 / took.max(0.001)) as u64);
+    let end = match (&outcome, interrupted()) {
+        (Err(_), _) => "failed after",
+        (Ok(()), true) => "interrupted after",
+        (Ok(()), false) => "done:",
+    };
+    let mut stdout = io::stdout().lock();
+    let records = grouped(feeding.records);
+    writeln!(stdout, "{} {end} {records} records in {took:.1} s ({rate}/s)", loaded.topology.app.id)?;
+    let heading = ["source", "topic", "partitions", "records"].map(str::to_owned).to_vec();
+    let rows = sources.iter().zip(&feeding.targets).map(|(source, target)| {
+        let numbers = [u64::from(target.partitions), target.records].map(grouped);
+        [source.name.clone(), target.name.clone()].into_iter().chain(numbers).collect()
+    });
+    let rows: Vec<Vec<String>> = std::iter::once(heading).chain(rows).collect();
+    let align = [Align::Left, Align::Left, Align::Right, Align::Right];
+    stdout.write_all(aligned(&rows, &align, 0).as_bytes())?;
+    outcome
+}
+
+/// The partition count of each source's topic; topics that are missing are made if `wanted` says with how many.
+fn partitions(
+    admin: &Admin,
+    sources: &[&Source],
+    wanted: Option<u32>,
+    settings: &RunSettings,
+) -> Result<Vec<u32>, Failure> {
+    let names: Vec<&str> = sources.iter().map(|source| source.topic.as_str()).collect();
+    let found = admin.topics(&names).map_err(|error| {
+        let away = error.is_timeout().then(|| {
+            format!("no broker answers at {} ({}): {error}", settings.brokers, settings.brokers_place())
+        });
+        away.map_or_else(|| error.into(), |message| Failure::new(Exit::Failed, message))
+    })?;
+    let missing: Vec<&str> =
+        names.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(name, _)| *name).collect();
+    if !missing.is_empty() {
+        let Some(count) = wanted else {
+            let message = format!(
+                "the cluster has no topic {}; `--partitions N` makes topics that are missing",
+                listed(missing.iter().copied())
+            );
+            return Err(Failure::new(Exit::Failed, message));
+        };
+        let topics: Vec<NewTopic> = missing
+            .iter()
+            .map(|name| NewTopic {
+                name: (*name).to_owned(),
+                partitions: i32::try_from(count).unwrap_or(i32::MAX),
+                replication: settings.topics.replication(),
+                // The brokers remove records by their timestamps, and files are as old as they are.
+                config: settings
+                    .topics
+                    .config()
+                    .chain([("retention.ms".to_owned(), "-1".to_owned())])
+                    .collect(),
+            })
+            .collect();
+        admin.create_topics(&topics)?;
+        let made = counted(count as usize, "partition");
+        writeln!(io::stderr().lock(), "made {} with {made}", listed(missing.iter().copied()))?;
+    }
+    let count = |found: &Option<millstream::engine::kafka::TopicDescription>| match found {
+        Some(topic) => u32::try_from(topic.partitions).unwrap_or(u32::MAX),
+        None => wanted.unwrap_or(1),
+    };
+    Ok(found.iter().map(count).collect())
+}
+
+/// The topic of a source.
+struct Target {
+    name: String,
+    topic: TopicHandle,
+    partitions: u32,
+    records: u64,
+}
+
+/// What is written, and what is seen of it.
+struct Feeding {
+    producer: Producer,
+    targets: Vec<Target>,
+    progress: Progress,
+    pace: Pace,
+    records: u64,
+    last_time: Option<i64>,
+}
+
+impl Feeding {
+    /// Writes all records, up to the first failure or Ctrl-C; what was sent before is delivered.
+    fn all(
+        &mut self,
+        records: impl Iterator<Item = Result<(usize, Record), FeedError>>,
+    ) -> Result<(), Failure> {
+        let read = self.each(records);
+        let delivered = self.producer.flush(DELIVERY);
+        read.and_then(|()| Ok(delivered?))
+    }
+
+    fn each(
+        &mut self,
+        records: impl Iterator<Item = Result<(usize, Record), FeedError>>,
+    ) -> Result<(), Failure> {
+        for next in records {
+            let (file, record) = next?;
+            self.wait_for(record.timestamp)?;
+            if interrupted() {
+                break;
+            }
+            self.send(file, &record)?;
+            self.records += 1;
+            self.last_time = Some(record.timestamp);
+            if self.records.is_multiple_of(LOOK_EVERY) {
+                self.look(Duration::ZERO)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Serves deliveries, for so long, and shows progress if it is time to.
+    fn look(&mut self, wait: Duration) -> Result<(), Failure> {
+        self.producer.poll(wait);
+        if let Some(error) = self.producer.delivery_error() {
+            return Err(error.into());
+        }
+        self.progress.show(self.records, self.last_time);
+        Ok(())
+    }
+
+    fn wait_for(&mut self, time: i64) -> Result<(), Failure> {
+        loop {
+            let left = self.pace.left(time);
+            if left.is_zero() || interrupted() {
+                return Ok(());
+            }
+            self.look(left.min(REDRAW))?;
+        }
+    }
+
+    fn send(&mut self, file: usize, record: &Record) -> Result<(), Failure> {
+        loop {
+            let Some(target) = self.targets.get_mut(file) else { return Ok(()) };
+            let partition = match &record.key {
+                Some(key) => partition(key, target.partitions),
+                None => u32::try_from(target.records % u64::from(target.partitions.max(1))).unwrap_or(0),
+            };
+            let headers = record.headers.iter().map(|header| (header.name.as_str(), header.value.as_deref()));
+            let sent = self.producer.send(
+                target.topic,
+                i32::try_from(partition).unwrap_or(i32::MAX),
+                record.key.as_deref(),
+                record.value.as_deref(),
+                // A time before 1970 is the topology's to judge, by the column that holds it.
+                record.timestamp.max(0),
+                headers,
+            );
+            match sent {
+                Ok(()) => {
+                    target.records += 1;
+                    return Ok(());
+                }
+                Err(SendError::QueueFull) => self.look(Duration::from_millis(10))?,
+                Err(SendError::Failed(error)) => return Err(error.into()),
+            }
+        }
+    }
+}
