@@ -1,6 +1,6 @@
 //! Administration: topics, offsets, what a cluster can do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::c_int;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
@@ -160,7 +160,7 @@ impl Admin {
         Ok(names.iter().map(|name| found.get(*name).cloned()).collect())
     }
 
-    /// Makes topics. One that exists stays as it is.
+    /// Makes topics and waits until they are seen. One that exists stays as it is.
     pub fn create_topics(&self, topics: &[NewTopic]) -> Result<(), KafkaError> {
         if topics.is_empty() {
             return Ok(());
@@ -185,8 +185,18 @@ impl Admin {
             let result = sys::rd_kafka_event_CreateTopics_result(event.as_ptr());
             let mut count = 0;
             let topics = sys::rd_kafka_CreateTopics_result_topics(result, &mut count);
-            topic_results(topics, count, "cannot create", code::TOPIC_EXISTS)
+            topic_results(topics, count, "cannot create", code::TOPIC_EXISTS)?;
         }
+        // The controller has answered; the other brokers learn of it a little later.
+        let names: Vec<_> = topics.iter().map(|topic| topic.name.as_str()).collect();
+        let deadline = Instant::now() + self.timeout;
+        while self.topics(&names)?.contains(&None) {
+            if Instant::now() > deadline {
+                return Err(KafkaError::from_code(code::TIMED_OUT).during("the new topics are not seen"));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// Deletes topics. One that does not exist is fine.
@@ -278,10 +288,22 @@ impl Admin {
         let asked: Vec<_> = partitions.iter().map(|partition| (partition.clone(), wanted)).collect();
         let list = PartitionList::at(&asked)?;
         // The default isolation is to read uncommitted.
-        let event = self.ask(sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS, |options, queue| {
-            // SAFETY: the client, the list, the options and the queue are valid; all is copied.
-            unsafe { sys::rd_kafka_ListOffsets(self.client.as_ptr(), list.as_ptr(), options, queue) };
-        })?;
+        let event = self
+            .ask(sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS, |options, queue| {
+                // SAFETY: the client, the list, the options and the queue are valid; all is copied.
+                unsafe { sys::rd_kafka_ListOffsets(self.client.as_ptr(), list.as_ptr(), options, queue) };
+            })
+            .map_err(|error| match error.code() {
+                code::NO_ENTRY => {
+                    let message = "a partition does not exist, or has no leader";
+                    KafkaError::new(code::UNKNOWN_PARTITION, message)
+                }
+                _ => error,
+            })
+            .map_err(|error| {
+                let topics: BTreeSet<_> = partitions.iter().map(|partition| &*partition.topic).collect();
+                error.during(format!("cannot read offsets of {topics:?}"))
+            })?;
         let mut found = BTreeMap::new();
         // SAFETY: the event is the answer to this request; all it holds lives as long as it and is copied.
         unsafe {

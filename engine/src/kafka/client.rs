@@ -17,7 +17,7 @@ use super::settings::ClientSettings;
 use super::{properties, sys, token};
 
 /// How long the end of a client may keep its caller. What takes longer goes on in the background.
-const DESTROY_PATIENCE: Duration = Duration::from_secs(10);
+const DESTROY_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Size of the buffers for librdkafka's error texts.
 const TEXT_SIZE: usize = 512;
@@ -518,10 +518,12 @@ impl Event {
         if error == code::NONE {
             return None;
         }
-        // SAFETY: the event is valid; its text lives as long as it and is copied.
+        // SAFETY: the event is valid; its text lives as long as it and is copied. Only errors know whether they are fatal:
+        // of another event the function would read something else.
         let (message, fatal) = unsafe {
             let message = text(sys::rd_kafka_event_error_string(self.as_ptr()));
-            (message, sys::rd_kafka_event_error_is_fatal(self.as_ptr()) != 0)
+            let is_error = self.kind() == sys::RD_KAFKA_EVENT_ERROR;
+            (message, is_error && sys::rd_kafka_event_error_is_fatal(self.as_ptr()) != 0)
         };
         let error =
             if message.is_empty() { KafkaError::from_code(error) } else { KafkaError::new(error, message) };

@@ -53,6 +53,7 @@ pub(super) mod code {
     pub const TOPIC_AUTHORIZATION: Code = 29;
     pub const GROUP_AUTHORIZATION: Code = 30;
     pub const CLUSTER_AUTHORIZATION: Code = 31;
+    pub const INVALID_TIMESTAMP: Code = 32;
     pub const UNSUPPORTED_VERSION: Code = 35;
     pub const TOPIC_EXISTS: Code = 36;
     pub const NOT_CONTROLLER: Code = 41;
@@ -253,6 +254,12 @@ impl KafkaError {
     /// A record or batch is larger than the client, the topic or the broker allows.
     pub fn is_message_too_large(&self) -> bool {
         matches!(self.code, code::MESSAGE_TOO_LARGE | code::BATCH_TOO_LARGE)
+    }
+
+    /// A record's time is further from the broker's clock than its topic allows (`message.timestamp.after.max.ms`, an hour
+    /// by default, and `message.timestamp.before.max.ms`).
+    pub fn is_invalid_timestamp(&self) -> bool {
+        self.code == code::INVALID_TIMESTAMP
     }
 
     /// The brokers cannot do what is needed: they are too old.

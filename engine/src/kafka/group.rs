@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::client::{Client, Event, Kind, Properties, Queue, millis};
+use super::client::{Client, Event, Kind, Properties, Queue, lock, millis};
 use super::error::{KafkaError, code, text};
 use super::partition::{Committed, OffsetAndMetadata, PartitionList, TopicPartition, entries};
 use super::queue::{self, PartitionQueue};
@@ -112,6 +112,8 @@ pub struct GroupConsumer {
     client: Arc<Client>,
     /// The last assignment came without a member to commit for, and was answered in silence.
     ignored: AtomicBool,
+    /// Held while the assignment changes.
+    assigning: Mutex<()>,
 }
 
 impl GroupConsumer {
@@ -148,7 +150,12 @@ impl GroupConsumer {
             Queue::own(sys::rd_kafka_queue_get_consumer(client.as_ptr()))
         };
         let main = main.ok_or_else(|| KafkaError::from_code(code::STATE))?;
-        Ok(Self { main, client: Arc::new(client), ignored: AtomicBool::new(false) })
+        Ok(Self {
+            main,
+            client: Arc::new(client),
+            ignored: AtomicBool::new(false),
+            assigning: Mutex::default(),
+        })
     }
 
     /// Joins the group for these topics.
@@ -210,6 +217,7 @@ impl GroupConsumer {
         wake: &dyn Fn(usize) -> Arc<dyn Fn() + Send + Sync>,
     ) -> Result<Vec<PartitionQueue>, KafkaError> {
         let list = PartitionList::at(partitions)?;
+        let _alone = lock(&self.assigning);
         let queues: Vec<_> = partitions
             .iter()
             .enumerate()
@@ -217,16 +225,28 @@ impl GroupConsumer {
                 PartitionQueue::detach(&self.client, partition.clone(), *offset, wake(index))
             })
             .collect::<Result<_, _>>()?;
-        // SAFETY: the client and the list are valid; the list is copied.
-        self.client.check(unsafe { sys::rd_kafka_assign(self.client.as_ptr(), list.as_ptr()) })?;
+        self.change_assignment(list.as_ptr())?;
         Ok(queues)
     }
 
     /// Gives all partitions up. To be called when every worker has dropped its queues and has committed or aborted what
     /// it did with their records: from here on they are others'.
     pub fn unassign(&self) -> Result<(), KafkaError> {
-        // SAFETY: the client is valid; no list means no partitions.
-        self.client.check(unsafe { sys::rd_kafka_assign(self.client.as_ptr(), std::ptr::null()) })
+        let _alone = lock(&self.assigning);
+        self.change_assignment(std::ptr::null())
+    }
+
+    /// Changes the assignment and waits until the fetchers of the one before have stopped. A second change before that
+    /// would stop them twice, and librdkafka ends the process over the second stop (an assertion in
+    /// `rd_kafka_assignment_partition_stopped`). Of two questions to the client's thread, which does everything in turn,
+    /// the first is answered after the stops, the second after their confirmation. The list is valid or null.
+    fn change_assignment(&self, list: *const sys::rd_kafka_topic_partition_list_t) -> Result<(), KafkaError> {
+        // SAFETY: the client is valid, and the list too, if there is one; it is copied.
+        let result = self.client.check(unsafe { sys::rd_kafka_assign(self.client.as_ptr(), list) });
+        for _ in 0..2 {
+            GroupMetadata::now(&self.client);
+        }
+        result
     }
 
     /// What the group has committed, in the order asked for. Offsets that an open transaction may still change are waited
