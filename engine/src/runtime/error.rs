@@ -8,13 +8,21 @@ use millstream_state::StateError;
 
 use super::assignment::AssignmentError;
 use super::topics::TopicError;
+use crate::http::HttpError;
 use crate::kafka::KafkaError;
+use crate::metrics::MetricsError;
 use crate::plan::PlanError;
 use crate::task::{RecordError, TaskError};
 
 /// What ends a run.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
+    /// The address of the HTTP server cannot be had.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// The metrics contradict each other.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// A record failed, and `on-error` of its node is `fail`. Everything before it is committed.
     #[error("{0}")]
     Stopped(Box<RecordError>),
@@ -198,6 +206,7 @@ impl RuntimeError {
     pub fn code(&self) -> Option<Code> {
         match self {
             RuntimeError::Plan(PlanError::PartitionCounts { .. }) => Some(Code::PartitionCounts),
+            RuntimeError::Http(error) => Some(error.code()),
             RuntimeError::Stopped(error) => Some(error.code),
             _ => crate::driver::state_code(self.state()?),
         }

@@ -19,10 +19,12 @@ use super::inputs::Fetched;
 use super::restore::{self, Open, Opened, Request};
 use super::topics::ANSWER;
 use super::worker::{Assigned, Command, Worker};
-use super::{Cancelled, OpenTask, Shared, Shutdown, clock};
+use super::{Cancelled, OpenTask, Shared, Shutdown};
+use crate::http::{Pending, TaskState, TaskStatus};
 use crate::kafka::{
     Committed, GroupConsumer, GroupEvent, GroupMetadata, GroupOptions, OffsetSpec, TopicPartition,
 };
+use crate::metrics::Rebalance;
 use crate::plan::{Origin, PlanInput};
 use crate::topology::Start;
 
@@ -70,6 +72,8 @@ struct Member {
     opened: Receiver<Opened>,
     /// Counts the assignments.
     assignment: u64,
+    /// Until the first one the process is not ready.
+    joining: Option<Pending>,
     metadata: Option<GroupMetadata>,
     opening: HashMap<TaskId, Opening>,
     /// Tasks between two assignments.
@@ -123,6 +127,7 @@ impl Member {
             requests,
             opened,
             assignment: 0,
+            joining: Some(shared.status.pending("its place in the consumer group")),
             metadata: None,
             opening: HashMap::new(),
             parked: HashMap::new(),
@@ -173,6 +178,8 @@ impl Member {
         let ids = tasks_of(&self.shared.plan, &self.shared.counts, &named).map_err(RuntimeError::from)?;
         let names: Vec<String> = ids.iter().map(|id| id.name(&self.shared.plan)).collect();
         tracing::info!(tasks = names.join(" "), generation = metadata.generation(), "assigned");
+        self.shared.metrics.rebalanced(Rebalance::Assigned);
+        self.joining = None;
         self.metadata = Some(metadata);
         let gone = self.parked.extract_if(|id, _| !ids.contains(id)).collect::<Vec<_>>();
         for (_, task) in gone {
@@ -233,6 +240,7 @@ impl Member {
                 Some(task) => self.request(Request::Close(task))?,
                 None => {}
             }
+            self.show(id, TaskState::Restoring);
             let cancelled: Cancelled = Arc::new(AtomicBool::new(false));
             self.opening.insert(id, Opening { inputs, cancelled: cancelled.clone() });
             self.request(Request::Open(Box::new(Open {
@@ -244,6 +252,12 @@ impl Member {
             })))?;
         }
         Ok(())
+    }
+
+    fn show(&self, id: TaskId, state: TaskState) {
+        self.shared.status.update_task(self.shared.sub_name(id), id.partition, |task| {
+            *task = TaskStatus { state, ..TaskStatus::default() };
+        });
     }
 
     /// Where each input goes on.
@@ -328,12 +342,15 @@ impl Member {
 
     fn revoked(&mut self, lost: bool) -> Result<(), Trouble> {
         tracing::info!(lost, "revoked");
-        for (_, opening) in self.opening.drain() {
+        self.shared.metrics.rebalanced(if lost { Rebalance::Lost } else { Rebalance::Revoked });
+        for (id, opening) in self.opening.drain() {
             opening.cancelled.store(true, Ordering::Relaxed);
+            self.shared.status.remove_task(self.shared.sub_name(id), id.partition);
         }
         // Tasks that are restored after this belong to no assignment.
         self.assignment += 1;
         for task in self.take_back(lost)? {
+            self.show(task.id, TaskState::Closed);
             self.parked.insert(task.id, task);
         }
         self.metadata = None;
@@ -366,11 +383,10 @@ impl Member {
 
     /// A worker that makes no progress keeps its partitions from others.
     fn watch(&self) -> Result<(), Trouble> {
-        let now = clock::now();
         for (worker, heartbeat) in self.shared.heartbeats.iter().enumerate() {
-            let idle = now.saturating_sub(heartbeat.load(Ordering::Relaxed));
-            let idle = Duration::from_millis(u64::try_from(idle).unwrap_or_default());
+            let idle = heartbeat.silence();
             if idle > self.shared.settings.max_poll_interval {
+                self.shared.metrics.watchdog_tripped(&format!("worker-{worker}"));
                 let rows = self.shared.settings.max_batch_rows;
                 return Err(RuntimeError::Stuck { worker, idle, rows }.into());
             }

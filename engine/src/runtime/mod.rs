@@ -17,7 +17,7 @@ mod restore;
 mod topics;
 mod worker;
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,9 @@ use self::commit_metadata::{CommitId, CommitMetadata};
 use self::error::Trouble;
 use self::places::{Place, Places};
 use self::topics::Topics;
+use crate::http::{Heartbeat, Server, Status};
 use crate::kafka::{Admin, ClientSettings, OffsetAndMetadata, TopicPartition};
+use crate::metrics::Metrics;
 use crate::plan::{Origin, Plan};
 use crate::settings::RunSettings;
 use crate::task::Task;
@@ -82,20 +84,13 @@ struct Shared {
     directory: StateDirectory,
     state: StateOptions,
     places: Places,
-    /// Per worker, the wall clock of its last turn.
-    heartbeats: Vec<AtomicI64>,
+    /// One of each worker.
+    heartbeats: Vec<Heartbeat>,
+    status: Arc<Status>,
+    metrics: Metrics,
     /// Committed offsets of repartition topics: records before them can be removed.
     consumed: Mutex<HashMap<TopicPartition, i64>>,
     repartitions: Vec<String>,
-}
-
-/// How far the restore of a task is.
-struct Progress(Arc<AtomicI64>);
-
-impl Progress {
-    fn set(&self, records: i64) {
-        self.0.store(records, Ordering::Relaxed);
-    }
 }
 
 impl Shared {
@@ -110,7 +105,7 @@ impl Shared {
 
     fn heartbeat(&self, worker: usize) {
         if let Some(heartbeat) = self.heartbeats.get(worker) {
-            heartbeat.store(clock::now(), Ordering::Relaxed);
+            heartbeat.beat();
         }
     }
 
@@ -145,9 +140,9 @@ impl Shared {
         }
     }
 
-    fn restoring(&self, id: TaskId, records: i64) -> Progress {
-        let _ = (id, records);
-        Progress(Arc::default())
+    /// The name of a task's sub-topology.
+    fn sub_name(&self, id: TaskId) -> &str {
+        self.plan.sub_topologies.get(id.sub).map_or("", |sub| &sub.name)
     }
 }
 
@@ -170,7 +165,13 @@ pub fn run(
     }
     let directory = StateDirectory::open(&settings.state_dir, &topology.app.id)?;
     let instance = instance::instance(directory.path(), settings.instance.as_deref(), settings.threads)?;
-    let client = settings.client(format!("{}-{}-admin", topology.app.id, instance.name));
+    let status = Arc::new(Status::new(&topology.app.id, &instance.name));
+    let metrics = Metrics::new(&topology.app.id, &instance.name)?;
+    metrics.memory_limit(settings.memory);
+    let pending = status.pending("the brokers and the topics");
+    let server = Server::start(&settings.listen, status.clone(), metrics.clone())?;
+    tracing::info!(app = topology.app.id, instance = instance.name, http = %server.address(), "starting");
+    let client = settings.client(&format!("{}-{}-admin", topology.app.id, instance.name));
     let admin = Arc::new(Admin::new(&client, topics::ANSWER).map_err(|error| RuntimeError::Kafka {
         action: "make a client of the cluster".to_owned(),
         error,
@@ -201,7 +202,11 @@ pub fn run(
         directory,
         state: StateOptions::new(settings.memory / 2),
         places: Places::default(),
-        heartbeats: (0..settings.threads).map(|_| AtomicI64::new(clock::now())).collect(),
+        heartbeats: (0..settings.threads)
+            .map(|number| status.watch(&format!("worker-{number}"), settings.max_poll_interval))
+            .collect(),
+        status,
+        metrics,
         consumed: Mutex::default(),
         settings,
     });
@@ -209,6 +214,7 @@ pub fn run(
     if patiently(shutdown, || worker::end_transactions(&shared, former.clone()))?.is_none() {
         return Ok(());
     }
+    drop(pending);
     sessions(&shared, shutdown)
 }
 

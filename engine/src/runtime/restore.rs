@@ -14,6 +14,7 @@ use super::assignment::TaskId;
 use super::commit_metadata::CommitMetadata;
 use super::error::{RuntimeError, Trouble};
 use super::{OpenTask, Shared};
+use crate::http::RestoreProgress;
 use crate::kafka::{OffsetSpec, RestoreConsumer, TopicPartition};
 use crate::plan::SubTopology;
 use crate::task::Task;
@@ -72,7 +73,10 @@ pub(super) fn serve(shared: &Arc<Shared>, requests: &Receiver<Request>, opened: 
                 // Whoever has stopped listening does not want it any more.
                 let _ = opened.send(Opened { id, assignment, outcome });
             }
-            Request::Close(task) => task.close(),
+            Request::Close(task) => {
+                shared.status.remove_task(shared.sub_name(task.id), task.id.partition);
+                task.close();
+            }
             Request::Remove(offsets) => {
                 if let Err(error) = shared.admin.delete_records(&offsets) {
                     tracing::debug!(%error, "records of repartition topics were not removed; they will be later");
@@ -220,10 +224,21 @@ impl Opening<'_> {
         changelogs: &[TopicPartition],
     ) -> Result<bool, Trouble> {
         let total: i64 = parts.iter().map(|part| (part.target - part.from).max(0)).sum();
-        let progress = self.shared.restoring(self.open.id, total);
         if total == 0 {
             return Ok(true);
         }
+        let sub = self.shared.sub_name(self.open.id);
+        let since = Instant::now();
+        let show = |restored: i64| {
+            let (restored, total) = (restored.unsigned_abs(), total.unsigned_abs());
+            self.shared.status.update_task(sub, self.open.id.partition, |task| {
+                task.restore = Some(RestoreProgress { restored, total, since });
+            });
+        };
+        show(0);
+        let counted = self.shared.plan.sub_topologies.get(self.open.id.sub);
+        let counted = counted.map(|sub| self.shared.metrics.restore(sub, self.open.id.partition)).transpose();
+        let counted = counted.map_err(RuntimeError::from)?;
         let trouble = |error| Trouble::kafka(format!("restore {name}"), error);
         let client = self.shared.client_of(&format!("restore-{name}"));
         let mut consumer = RestoreConsumer::new(&client, QUEUED_BYTES).map_err(trouble)?;
@@ -236,12 +251,15 @@ impl Opening<'_> {
             if self.cancelled() {
                 return Ok(false);
             }
+            let held: usize = parts.iter().map(|part| part.bytes).sum();
             let taken = consumer.take(RECORDS, PATIENCE, &mut |number, message| {
                 let (Some(part), Some(key)) = (parts.get_mut(number), message.key) else { return };
                 part.bytes += key.len() + message.value.map_or(0, <[u8]>::len);
                 part.batch.push((key.to_vec(), message.value.map(<[u8]>::to_vec)));
             });
-            records += taken.map_err(trouble)? as u64;
+            let taken = taken.map_err(trouble)? as u64;
+            records += taken;
+            let bytes = parts.iter().map(|part| part.bytes).sum::<usize>() - held;
             let mut remaining = 0;
             for (number, part) in parts.iter_mut().enumerate() {
                 let position = consumer.position(number).unwrap_or_default().max(part.from);
@@ -256,7 +274,10 @@ impl Opening<'_> {
                 }
                 remaining += (part.target - position).max(0);
             }
-            progress.set(total - remaining);
+            show(total - remaining);
+            if let Some(counted) = &counted {
+                counted.read(taken, bytes as u64, remaining);
+            }
             if remaining == 0 {
                 break;
             }
@@ -272,6 +293,9 @@ impl Opening<'_> {
                     "restoring"
                 );
             }
+        }
+        if let Some(counted) = counted {
+            counted.done(start.elapsed());
         }
         let seconds = start.elapsed().as_secs_f64();
         tracing::info!(task = name, records, seconds, rate = (records as f64 / seconds) as u64, "restored");

@@ -162,7 +162,7 @@ impl Topics {
             let topics = absent.iter().map(|name| NewTopic {
                 name: (*name).to_owned(),
                 partitions: defaults.partitions.unwrap_or(1) as i32,
-                replication: replication(defaults),
+                replication: defaults.replication(),
                 config: Vec::new(),
             });
             self.create(&topics.collect::<Vec<_>>())?;
@@ -241,10 +241,6 @@ impl Topics {
     }
 }
 
-fn replication(defaults: &TopicDefaults) -> i16 {
-    defaults.replication_factor.and_then(|factor| i16::try_from(factor).ok()).unwrap_or(-1)
-}
-
 /// What a setting of an internal topic must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Needed {
@@ -261,21 +257,12 @@ struct Internal {
 
 fn internal_topics(plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> Vec<Internal> {
     let mut topics = Vec::new();
-    let common = || {
-        let mut config = Vec::new();
-        if let Some(replicas) = defaults.min_insync_replicas {
-            config.push(("min.insync.replicas".to_owned(), replicas.to_string()));
-        }
-        if let Some(bytes) = defaults.max_message_bytes {
-            config.push(("max.message.bytes".to_owned(), bytes.to_string()));
-        }
-        config
-    };
     let mut add = |name: &str, partitions: u32, needed: Vec<(&'static str, Needed)>| {
-        let mut config = common();
+        let mut config: Vec<(String, String)> = defaults.config().collect();
+        config.extend(defaults.max_message_bytes.map(|bytes| ("max.message.bytes".to_owned(), bytes.to_string())));
         config.extend(needed.iter().map(|(setting, needed)| ((*setting).to_owned(), needed.fix())));
         let new =
-            NewTopic { name: name.to_owned(), partitions: partitions as i32, replication: replication(defaults), config };
+            NewTopic { name: name.to_owned(), partitions: partitions as i32, replication: defaults.replication(), config };
         topics.push(Internal { new, needed });
     };
     for (sub, count) in plan.sub_topologies.iter().zip(counts) {

@@ -15,12 +15,14 @@ use super::commit_metadata::{CommitId, CommitMetadata};
 use super::error::{RuntimeError, Trouble};
 use super::inputs::{Fetched, Inputs, Next};
 use super::{OpenTask, Shared, clock};
+use crate::http::{InputStatus, TaskState, TaskStatus};
 use crate::kafka::{
     ClientSettings, GroupConsumer, GroupMetadata, OffsetAndMetadata, Producer, ProducerOptions, SendError,
     TopicHandle, TopicPartition,
 };
+use crate::metrics::TaskMetrics;
 use crate::record::Record;
-use crate::task::{OutputRecord, RecordError};
+use crate::task::{OutputRecord, Rank, RecordError};
 use crate::topology::Guarantee;
 
 /// How long one call to Kafka may take before the session begins anew. Within it the client retries by itself.
@@ -53,6 +55,7 @@ pub(super) struct Assigned {
 
 struct Running {
     open: OpenTask,
+    metrics: TaskMetrics,
     inputs: Inputs<Fetched>,
     /// Whether something has happened since the last commit.
     dirty: bool,
@@ -173,9 +176,19 @@ impl Worker {
             Command::Run(assigned) => {
                 let Assigned { open, inputs, consumer, metadata } = *assigned;
                 let now = clock::now();
+                let sub = open.task.sub_topology();
+                let metrics = self.shared.metrics.task(sub, open.id.partition).map_err(RuntimeError::from)?;
+                self.shared.status.update_task(&sub.name, open.id.partition, |task| {
+                    *task = TaskStatus {
+                        state: TaskState::Running,
+                        worker: Some(self.number),
+                        ..TaskStatus::default()
+                    };
+                });
                 self.consumer = Some((consumer, metadata));
                 self.tasks.push(Running {
                     open,
+                    metrics,
                     inputs: Inputs::new(inputs, self.shared.settings.max_task_idle),
                     dirty: false,
                     wait_until: None,
@@ -230,10 +243,10 @@ impl Worker {
         running.last_input = now;
         running.followed = now;
         let epoch = task.process(records, now).map_err(failed)?;
-        let partition = running.open.id.partition;
         report(&epoch.errors);
         self.output.begin()?;
-        self.output.write_all(partition, &epoch.outputs)?;
+        self.output.write_all(running.open.id.partition, &epoch.outputs, &mut running.metrics)?;
+        running.metrics.epoch(&epoch, task.counters(), task.stream_time());
         if let Some(stopped) = epoch.stopped {
             // What came before the record counts.
             self.commit()?;
@@ -262,7 +275,7 @@ impl Worker {
                 .map_err(|error| RuntimeError::Task { task: running.open.name.clone(), error })
                 .map_err(Trouble::from)?;
             self.output.begin()?;
-            self.output.write_all(running.open.id.partition, &epoch.outputs)?;
+            self.output.write_all(running.open.id.partition, &epoch.outputs, &mut running.metrics)?;
         }
         Ok(())
     }
@@ -301,7 +314,8 @@ impl Worker {
 
     /// Commits everything that was processed, all of it or nothing.
     fn commit(&mut self) -> Result<(), Trouble> {
-        self.committed_at = Instant::now();
+        let start = Instant::now();
+        self.committed_at = start;
         if !self.tasks.iter().any(|running| running.dirty) {
             return Ok(());
         }
@@ -317,7 +331,12 @@ impl Worker {
             let sub = running.open.task.sub_topology().clone();
             let mut commit = running.open.task.commit();
             let partition = running.open.id.partition;
+            let mut written = vec![(0, 0); sub.stores.len()];
             for change in std::mem::take(&mut commit.changelog) {
+                if let Some((records, bytes)) = written.get_mut(change.store.0) {
+                    *records += 1;
+                    *bytes += (change.key.len() + change.value.as_ref().map_or(0, |value| value.len())) as u64;
+                }
                 let Some(store) = sub.stores.get(change.store.0) else { continue };
                 self.output.send(
                     &store.changelog,
@@ -326,6 +345,9 @@ impl Worker {
                     change.value.as_deref(),
                     clock::now(),
                 )?;
+            }
+            for (store, (records, bytes)) in written.into_iter().enumerate() {
+                running.metrics.wrote_changelog(store, records, bytes);
             }
             for (number, (input, offset)) in sub.inputs.iter().zip(&commit.offsets).enumerate() {
                 let whole = number == 0;
@@ -359,10 +381,43 @@ impl Worker {
                 .task
                 .committed(commit, delivered)
                 .map_err(|error| RuntimeError::Task { task: running.open.name.clone(), error })?;
+            running.show(&self.shared, consumer);
         }
         self.shared.committed(&offsets);
+        self.shared.metrics.committed(start.elapsed());
         self.committed_at = Instant::now();
         Ok(())
+    }
+}
+
+impl Running {
+    /// Says where the task is.
+    fn show(&mut self, shared: &Shared, consumer: &GroupConsumer) {
+        let task = &self.open.task;
+        let partition = self.open.id.partition;
+        let sub = task.sub_topology();
+        let inputs: Vec<InputStatus> = sub
+            .inputs
+            .iter()
+            .zip(task.offsets())
+            .map(|(input, offset)| {
+                let end = consumer.end_offset(&TopicPartition::new(input.topic.as_str(), partition));
+                InputStatus {
+                    topic: input.topic.clone(),
+                    offset: *offset,
+                    lag: end.map(|end| (end - offset).max(0)),
+                }
+            })
+            .collect();
+        for (number, lag) in inputs.iter().enumerate().filter_map(|(number, input)| Some((number, input.lag?))) {
+            self.metrics.lag(number, lag);
+        }
+        self.metrics.staged(task.staged_bytes());
+        let stream_time = task.stream_time();
+        shared.status.update_task(&sub.name, partition, |status| {
+            status.inputs = inputs;
+            status.stream_time = stream_time;
+        });
     }
 }
 
@@ -395,6 +450,7 @@ impl Output {
             return Ok(());
         }
         if self.producer.is_spent() {
+            self.shared.metrics.producer_replaced();
             tracing::warn!("a request of the producer got no clear answer: it is replaced before the next transaction");
             self.topics.clear();
             self.producer = started(&self.client, &self.options)?;
@@ -415,8 +471,14 @@ impl Output {
         }
     }
 
-    fn write_all(&mut self, partition: i32, outputs: &[OutputRecord]) -> Result<(), Trouble> {
-        for OutputRecord { topic, hash, record, .. } in outputs {
+    fn write_all(
+        &mut self,
+        partition: i32,
+        outputs: &[OutputRecord],
+        metrics: &mut TaskMetrics,
+    ) -> Result<(), Trouble> {
+        let mut written: Vec<(Rank, u64, u64)> = Vec::new();
+        for OutputRecord { topic, hash, record, rank, .. } in outputs {
             let (handle, count) = self.topic(topic)?;
             let hash = hash.unwrap_or(partition.unsigned_abs());
             let target = hash.checked_rem(count).unwrap_or_default() as i32;
@@ -424,6 +486,14 @@ impl Output {
             let headers: Vec<(&str, Option<&[u8]>)> =
                 headers.iter().map(|header| (header.name.as_str(), header.value.as_deref())).collect();
             self.enqueue(handle, topic, target, key.as_deref(), value.as_deref(), *timestamp, &headers)?;
+            let bytes = key.as_ref().map_or(0, Vec::len) + value.as_ref().map_or(0, Vec::len);
+            match written.iter_mut().find(|(known, ..)| known == rank) {
+                Some((_, records, sum)) => (*records, *sum) = (*records + 1, *sum + bytes as u64),
+                None => written.push((*rank, 1, bytes as u64)),
+            }
+        }
+        for (rank, records, bytes) in written {
+            metrics.wrote(rank, records, bytes);
         }
         Ok(())
     }
