@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use millstream::engine::plan::Plan;
 use millstream::engine::settings::{Flags, RunSettings};
-use millstream::engine::topology::{Topology, read, render};
+use millstream::engine::topology::{Topology, read, read_without_tests, render};
 use millstream::operators::diagnostic::{Diagnostic, Severity, did_you_mean, listed};
 
 use crate::failure::{Exit, Failure};
@@ -33,8 +33,12 @@ impl Checked {
     }
 }
 
-/// Reads and checks a file. Paths in it are relative to its folder.
+/// Reads and checks a file, its tests too. Paths in it are relative to its folder.
 pub fn check(path: &Path) -> Result<Checked, Failure> {
+    checked(path, true)
+}
+
+fn checked(path: &Path, with_tests: bool) -> Result<Checked, Failure> {
     let wrong = |why: String| {
         Failure::new(Exit::Usage, format!("cannot read the topology `{}`: {why}", path.display()))
     };
@@ -48,6 +52,7 @@ pub fn check(path: &Path) -> Result<Checked, Failure> {
         wrong(format!("line {line} is not UTF-8 text"))
     })?;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let read = if with_tests { read } else { read_without_tests };
     let (topology, findings) = read(&text, directory, &|name| std::env::var(name).ok());
     Ok(Checked { text, topology, findings })
 }
@@ -60,9 +65,17 @@ pub struct Loaded {
     pub plan: Arc<Plan>,
 }
 
-/// Reads, checks and plans a file; findings go to stderr.
+/// Reads, checks and plans a file to run it: its tests are left alone. Findings go to stderr.
 pub fn load(path: &Path) -> Result<Loaded, Failure> {
-    let checked = check(path)?;
+    loaded(path, checked(path, false)?)
+}
+
+/// As [`load`], with its tests.
+pub fn load_with_tests(path: &Path) -> Result<Loaded, Failure> {
+    loaded(path, check(path)?)
+}
+
+fn loaded(path: &Path, checked: Checked) -> Result<Loaded, Failure> {
     if !checked.findings.is_empty() {
         io::stderr().lock().write_all(checked.render(path).as_bytes())?;
     }

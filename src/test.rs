@@ -9,7 +9,7 @@ use millstream::engine::driver::cases::run_test;
 
 use crate::arguments::Test;
 use crate::failure::{Exit, Failure};
-use crate::files::load;
+use crate::files::load_with_tests;
 use crate::numbers::counted;
 
 /// The tests of a file, run.
@@ -43,7 +43,7 @@ pub fn test(arguments: &Test) -> Result<(), Failure> {
 }
 
 fn run_file(path: &Path, restart: bool) -> Result<Suite, Failure> {
-    let loaded = load(path)?;
+    let loaded = load_with_tests(path)?;
     let mut suite = Suite { name: path.display().to_string(), cases: Vec::new() };
     if loaded.topology.tests.is_empty() {
         writeln!(io::stderr().lock(), "{}: there are no [[tests]] in it", suite.name)?;

@@ -300,15 +300,17 @@ const TEST: &[Field] = &[
     required(
         "input",
         FieldKind::Tables,
-        "What goes in, in order: records (`to`, `key`, `value` or `delete = true`, `at`, `headers`), `{ advance = \"5m\" }`, \
-         `{ wall-clock = \"10s\" }`, `{ restart = true }`.",
+        "What goes in, in order: records (`to`, `key`, `value` or `delete = true`, `at`, `headers`; `key-bytes` and \
+         `value-bytes` are raw bytes in base64), `{ advance = \"5m\" }`, `{ wall-clock = \"10s\" }`, `{ restart = true }`.",
     ),
     optional(
         "expect",
         FieldKind::Tables,
         "The rows of steps and sinks, in order: `from`, `key`, `value`, `null`, `delete`, `at`. Only the named columns are \
-         compared; all rows of the named nodes must be here.",
+         compared; all rows of the named nodes must be here. `from = \"NODE.dead-letter\"` is a record that was set aside; it \
+         may have `code`, `message` (a part of it), `key-bytes` and `value-bytes` too.",
     ),
+    optional("none", FieldKind::Nodes, "The nodes that give no row; `NODE.dead-letter` for no dead letter."),
     optional(
         "partial",
         FieldKind::Boolean,

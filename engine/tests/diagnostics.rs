@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use millstream_engine::topology::{self, Target, TestInput, Topology};
+use millstream_engine::topology::{self, Target, TestInput, TestPart, Topology};
 use millstream_operators::diagnostic::{Code, Diagnostic, Severity};
 use proptest::prelude::*;
 
@@ -418,15 +418,53 @@ fn tests_hold_checked_values_and_windowed_keys_are_json() {
         panic!("two records first")
     };
     assert_eq!(rest, [TestInput::Advance(3_600_000), TestInput::WallClock(10_000), TestInput::Restart]);
-    let value =
-        |name: &str| order.value.iter().flatten().find(|(column, _)| column == name).unwrap().1.clone();
+    let TestPart::Columns(columns) = &order.value else { panic!("columns") };
+    let value = |name: &str| columns.iter().find(|(column, _)| column == name).unwrap().1.clone();
     assert_eq!(value("amount"), serde_json::json!("1.50"));
     assert_eq!(value("at"), serde_json::json!("2026-01-01T00:00:00Z"));
     assert_eq!(value("place"), serde_json::json!({ "city": "Ulm" }));
-    assert_eq!((&deleted.key, &deleted.value, deleted.at), (&None, &None, Some(1_000)));
+    assert_eq!((&deleted.key, &deleted.value, deleted.at), (&TestPart::Null, &TestPart::Null, Some(1_000)));
     assert_eq!(deleted.headers, [("trace".to_owned(), "t".to_owned())]);
     assert_eq!(first.expect[0].at, Some(1_767_225_600_000));
     assert!(first.expect[1].delete && first.expect[1].from == Target::Sink("out".to_owned()));
+}
+
+/// The steps that the message proposes make merged streams fit.
+#[test]
+fn merged_streams_fit_with_the_step_that_is_proposed() {
+    let mut tried = 0;
+    for (name, mut text) in topologies().into_iter().filter(|(name, _)| name.starts_with("M0310")) {
+        // A new key may leave columns to be brought into line.
+        for _ in 0..3 {
+            let (_, diagnostics) = read(&text);
+            for diagnostic in &diagnostics {
+                let help = diagnostic.help.as_deref().unwrap_or_default();
+                for step in help.split('`').filter(|part| part.contains(" = { op = ")) {
+                    let step_name = step.split(' ').next().unwrap();
+                    let fitted = step_name.strip_suffix("_fitted").unwrap();
+                    let merged = |line: &str| match line.starts_with("from = [") {
+                        true => line.replace(&format!("\"{fitted}\""), &format!("\"{step_name}\"")),
+                        false => line.to_owned(),
+                    };
+                    text = text.lines().map(|line| merged(line) + "\n").collect();
+                    let header = if text.contains("\n[steps]\n") { "" } else { "\n[steps]\n" };
+                    text.push_str(&format!("{header}{step}\n"));
+                }
+            }
+        }
+        assert!(text.contains("_fitted"), "{name}: {}", rendered(&text));
+        assert_eq!(read(&text).1, [], "{name}:\n{text}{}", rendered(&text));
+        tried += 1;
+    }
+    assert!(tried > 3);
+}
+
+#[test]
+fn tests_that_no_longer_fit_keep_nothing_from_running() {
+    let text = fs::read_to_string(folder().join("M0702-expectation.toml")).unwrap();
+    let (topology, diagnostics) = topology::read_without_tests(&text, &folder(), &|_| None);
+    assert_eq!((topology.unwrap().tests.len(), diagnostics.len()), (0, 0));
+    assert!(read(&text).0.is_none());
 }
 
 /// Deep or wide types end in an error, not in a stack overflow or a full memory.

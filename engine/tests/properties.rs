@@ -1028,29 +1028,33 @@ static TUMBLING: LazyLock<Vec<App>> = LazyLock::new(|| {
     emits.map(app).collect()
 });
 
+/// A change of a table of totals: the row of `key` was the one and is the other.
+struct Change {
+    key: &'static str,
+    time: i64,
+    before: Option<Total>,
+    after: Option<Total>,
+}
+
 /// Rows of a key go when stream time is more than `retain` past the newest of them.
-fn retained(inputs: &[Input], retain: i64) -> (Lines, Lines) {
-    let (mut all, mut large) = (Vec::new(), Vec::new());
-    let mut keys: BTreeMap<&str, Total> = BTreeMap::new();
+fn retained(inputs: &[Input], retain: i64) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut keys: BTreeMap<&'static str, Total> = BTreeMap::new();
     let mut stream_time = 0;
-    let is_large = |total: &Total| total.total.is_some_and(|total| total > 3);
     for event in events(inputs) {
         let time = match &event {
             Event::Row(row) => row.time,
             Event::Time(time) => *time,
         };
         stream_time = stream_time.max(time);
-        let mut gone: Vec<(i64, &str)> = keys
+        let mut gone: Vec<(i64, &'static str)> = keys
             .iter()
             .filter(|(_, total)| stream_time > total.time + retain)
             .map(|(key, total)| (total.time, *key))
             .collect();
         gone.sort_unstable();
         for (_, key) in gone {
-            let deleted = line(stream_time, json!({"k": key}), Json::Null);
-            let total = keys.remove(key).unwrap();
-            large.extend(is_large(&total).then(|| deleted.clone()));
-            all.push(deleted);
+            changes.push(Change { key, time: stream_time, before: keys.remove(key), after: None });
         }
         let Event::Row(row) = event else { continue };
         if stream_time > row.time + retain {
@@ -1058,20 +1062,27 @@ fn retained(inputs: &[Input], retain: i64) -> (Lines, Lines) {
         }
         let before = keys.get(row.key).cloned();
         let mut after = before.clone().unwrap_or_default();
-        if !after.add(&row) {
-            continue;
+        if after.add(&row) {
+            keys.insert(row.key, after.clone());
+            changes.push(Change { key: row.key, time: after.time, before, after: Some(after) });
         }
-        let change = line(after.time, json!({"k": row.key}), after.value());
-        // A row that stops matching is deleted, one that never matched says nothing.
-        match (before.is_some_and(|before| is_large(&before)), is_large(&after)) {
-            (_, true) => large.push(change.clone()),
-            (true, false) => large.push(line(after.time, json!({"k": row.key}), Json::Null)),
-            (false, false) => {}
-        }
-        all.push(change);
-        keys.insert(row.key, after);
     }
-    (all, large)
+    changes
+}
+
+/// What a table says whose rows are those of another, or none: a row that stops being there is deleted, one that never was
+/// says nothing.
+fn told(changes: &[Change], image: impl Fn(&Total) -> Option<Json>) -> Lines {
+    let of = |total: &Option<Total>| total.as_ref().and_then(&image);
+    let told = changes.iter().filter_map(|Change { key, time, before, after }| {
+        let value = match (of(before), of(after)) {
+            (_, Some(after)) => after,
+            (Some(_), None) => Json::Null,
+            (None, None) => return None,
+        };
+        Some(line(*time, json!({"k": key}), value))
+    });
+    told.collect()
 }
 
 static RETAINED: LazyLock<App> = LazyLock::new(|| {
@@ -1106,6 +1117,90 @@ static RETAINED: LazyLock<App> = LazyLock::new(|| {
         [sinks.large_changed]
         from  = "large_changes"
         topic = "large_changed"
+        "#,
+        "skip",
+    )
+});
+
+static IMAGES: LazyLock<App> = LazyLock::new(|| {
+    app(
+        "images",
+        r#"
+        [models.log]
+        path    = "models"
+        version = "handmade_types"
+        [steps.totals]
+        op      = "aggregate"
+        from    = "events"
+        retain  = "8s"
+        columns = { rows = "count(*)", total = "sum(n)" }
+        [steps.share]
+        op       = "select"
+        from     = "totals"
+        columns  = { share = "10 / coalesce(total, 0)" }
+        on-error = "ON_ERROR"
+        [steps.share_changes]
+        op   = "to-stream"
+        from = "share"
+        [steps.share_too]
+        op       = "select"
+        from     = "totals"
+        columns  = { share = "10 / coalesce(total, 0)" }
+        on-error = "ON_ERROR"
+        [steps.other]
+        op    = "filter"
+        from  = "share_too"
+        where = "share <> 3"
+        [steps.other_changes]
+        op   = "to-stream"
+        from = "other"
+        [steps.large]
+        op       = "filter"
+        from     = "totals"
+        where    = "10 / coalesce(total, 0) > 1"
+        on-error = "ON_ERROR"
+        [steps.large_changes]
+        op   = "to-stream"
+        from = "large"
+        [steps.inputs]
+        op      = "select"
+        from    = "totals"
+        columns = { f = "cast(coalesce(total, 0) as double)", d = "cast(0 as int)", l = "rows", i = "cast(0 as int)", b = "false", number = "coalesce(total, 0)" }
+        [steps.score]
+        op       = "predict"
+        from     = "inputs"
+        model    = "log"
+        inputs   = { f = ["f"], d = ["d"], l = ["l"], i = ["i"], b = ["b"] }
+        outputs  = { log = { tensor = "log" } }
+        on-error = "ON_ERROR"
+        [steps.number]
+        op      = "select"
+        from    = "score"
+        columns = { number = "number" }
+        [steps.score_changes]
+        op   = "to-stream"
+        from = "number"
+        [sinks.share_out]
+        from  = "share"
+        topic = "share"
+        [sinks.by_share]
+        from  = "share_too"
+        topic = { expression = "concat('share-', cast(share as string))" }
+        [sinks.shares_changed]
+        from  = "share_changes"
+        topic = "share_changes"
+        [sinks.others_changed]
+        from  = "other_changes"
+        topic = "other_changes"
+        [sinks.large_changed]
+        from  = "large_changes"
+        topic = "large_changes"
+        [sinks.score_out]
+        from  = "score"
+        topic = "score"
+        [sinks.score_changed]
+        from  = "score_changes"
+        topic = "score_changes"
         "#,
         "skip",
     )
@@ -1219,13 +1314,52 @@ proptest! {
 
     #[test]
     fn retained_rows_are_those_of_the_model(inputs in inputs(40), batch in 1..9usize) {
-        let (all, large) = retained(&inputs, 8000);
+        let changes = retained(&inputs, 8000);
+        let all = told(&changes, |total| Some(total.value()));
+        let is_large = |total: &Total| total.total.is_some_and(|total| total > 3);
+        let large = told(&changes, |total| is_large(total).then(|| total.value()));
         let single = run(&RETAINED, &inputs, ONE_BY_ONE);
         prop_assert_eq!(&lines_of(&single, "all"), &all);
         prop_assert_eq!(&lines_of(&single, "larges"), &large);
         let batched = run(&RETAINED, &inputs, How { batch, restart_every: Some(11), ..ONE_BY_ONE });
         prop_assert_eq!(&lines_of(&batched, "changed"), &all);
         prop_assert_eq!(&lines_of(&batched, "large_changed"), &large);
+    }
+
+    /// A row that a step cannot compute is not there: its old one goes, and of a row that never was nothing is said.
+    #[test]
+    fn rows_that_fail_are_not_there(inputs in inputs(40), batch in 1..9usize) {
+        let inputs = small(inputs);
+        let changes = retained(&inputs, 8000);
+        let number = |total: &Total| total.total.unwrap_or(0);
+        let share = |total: &Total| 10_i64.checked_div(number(total));
+        let shares = told(&changes, |total| share(total).map(|share| json!({"share": share})));
+        let others = told(&changes, |total| {
+            share(total).filter(|share| *share != 3).map(|share| json!({"share": share}))
+        });
+        let large = told(&changes, |total| {
+            share(total).filter(|share| *share > 1).map(|_| json!({"rows": total.rows, "total": total.total}))
+        });
+        let scored = told(&changes, |total| (number(total) > 0).then(|| json!({"number": number(total)})));
+        let single = run(&IMAGES, &inputs, ONE_BY_ONE);
+        let batched = run(&IMAGES, &inputs, How { batch, restart_every: Some(11), fold: true, ..ONE_BY_ONE });
+        for (outcome, how) in [(&single, "one by one"), (&batched, "in batches")] {
+            for (topic, expected) in
+                [("share", &shares), ("share_changes", &shares), ("other_changes", &others), ("large_changes", &large),
+                 ("score_changes", &scored)]
+            {
+                prop_assert_eq!(&lines_of(outcome, topic), expected, "{}, {}", topic, how);
+            }
+            // A failure is told when it happens, and not again when the row goes.
+            let failed = |bad: &dyn Fn(&Total) -> bool| {
+                changes.iter().filter(|change| change.after.as_ref().is_some_and(bad)).count()
+            };
+            let told = |node: &str| outcome.errors.iter().filter(|error| error.contains(node)).count();
+            prop_assert_eq!(told("`share`"), failed(&|total| number(total) == 0), "{}", how);
+            prop_assert_eq!(told("`score`"), failed(&|total| number(total) <= 0), "{}", how);
+        }
+        // A topic that depends on the row needs the columns of deleted rows.
+        prop_assert_eq!(lines_of(&single, "share-3").len(), lines_of(&batched, "share-3").len());
     }
 
     #[test]

@@ -400,6 +400,17 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// Whether a column or header has a name; reports that it has none.
+    pub fn check_column_name(&self, name: &Text) -> bool {
+        if name.is_empty() {
+            self.diagnostics.push(
+                Diagnostic::error(Code::InvalidName, name.span.clone(), "the name is empty")
+                    .help("give it a name"),
+            );
+        }
+        !name.is_empty()
+    }
+
     /// Names with strings, in the order of the file: `{ total = "sum(x)", … }`.
     pub fn text_table(&self, key: &str) -> Option<Vec<(Text, Text)>> {
         let fields = self.table(key, format!("`{key}`"))?;
@@ -407,8 +418,10 @@ impl<'a> Fields<'a> {
         let entries = fields.entries();
         let count = entries.len();
         for (name, value) in entries {
+            let named = self.check_column_name(&name);
             match self.as_text(value) {
-                Some(text) => pairs.push((name, text)),
+                Some(text) if named => pairs.push((name, text)),
+                Some(_) => {}
                 None => self.wrong_type(&name, value, "a string"),
             }
         }

@@ -90,6 +90,7 @@ codes! {
     DuplicateBranch = "M0313", "a branch is named twice";
     TopicName = "M0314", "a topic name is not allowed";
     OutputNeeded = "M0315", "a node has several outputs and one must be named";
+    OwnTopic = "M0316", "a topic belongs to the application itself";
     // SQL.
     SqlSyntax = "M0401", "an expression is not valid SQL";
     SqlUnknownColumn = "M0402", "an expression names an unknown column";
@@ -107,6 +108,7 @@ codes! {
     SqlArguments = "M0414", "a function gets the wrong arguments";
     SqlResultType = "M0415", "the result's type cannot be a column";
     SqlColumnOutsideAggregate = "M0416", "a column stands outside of an aggregate";
+    SqlNumber = "M0417", "a number is larger than a column can hold";
     // Windows and time.
     EmitCloseNeedsWindow = "M0501", "emit close needs a window";
     InvalidWindow = "M0502", "a window is impossible";

@@ -75,6 +75,7 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
             );
             return None;
         }
+        Some(name) if !step.fields.check_column_name(&name) => return None,
         Some(name) => name.value,
         None => list.value,
     };

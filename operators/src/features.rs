@@ -83,6 +83,9 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     }
     let mut features = Vec::new();
     for (name, value) in &entries {
+        if !columns.check_column_name(name) {
+            continue;
+        }
         if input.index_of(name).is_some() {
             step.error(
                 Code::ColumnClash,

@@ -73,7 +73,7 @@ impl Operator for RunningFilter {
         let (matches, _) = matching(&self.definition.condition, input, context);
         let output = match self.definition.kind {
             Kind::Stream => input.filter(&matches)?,
-            Kind::Table => table_changes(input, &matches, self.before)?,
+            Kind::Table => table_changes(input, Some(&matches), self.before)?,
         };
         Ok(vec![output])
     }
@@ -97,8 +97,14 @@ pub(crate) fn matching(
     (matches, evaluated.errors.into_iter().map(|(row, _, _)| row).collect())
 }
 
-/// The changes of a filtered table: what the change of a row means when only matching rows exist.
-fn table_changes(input: &Batch, matches: &BooleanArray, before: bool) -> Result<Batch, OperatorError> {
+/// What the changes of a table mean where only the rows that `exists` names are there (`None`: all): a row that stops being
+/// there is a delete, one that never was there says nothing. Replaced rows are told only with `before`.
+pub(crate) fn table_changes(
+    input: &Batch,
+    exists: Option<&BooleanArray>,
+    before: bool,
+) -> Result<Batch, OperatorError> {
+    let exists = |row: usize| exists.is_none_or(|exists| exists.value(row));
     let mut rows = Vec::new();
     let mut kinds = Vec::new();
     let mut times = Vec::new();
@@ -109,13 +115,13 @@ fn table_changes(input: &Batch, matches: &BooleanArray, before: bool) -> Result<
     };
     let mut replaced: Option<usize> = None;
     for row in 0..input.len() {
-        let matched = matches.value(row);
+        let is_there = exists(row);
         match input.kind(row) {
             RowKind::UpdateBefore => replaced = Some(row),
-            RowKind::Insert if matched => add(row, RowKind::Insert, row),
-            RowKind::Delete if matched => add(row, RowKind::Delete, row),
+            RowKind::Insert if is_there => add(row, RowKind::Insert, row),
+            RowKind::Delete if is_there => add(row, RowKind::Delete, row),
             RowKind::Insert | RowKind::Delete => {}
-            RowKind::UpdateAfter => match (replaced.take().filter(|old| matches.value(*old)), matched) {
+            RowKind::UpdateAfter => match (replaced.take().filter(|old| exists(*old)), is_there) {
                 (Some(old), true) => {
                     if before {
                         add(old, RowKind::UpdateBefore, old);
@@ -134,22 +140,11 @@ fn table_changes(input: &Batch, matches: &BooleanArray, before: bool) -> Result<
     Ok(Batch { kind: Some(kinds), time: times, seq, ..taken })
 }
 
-/// `batch` with only the rows that `keep` names, and of these no replaced row whose new row is left out.
+/// The rows of `batch` that `keep` names; of a table, what its changes mean without the others.
 pub(crate) fn kept(batch: Batch, keep: Option<BooleanArray>) -> Result<Batch, OperatorError> {
     match keep {
         None => Ok(batch),
         Some(keep) if batch.kind.is_none() => Ok(batch.filter(&keep)?),
-        Some(keep) => Ok(batch.filter(&without_orphans(&batch, &keep))?),
+        Some(keep) => table_changes(&batch, Some(&keep), true),
     }
-}
-
-/// `keep` without the `update-before` rows whose `update-after` is left out.
-fn without_orphans(batch: &Batch, keep: &BooleanArray) -> BooleanArray {
-    (0..batch.len())
-        .map(|row| {
-            let orphan =
-                batch.kind(row) == RowKind::UpdateBefore && row + 1 < batch.len() && !keep.value(row + 1);
-            Some(keep.value(row) && !orphan)
-        })
-        .collect()
 }

@@ -1,13 +1,17 @@
 //! Keys as bytes that sort like the values they were made from.
 //!
 //! Columns follow one another, as in a key of [`mod@millstream_state::key`] after its version byte. Each is a zero byte for null, or a one and the value: integers, decimals, dates and
-//! timestamps big-endian with the sign bit turned, floats in their total order (-NaN, -inf, …, -0.0, 0.0, …, inf, NaN),
+//! timestamps big-endian with the sign bit turned, floats in their order (-inf, …, 0.0, …, inf, NaN; as SQL does, a key knows
+//! one zero and one NaN),
 //! strings and bytes with each zero byte followed by 0xff and ended by two zero bytes, lists as items that each have a one
 //! before them, ended by a zero, structs as their fields. No key is the beginning of another of the same columns, so keys
 //! can be followed by more (a window's start, an offset) and still sort by key first.
 
-use arrow::array::ArrayRef;
-use arrow::datatypes::DataType;
+use std::sync::Arc;
+
+use arrow::array::cast::AsArray;
+use arrow::array::{Array, ArrayRef, ListArray, StructArray};
+use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use arrow::error::ArrowError;
 
 use crate::columns::{Column, ColumnBuilder, ColumnFull, UnsupportedType, Value, Values, all_null};
@@ -159,11 +163,47 @@ fn total_order_f64(bits: i64) -> i64 {
 }
 
 fn ordered_f32(value: f32) -> [u8; 4] {
-    ordered_i32(total_order_f32(value.to_bits() as i32))
+    ordered_i32(total_order_f32(same_f32(value).to_bits() as i32))
 }
 
 fn ordered_f64(value: f64) -> [u8; 8] {
-    ordered_i64(total_order_f64(value.to_bits() as i64))
+    ordered_i64(total_order_f64(same_f64(value).to_bits() as i64))
+}
+
+/// The one form of floats that are the same to SQL: -0.0 is 0.0, and every NaN is one.
+fn same_f32(value: f32) -> f32 {
+    if value.is_nan() { f32::NAN } else { value + 0.0 }
+}
+
+fn same_f64(value: f64) -> f64 {
+    if value.is_nan() { f64::NAN } else { value + 0.0 }
+}
+
+/// A key column in the form in which equal keys have equal bytes, in records too.
+pub fn normalised(array: &ArrayRef) -> ArrayRef {
+    match array.data_type() {
+        DataType::Float32 => Arc::new(array.as_primitive::<Float32Type>().unary::<_, Float32Type>(same_f32)),
+        DataType::Float64 => Arc::new(array.as_primitive::<Float64Type>().unary::<_, Float64Type>(same_f64)),
+        DataType::List(item) if has_float(item.data_type()) => {
+            let lists = array.as_list::<i32>();
+            let (offsets, nulls) = (lists.offsets().clone(), lists.nulls().cloned());
+            Arc::new(ListArray::new(item.clone(), offsets, normalised(lists.values()), nulls))
+        }
+        DataType::Struct(fields) if has_float(array.data_type()) => {
+            let columns = array.as_struct().columns().iter().map(normalised).collect();
+            Arc::new(StructArray::new(fields.clone(), columns, array.nulls().cloned()))
+        }
+        _ => array.clone(),
+    }
+}
+
+fn has_float(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Float32 | DataType::Float64 => true,
+        DataType::List(item) => has_float(item.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| has_float(field.data_type())),
+        _ => false,
+    }
 }
 
 /// Bytes that are no key of the columns.
@@ -285,9 +325,8 @@ fn read_bytes(rest: &mut &[u8], out: &mut Vec<u8>) -> Result<(), KeyDecodeError>
 #[cfg(test)]
 mod tests {
     use std::cmp::Ordering;
-    use std::sync::Arc;
 
-    use arrow::array::{Array, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
+    use arrow::array::{BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
     use proptest::prelude::*;
 
     use super::*;
@@ -309,8 +348,8 @@ mod tests {
             (Value::Bool(a), Value::Bool(b)) => a.cmp(&b),
             (Value::Int32(a), Value::Int32(b)) | (Value::Date(a), Value::Date(b)) => a.cmp(&b),
             (Value::Int64(a), Value::Int64(b)) | (Value::Timestamp(a), Value::Timestamp(b)) => a.cmp(&b),
-            (Value::Float32(a), Value::Float32(b)) => a.total_cmp(&b),
-            (Value::Float64(a), Value::Float64(b)) => a.total_cmp(&b),
+            (Value::Float32(a), Value::Float32(b)) => float_order(a.into(), b.into()),
+            (Value::Float64(a), Value::Float64(b)) => float_order(a, b),
             (Value::Decimal(a, _), Value::Decimal(b, _)) => a.cmp(&b),
             (Value::String(a), Value::String(b)) => a.as_bytes().cmp(b.as_bytes()),
             (Value::Bytes(a), Value::Bytes(b)) => a.cmp(b),
@@ -324,6 +363,11 @@ mod tests {
             (Value::Struct(a, i), Value::Struct(b, j)) => row_order(a, i, b, j),
             other => panic!("two types: {other:?}"),
         }
+    }
+
+    /// NaN is the largest, and equal to itself.
+    fn float_order(a: f64, b: f64) -> Ordering {
+        a.partial_cmp(&b).unwrap_or(a.is_nan().cmp(&b.is_nan()))
     }
 
     fn row_order(a: &[Column<'_>], i: usize, b: &[Column<'_>], j: usize) -> Ordering {
@@ -362,6 +406,11 @@ mod tests {
             }
             prop_assert_eq!(decoder.len(), rows.num_rows());
             let arrays = decoder.finish().unwrap();
+            // Equal keys come back equal, and as columns of records they have equal bytes.
+            let columns: Vec<ArrayRef> = rows.columns().iter().map(normalised).collect();
+            for (column, array) in columns.iter().zip(&arrays) {
+                prop_assert_eq!(format!("{column:?}"), format!("{array:?}"));
+            }
             let again = encoder.encode_all(&arrays, rows.num_rows()).unwrap();
             prop_assert!(again.iter().eq(keys.iter()));
         }

@@ -1,14 +1,18 @@
 //! `merge`: one stream of several.
 
-use arrow::datatypes::SchemaRef;
+use std::fmt::Write;
+
+use arrow::datatypes::{FieldRef, SchemaRef};
+use serde_json::Value as Json;
 
 use crate::batch::Batch;
-use crate::config::Field;
+use crate::config::{Field, is_word};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::operator::{
-    Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Resolved, Step, Wanted,
+    Arity, Context, Definition, Input, Operator, OperatorError, OperatorSpec, Resolved, Step, Wanted,
 };
 use crate::schema::{Kind, Schema, type_name};
+use crate::sql::{self, Scope};
 
 /// The registry's entry.
 pub const SPEC: OperatorSpec = OperatorSpec {
@@ -39,7 +43,7 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
                     ),
                 )
                 .also(first.from.span.clone(), "differs from this one")
-                .help("bring them to the same key and columns with `select` or `rekey` first"),
+                .help(fitting(first, other)),
             );
             same = false;
         }
@@ -84,6 +88,113 @@ fn difference(a: &Schema, b: &Schema) -> Option<String> {
         }
     }
     None
+}
+
+/// Which step makes the rows of `other` fit those of `first`.
+fn fitting(first: &Input, other: &Input) -> String {
+    let (a, b) = (&first.schema, &other.schema);
+    let scope = Scope::new(&[(other.qualifier.as_str(), b)]);
+    let all = |columns: &[FieldRef]| -> Option<Vec<(FieldRef, String)>> {
+        columns.iter().map(|field| Some((field.clone(), made(field, b, &scope)?))).collect()
+    };
+    let same_key = a.key_fields() == b.key_fields();
+    if !same_key {
+        let key: Option<Vec<(FieldRef, String)>> = all(a.key_fields());
+        return match key {
+            Some(key)
+                if !key.is_empty()
+                    && a.key_fields().iter().all(|field| b.index_of(field.name()).is_some()) =>
+            {
+                let step = format!("op = \"rekey\", from = {}, key = {}", quoted(&other.from), keys(&key));
+                format!("put `{}` under the same key: {}", other.from.value, instead(other, &step))
+            }
+            _ => "bring them under the same key with `rekey` first".to_owned(),
+        };
+    }
+    // Columns that no expression can make can only be left out of the one that has them.
+    let without: Vec<&FieldRef> =
+        a.value_fields().iter().filter(|field| made(field, b, &scope).is_none()).collect();
+    let kept = |field: &&FieldRef| !without.iter().any(|left_out| left_out.name() == field.name());
+    let wanted: Vec<FieldRef> = a.value_fields().iter().filter(kept).cloned().collect();
+    let columns = all(&wanted).unwrap_or_default();
+    let differs = |field: &FieldRef| {
+        b.index_of(field.name()).is_some_and(|index| {
+            b.columns.fields().get(index).is_some_and(|found| found.data_type() != field.data_type())
+        })
+    };
+    let mut step = format!("op = \"select\", from = {}", quoted(&other.from));
+    if columns.iter().any(|(field, _)| differs(field)) {
+        let _ = write!(step, ", columns = {}", table(&columns));
+    } else {
+        let add: Vec<(FieldRef, String)> =
+            columns.into_iter().filter(|(field, _)| b.index_of(field.name()).is_none()).collect();
+        let extra =
+            b.value_fields().iter().filter(|field| !wanted.iter().any(|kept| kept.name() == field.name()));
+        let drop: Vec<String> = extra.map(|field| quoted(field.name())).collect();
+        if !add.is_empty() {
+            let _ = write!(step, ", add = {}", table(&add));
+        }
+        if !drop.is_empty() {
+            let _ = write!(step, ", drop = [{}]", drop.join(", "));
+        }
+    }
+    let mut help = format!("make `{}` fit: {}", other.from.value, instead(other, &step));
+    if !without.is_empty() {
+        let names: Vec<String> = without.iter().map(|field| quoted(field.name())).collect();
+        let step = format!("op = \"select\", from = {}, drop = [{}]", quoted(&first.from), names.join(", "));
+        let _ = write!(help, "; and `{}`: {}", first.from.value, instead(first, &step));
+    }
+    help
+}
+
+/// SQL over `schema` that makes a column of this name and type; `None` if there is none.
+fn made(field: &FieldRef, schema: &Schema, scope: &Scope) -> Option<String> {
+    let fits = |sql: &String| {
+        sql::compile(sql, scope).is_ok_and(|expression| expression.data_type() == field.data_type())
+    };
+    let name = Some(field.name().clone()).filter(|name| is_word(name) && sql::compile(name, scope).is_ok());
+    let name = name.unwrap_or_else(|| format!("\"{}\"", field.name().replace('"', "\"\"")));
+    let data_type = type_name(field.data_type());
+    match schema.index_of(field.name()) {
+        Some(_) => Some(name.clone())
+            .filter(fits)
+            .or_else(|| Some(format!("cast({name} as {data_type})")).filter(fits)),
+        None => Some(format!("cast(null as {data_type})")).filter(fits),
+    }
+}
+
+/// The step with these keys, as it is written below `[steps]`.
+fn instead(input: &Input, keys: &str) -> String {
+    let name = format!("{}_fitted", input.from.replace('.', "_"));
+    format!("add `{name} = {{ {keys} }}` to `[steps]` and merge `{name}` instead")
+}
+
+/// The columns of a key: as a list, if all are there already.
+fn keys(columns: &[(FieldRef, String)]) -> String {
+    match columns.iter().all(|(field, made)| field.name() == made) {
+        true => {
+            let names: Vec<String> = columns.iter().map(|(field, _)| quoted(field.name())).collect();
+            format!("[{}]", names.join(", "))
+        }
+        false => table(columns),
+    }
+}
+
+fn table(columns: &[(FieldRef, String)]) -> String {
+    let bare = |name: &str| {
+        !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+    };
+    let one = |(field, made): &(FieldRef, String)| {
+        let name = if bare(field.name()) { field.name().clone() } else { quoted(field.name()) };
+        format!("{name} = {}", quoted(made))
+    };
+    format!("{{ {} }}", columns.iter().map(one).collect::<Vec<_>>().join(", "))
+}
+
+/// A string as TOML writes it.
+fn quoted(text: &str) -> String {
+    Json::from(text).to_string()
 }
 
 #[derive(Clone, Debug)]

@@ -350,7 +350,7 @@ impl<'a> Context<'a> {
         for (row, code, message) in errors {
             if let (Some(seq), Some(kept)) = (batch.seq.get(*row), keep.get_mut(*row)) {
                 *kept = false;
-                // What a change replaces or deletes failed when it was new, and it was said then.
+                // What a change replaces or deletes failed when it was new, and that was said then.
                 if matches!(batch.kind(*row), RowKind::Insert | RowKind::UpdateAfter) {
                     self.fail(*seq, *code, message.as_str());
                 }

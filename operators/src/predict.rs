@@ -3,6 +3,8 @@
 //! The rows of an epoch go through the model together. A row's answer does not depend on the rows beside it (see
 //! [`Session`]), and where a run fails every row of it is tried alone, so that only those at fault fail.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, Float32Array, Float64Array, Int32Array, Int64Array, StringArray};
@@ -12,11 +14,12 @@ use crate::batch::{Batch, RowKind};
 use crate::columns::{Column, Value};
 use crate::config::{Field, FieldKind, Fields, Text};
 use crate::diagnostic::{Code, Diagnostic, did_you_mean, listed};
+use crate::filter::{kept, table_changes};
 use crate::model::{Data, ElementType, InputSpec, Model, ModelError, OutputSpec, Session, Tensor};
 use crate::operator::{
     Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Resolved, Step, Wanted,
 };
-use crate::schema::{Schema, column, type_name};
+use crate::schema::{Kind, Schema, column, type_name};
 
 /// The registry's entry.
 pub const SPEC: OperatorSpec = OperatorSpec {
@@ -201,6 +204,7 @@ fn outputs(step: &Step<'_>, model: &Model) -> Option<Vec<(Pick, arrow::datatypes
     let mut outputs = Vec::new();
     let mut complete = true;
     for (name, value) in table.entries() {
+        complete &= table.check_column_name(&name);
         let Some(fields) = table.as_table(name.span.clone(), value, format!("output `{}`", name.value))
         else {
             table.wrong_type(&name, value, "a table");
@@ -325,6 +329,16 @@ struct Pick {
     what: What,
 }
 
+impl Pick {
+    /// Where the values of a row lie that was answered at `place`, in a tensor with `width` values a row.
+    fn range(self, place: usize, width: usize) -> Range<usize> {
+        match self.what {
+            What::Value(index) => place * width + index..place * width + index + 1,
+            What::Label => place * width..(place + 1) * width,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum What {
     /// The value at a position of the row.
@@ -353,8 +367,10 @@ impl Definition for Predict {
         ]
     }
 
-    fn folds_through(&self) -> bool {
-        true
+    // Whether the replaced row had failed decides between an update, an insert, a delete and nothing. Any row may fail, so
+    // that changes of a table are not folded before a model.
+    fn needs_before(&self, wanted: &Wanted) -> bool {
+        wanted.before || self.schema.kind == Kind::Table
     }
 
     fn build(&self, wanted: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
@@ -372,35 +388,58 @@ struct RunningPredict {
 impl Operator for RunningPredict {
     fn process(&mut self, inputs: &[Batch], context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
         let Some(input) = inputs.first() else { return Ok(Vec::new()) };
-        let schema = &self.definition.schema;
         if input.is_empty() {
-            return Ok(vec![Batch::empty(&schema.columns)]);
+            return Ok(vec![Batch::empty(&self.definition.schema.columns)]);
         }
         let columns = Column::all(input.rows.columns())?;
         let mut scored = Scored::new(&self.definition.model, input.len());
-        let mut pending = Pending::new(&self.definition.model);
-        for row in 0..input.len() {
-            // The columns of a deleted row are there only where somebody wants them.
-            if input.is_null_value(row) || (input.kind(row) == RowKind::Delete && !self.before) {
-                continue;
-            }
-            match pending.add(row, &self.definition, &columns) {
-                Ok(()) if pending.rows.len() >= self.definition.batch => {
-                    pending.run(self.session.as_mut(), &self.definition.model, &mut scored)?;
-                }
-                Ok(()) => {}
-                Err(message) => scored.errors.push((row, message)),
-            }
-        }
-        pending.run(self.session.as_mut(), &self.definition.model, &mut scored)?;
+        // Of a row that is replaced, it counts only whether it had failed, unless somebody wants its columns: it is scored
+        // where its new row fails.
+        let before = self.before;
+        let is_replaced = |row: &usize| !before && input.kind(*row) == RowKind::UpdateBefore;
+        let rows = (0..input.len()).filter(|row| !input.is_null_value(*row) && !is_replaced(row));
+        self.score(rows.collect(), &columns, &mut scored)?;
+        let failed: BTreeSet<usize> = scored.errors.iter().map(|(row, _)| *row).collect();
+        let replaced = (0..input.len()).filter(|row| is_replaced(row) && failed.contains(&(row + 1)));
+        self.score(replaced.collect(), &columns, &mut scored)?;
 
+        let schema = &self.definition.schema;
         let mut arrays = input.rows.columns().to_vec();
         for pick in &self.definition.outputs {
             arrays.push(scored.column(*pick, &self.definition.model));
         }
         let output = input.with_columns(&schema.columns, arrays)?;
         let keep = scored.report(input, context);
-        Ok(vec![crate::filter::kept(output, keep)?])
+        Ok(vec![match schema.kind {
+            Kind::Table => table_changes(&output, keep.as_ref(), self.before)?,
+            Kind::Stream => kept(output, keep)?,
+        }])
+    }
+}
+
+impl RunningPredict {
+    /// Sends rows through the model.
+    fn score(
+        &mut self,
+        rows: Vec<usize>,
+        columns: &[Column<'_>],
+        scored: &mut Scored,
+    ) -> Result<(), OperatorError> {
+        let mut pending = Pending::new(&self.definition.model);
+        for &row in &rows {
+            match pending.add(row, &self.definition, columns) {
+                Ok(()) if pending.rows.len() >= self.definition.batch => {
+                    pending.run(self.session.as_mut(), &self.definition.model, scored)?;
+                }
+                Ok(()) => {}
+                Err(message) => scored.errors.push((row, message)),
+            }
+        }
+        pending.run(self.session.as_mut(), &self.definition.model, scored)?;
+        for pick in &self.definition.outputs {
+            scored.check(*pick, &self.definition.model, &rows);
+        }
+        Ok(())
     }
 }
 
@@ -547,30 +586,37 @@ impl Scored {
         }
     }
 
-    /// An output column: null for rows that were not answered. Rows in which it is no number fail.
-    fn column(&mut self, pick: Pick, model: &Model) -> ArrayRef {
+    /// The rows, of `rows`, in which an output column is no number fail.
+    fn check(&mut self, pick: Pick, model: &Model, rows: &[usize]) {
+        let (Some(data), Some(spec)) = (self.outputs.get(pick.tensor), model.outputs().get(pick.tensor))
+        else {
+            return;
+        };
+        let finite = |index: usize| data.get(index).is_some_and(f64::is_finite);
+        for row in rows {
+            let place = self.places.get(*row).copied().flatten();
+            if let Some(wrong) = place.and_then(|place| pick.range(place, spec.width).find(|at| !finite(*at)))
+            {
+                let value = data.get(wrong).unwrap_or(f64::NAN);
+                self.errors.push((*row, format!("the model's output `{}` is {value}", spec.tensor)));
+            }
+        }
+    }
+
+    /// An output column: null for rows that were not answered.
+    fn column(&self, pick: Pick, model: &Model) -> ArrayRef {
         let (Some(data), Some(spec)) = (self.outputs.get(pick.tensor), model.outputs().get(pick.tensor))
         else {
             return Arc::new(BooleanArray::new_null(self.places.len()));
         };
         let width = spec.width;
-        let finite = |index: usize| data.get(index).is_some_and(f64::is_finite);
-        let range = |place: usize| match pick.what {
-            What::Value(index) => place * width + index..place * width + index + 1,
-            What::Label => place * width..(place + 1) * width,
-        };
-        for (row, place) in self.places.iter().enumerate() {
-            if let Some(wrong) = place.and_then(|place| range(place).find(|index| !finite(*index))) {
-                let value = data.get(wrong).unwrap_or(f64::NAN);
-                self.errors.push((row, format!("the model's output `{}` is {value}", spec.tensor)));
-            }
-        }
         let at = |index: usize| self.places.iter().map(move |place| place.map(|place| place * width + index));
         match (data, pick.what) {
             (data, What::Label) => {
                 let classes = spec.classes.as_deref().unwrap_or_default();
-                let label =
-                    |place: &Option<usize>| classes.get(best(data, range((*place)?))?).map(String::as_str);
+                let label = |place: &Option<usize>| {
+                    classes.get(best(data, pick.range((*place)?, width))?).map(String::as_str)
+                };
                 Arc::new(self.places.iter().map(label).collect::<StringArray>())
             }
             (Data::Float32(data), What::Value(index)) => {
@@ -795,19 +841,37 @@ mod tests {
     }
 
     #[test]
-    fn deleted_rows_are_scored_where_their_columns_are_wanted() {
+    fn a_row_that_cannot_be_scored_is_not_there() {
+        use RowKind::{Delete, Insert, UpdateAfter, UpdateBefore};
         let resolved = step(TYPES, "handmade_types", schema(Kind::Table, &types())).unwrap();
-        let row = (Some(1.0), Some(1), Some(1), Some(1), Some(true));
-        let bad = (Some(1.0), Some(1), None, Some(1), Some(true));
-        let batch = || {
-            let kinds =
-                vec![RowKind::UpdateBefore, RowKind::UpdateAfter, RowKind::Delete, RowKind::UpdateBefore];
-            types_batch(&[row, row, row, bad], Some(kinds))
-        };
-        let (output, errors) = process(build(&resolved, true).as_mut(), batch());
-        assert_eq!((float32(&output, "sum"), errors), (vec![Some(5.0), Some(5.0), Some(5.0)], vec![]));
-        let (output, errors) = process(build(&resolved, false).as_mut(), batch());
-        assert_eq!((float32(&output, "sum"), errors), (vec![Some(5.0), Some(5.0), None], vec![]));
+        let (good, bad) = (
+            (Some(1.0), Some(1), Some(1), Some(1), Some(true)),
+            (Some(1.0), Some(1), None, Some(1), Some(true)),
+        );
+        // What comes in, what goes out with the columns of replaced rows and without, and how many rows are at fault.
+        let update = |old, new| vec![(UpdateBefore, old), (UpdateAfter, new)];
+        let cases = [
+            (vec![(Insert, good)], vec![Insert], vec![Insert], 0),
+            (vec![(Insert, bad)], vec![], vec![], 1),
+            (update(good, good), vec![UpdateBefore, UpdateAfter], vec![UpdateAfter], 0),
+            (update(good, bad), vec![Delete], vec![Delete], 1),
+            // Without replaced rows nobody can tell an update from an insert.
+            (update(bad, good), vec![Insert], vec![UpdateAfter], 0),
+            (update(bad, bad), vec![], vec![], 1),
+            (vec![(Delete, good)], vec![Delete], vec![Delete], 0),
+            (vec![(Delete, bad)], vec![], vec![], 0),
+        ];
+        for (input, with_before, without, at_fault) in cases {
+            let (kinds, rows): (Vec<RowKind>, Vec<TypesRow>) = input.into_iter().unzip();
+            for (before, expected) in [(true, with_before), (false, without)] {
+                let batch = types_batch(&rows, Some(kinds.clone()));
+                let (output, errors) = process(build(&resolved, before).as_mut(), batch);
+                assert_eq!(output.kind, Some(expected), "{kinds:?} {rows:?} {before}");
+                assert_eq!(errors.len(), at_fault, "{kinds:?} {rows:?} {before}");
+                // Each row has its score, the old ones too.
+                assert!(float32(&output, "sum").iter().all(|sum| *sum == Some(5.0)));
+            }
+        }
     }
 
     const WINE: &str = r#"

@@ -5,6 +5,7 @@ use arrow::datatypes::FieldRef;
 use crate::batch::Batch;
 use crate::config::{Field, FieldKind};
 use crate::diagnostic::{Code, Diagnostic};
+use crate::key::normalised;
 use crate::operator::{
     Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Rekeys, Resolved, Step, Wanted,
 };
@@ -153,10 +154,11 @@ impl Operator for RunningRekey {
         if input.is_empty() {
             return Ok(vec![Batch::empty(&schema.columns)]);
         }
-        for expression in expressions {
+        for (index, expression) in expressions.iter().enumerate() {
             let evaluated = expression.evaluate(&input.rows);
             errors.extend(evaluated.errors);
-            arrays.push(evaluated.values);
+            // Equal keys must lie in one partition.
+            arrays.push(if index < schema.key { normalised(&evaluated.values) } else { evaluated.values });
         }
         errors.sort_by_key(|(row, _, _)| *row);
         errors.dedup_by_key(|(row, _, _)| *row);

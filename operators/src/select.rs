@@ -6,10 +6,11 @@ use arrow::datatypes::FieldRef;
 use crate::batch::Batch;
 use crate::config::{Field, FieldKind, Text};
 use crate::diagnostic::{Code, Diagnostic};
+use crate::filter::{kept, table_changes};
 use crate::operator::{
     Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Resolved, Step, Wanted,
 };
-use crate::schema::{Schema, column};
+use crate::schema::{Kind, Schema, column};
 use crate::sql::Expression;
 
 /// The registry's entry.
@@ -111,10 +112,20 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
             }
         }
     }
+    if complete && outputs.is_empty() && input.key == 0 {
+        let help = "leave at least one column";
+        step.error(Code::NoColumns, fields.key_span("drop"), "no column is left", help);
+        return None;
+    }
     complete.then(|| finish(input, outputs))
 }
 
 fn columns(step: &Step<'_>, columns: &[(Text, Text)]) -> Option<Resolved> {
+    if columns.is_empty() {
+        let help = "name at least one column; columns are left out with `drop`";
+        step.error(Code::NoColumns, step.fields.key_span("columns"), "`columns` is empty", help);
+        return None;
+    }
     let outputs = computed_columns(step, columns)?;
     Some(finish(&step.input().schema, outputs))
 }
@@ -171,13 +182,22 @@ impl Definition for Select {
         self.expressions.iter().all(Expression::cannot_fail)
     }
 
-    fn build(&self, _: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
-        Ok(Box::new(RunningSelect { definition: self.clone() }))
+    // Whether the replaced row had failed decides between an update, an insert, a delete and nothing.
+    fn needs_before(&self, wanted: &Wanted) -> bool {
+        wanted.before || (self.schema.kind == Kind::Table && !self.folds_through())
+    }
+
+    fn build(&self, wanted: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
+        let changes = self.schema.kind == Kind::Table && !self.folds_through();
+        Ok(Box::new(RunningSelect { definition: self.clone(), changes, before: wanted.before }))
     }
 }
 
 struct RunningSelect {
     definition: Select,
+    /// Whether a row of a table may fail.
+    changes: bool,
+    before: bool,
 }
 
 impl Operator for RunningSelect {
@@ -186,7 +206,10 @@ impl Operator for RunningSelect {
         let Select { expressions, schema } = &self.definition;
         let key = input.rows.columns().iter().take(schema.key).cloned();
         let (output, keep) = with_computed(input, schema, key.collect(), expressions, context)?;
-        Ok(vec![crate::filter::kept(output, keep)?])
+        Ok(vec![match self.changes {
+            true => table_changes(&output, keep.as_ref(), self.before)?,
+            false => kept(output, keep)?,
+        }])
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use crate::support::{Folder, PAYMENTS, command, examples, millstream, run};
+use crate::support::{Folder, PAYMENTS, command, examples, millstream, payment, run, with_input};
 
 const COMMANDS: [&str; 9] =
     ["check", "test", "pipe", "dev", "new", "describe", "explain", "schema", "completions"];
@@ -80,6 +80,91 @@ fn a_test_that_fails_shows_the_difference_and_reports_it() {
     let xml = folder.read("report.xml");
     assert!(xml.contains("tests=\"1\" failures=\"1\"") && xml.contains("<failure message=\""), "{xml}");
     assert!(!xml.contains("<failure message=\"\""), "{xml}");
+}
+
+#[test]
+fn a_test_that_fails_shows_what_was_set_aside() {
+    let folder = Folder::new();
+    let text = std::fs::read_to_string(examples().join("dead-letters/topology.toml")).unwrap();
+    // Each of these makes one test fail, and this is what is said about it.
+    for (from, to, said) in [
+        (
+            "value-bytes = \"eyJhdCI6IDAsICJjZW50cw==\" }]\nexpect",
+            "value = { at = 0, pieces = 3 } }]\nexpect",
+            vec!["`received` gave 1 rows, expected 0", "row 1 of `deliveries.dead-letter`: no such row"],
+        ),
+        (
+            "none   = [\"prices\", \"weights\", \"received\", \"unit_price.dead-letter\"]",
+            "none   = [\"prices\", \"weights\", \"received\"]\npartial = true",
+            vec!["0 failed"],
+        ),
+        (
+            "value = { pieces = 3 }, code = \"M0803\"",
+            "value = { pieces = 4 }, code = \"M0803\"",
+            vec![
+                "row 1 of `deliveries.dead-letter`: expected pieces = 4, found 3",
+                "1: M0803 \"the event time is null: column `at` needs a timestamp\" key {\"delivery\":\"d1\"} {\"at\":null,",
+                "records that were set aside:",
+                "dead letter: error[M0803] in `deliveries`, record deliveries/0 offset 0: the event time is null",
+            ],
+        ),
+        (
+            "message = \"division by zero\"",
+            "message = \"overflow\"",
+            vec![
+                "expected a message with \"overflow\", found \"in `cents / pieces`: division by zero\"",
+                "dead letter: error[M0804] in `unit_price`",
+                "skipped: error[M0804] in `weight_of_one`",
+            ],
+        ),
+        (
+            "code = \"M0801\" }]\nnone   = [\"prices\", ",
+            "code = \"M0802\" }]\nnone   = [\"prices\", ",
+            vec!["expected M0802, found M0801: ", "key-bytes ZDE= value-bytes eyJhdCI6IDAsICJjZW50cw=="],
+        ),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let file = folder.write("topology.toml", text.replacen(from, to, 1));
+        let ran = millstream(&["test", &file]);
+        let failed = usize::from(!said.contains(&"0 failed"));
+        for part in said.iter().chain([&format!("{failed} failed").as_str()]) {
+            assert!(ran.stdout.contains(part), "`{part}` is not in\n{}{}", ran.stdout, ran.stderr);
+        }
+    }
+}
+
+/// Only those who run tests read them.
+#[test]
+fn a_test_that_no_longer_fits_is_reported_where_tests_are_meant() {
+    let folder = Folder::new();
+    let file = folder.write("topology.toml", PAYMENTS.replace("amount = 99.0", "amoun = 99.0"));
+    for command in ["check", "test"] {
+        millstream(&[command, &file]).expect_code(2).says(&["error[M0208]", "`amoun`"]);
+    }
+    assert_eq!(millstream(&["describe", &file]).expect_code(0).stderr, "");
+    assert_eq!(with_input(&["pipe", &file], &payment("c1", 0, 1.0)).expect_code(0).stderr, "");
+}
+
+#[test]
+fn the_log_tells_epochs_commits_and_restarts() {
+    let folder = Folder::new();
+    let file = folder.write("topology.toml", PAYMENTS);
+    let input = format!("{}{{\"restart\": true}}\n", payment("c1", 0, 120.0));
+    let ran = |level: Option<&str>| {
+        let mut command = command(&["pipe", &file]);
+        command.env("NO_COLOR", "1").envs(level.map(|level| ("MILLSTREAM_LOG", level)));
+        run(command, input.as_bytes()).expect_code(0)
+    };
+    let quiet = ran(None);
+    assert_eq!(quiet.stderr, "");
+    let debug = ran(Some("debug"));
+    assert_eq!(debug.stdout, quiet.stdout);
+    debug.says(&[
+        "epoch task=\"payments-0\" records=1 out=2 errors=0",
+        "commit task=\"payments-0\" changes=2",
+        "restart",
+        "store restored",
+    ]);
 }
 
 #[test]

@@ -115,6 +115,95 @@ fn a_line_that_cannot_be_read_is_named() {
 }
 
 #[test]
+fn a_computed_topic_may_not_be_one_that_is_read_or_filled_otherwise() {
+    let folder = Folder::new();
+    let file = folder.write(
+        "topology.toml",
+        r#"
+        [app]
+        id = "app"
+        [sources.s]
+        topic = "in"
+        key = { k = "string" }
+        value = { to = "string" }
+        on-error = "dead-letter"
+        [steps.per_to]
+        op = "aggregate"
+        from = "s"
+        group-by = ["to"]
+        columns = { rows = "count(*)" }
+        [sinks.counts]
+        from = "per_to"
+        [sinks.routed]
+        from = "s"
+        topic = { expression = "s.to" }
+        "#,
+    );
+    let record =
+        |to: &str| format!("{}\n", json!({ "topic": "in", "key": { "k": "a" }, "value": { "to": to } }));
+    for (to, why) in [
+        ("in", "the source `s` reads it"),
+        ("app-s-dead-letter", "it holds the dead letters of `s`"),
+        ("app-per_to-changelog", "the application's own"),
+        ("app-per_to-repartition", "the application's own"),
+    ] {
+        let ran = with_input(&["pipe", &file], &[record("app-else"), record(to)].concat()).expect_code(1);
+        assert_eq!(of_topic(&ran, "app-else").len(), 1, "{}", ran.stdout);
+        assert_eq!(of_topic(&ran, to).len(), 0, "{}", ran.stdout);
+        ran.says(&["error[M0807]", "line 2", "`routed`", to, why]);
+    }
+}
+
+/// SQL knows one zero and one NaN, in whatever partition and batch.
+#[test]
+fn keys_are_equal_as_numbers_are() {
+    let folder = Folder::new();
+    let file = folder.write(
+        "topology.toml",
+        r#"
+        [app]
+        id = "app"
+        [sources.s]
+        topic = "s"
+        key = { k = "float64" }
+        value = { x = "float64", at = "int64" }
+        [steps.by_x]
+        op = "rekey"
+        from = "s"
+        key = { zero = "x * 0", nan = "case when x > 0 then cast('NaN' as double) else -cast('NaN' as double) end" }
+        [steps.per_x]
+        op = "aggregate"
+        from = "by_x"
+        columns = { rows = "count(*)" }
+        [steps.per_k]
+        op = "aggregate"
+        from = "s"
+        columns = { rows = "count(*)" }
+        [sinks.xs]
+        from = "per_x"
+        [sinks.ks]
+        from = "per_k"
+        "#,
+    );
+    let record = |k: &str, x: &str| {
+        format!("{{\"topic\": \"s\", \"key\": {{\"k\": {k}}}, \"value\": {{\"x\": {x}}}}}\n")
+    };
+    // Zeros and NaN with a sign and without.
+    let input = [record("0.0", "1"), record("-0.0", "-2"), record("0", "3")].concat();
+    for partitions in ["1", "8"] {
+        let ran = with_input(&["pipe", &file, "--partitions", partitions], &input).expect_code(0);
+        let xs = of_topic(&ran, "xs");
+        let places: std::collections::BTreeSet<String> =
+            xs.iter().map(|line| format!("{} {}", line["key"], line["partition"])).collect();
+        assert_eq!(places.len(), 1, "{}", ran.stdout);
+        assert_eq!(xs.last().unwrap()["value"], json!({ "rows": 3 }));
+    }
+    // In one partition the same holds for the keys of records; over several, their bytes decide.
+    let ran = with_input(&["pipe", &file], &input).expect_code(0);
+    assert_eq!(of_topic(&ran, "ks").last().unwrap()["value"], json!({ "rows": 3 }));
+}
+
+#[test]
 fn a_record_whose_result_fails_leaves_no_trace_in_an_aggregate() {
     let folder = Folder::new();
     let file = folder.write(

@@ -6,19 +6,26 @@ use std::sync::Arc;
 
 use arrow::array::cast::AsArray;
 use arrow::array::{Array, RecordBatch};
-use arrow::datatypes::{DataType, Float32Type, Float64Type};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, Schema as ArrowSchema};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use millstream_operators::batch::RowKind;
-use millstream_operators::schema::Schema;
+use millstream_operators::diagnostic::Code;
+use millstream_operators::schema::{Kind, Schema};
 use serde_json::Value as Json;
 
 use super::written::LineWriter;
 use super::{Driver, DriverError, DriverOptions, Ran, SourceRecord};
 use crate::codec::by_name::{RecordBuilder, RowWriter, read_column};
+use crate::codec::decode::SourceDecoder;
+use crate::codec::layout::SourceLayout;
 use crate::codec::line::Part;
 use crate::plan::Plan;
 use crate::record::{Header, Record};
 use crate::task::{RecordError, TaskError};
-use crate::topology::{Expected, OutputRef, Target, Test, TestInput, TestRecord, Topology};
+use crate::topology::{
+    Expected, ExpectedLetter, OnError, OutputRef, Target, Test, TestInput, TestPart, TestRecord, Topology,
+};
 
 /// How a test ended: nothing, or what differs, in lines for people.
 pub type Outcome = Result<(), String>;
@@ -31,14 +38,15 @@ pub fn run_test(
     restart: bool,
 ) -> Result<Outcome, DriverError> {
     let mut driver = Driver::new(topology.clone(), plan.clone(), DriverOptions::default())?;
-    let mut targets: Vec<Target> = test.expect.iter().map(|expected| expected.from.clone()).collect();
+    let expected = test.expect.iter().map(|expected| &expected.from);
+    let mut targets: Vec<Target> = expected.chain(&test.none).cloned().collect();
     targets.sort();
     targets.dedup();
     let taps: Vec<OutputRef> = targets
         .iter()
         .filter_map(|target| match target {
             Target::Output(output) => Some(output.clone()),
-            Target::Sink(_) => None,
+            Target::Sink(_) | Target::DeadLetters(_) => None,
         })
         .collect();
     driver.tap(&taps)?;
@@ -47,6 +55,7 @@ pub fn run_test(
         rows: BTreeMap::new(),
         taps,
         sinks: LineWriter::new(topology, false)?,
+        set_aside: Vec::new(),
         stopped: None,
     };
     let mut timestamp = 0;
@@ -75,7 +84,7 @@ pub fn run_test(
             driver.restart()?;
         }
     }
-    Ok(run.judge(test, &targets))
+    Ok(run.judge(test, &targets).map_err(|differences| run.with_set_aside(differences)))
 }
 
 fn source_record(topology: &Topology, record: &TestRecord, timestamp: i64) -> Result<SourceRecord, String> {
@@ -84,17 +93,22 @@ fn source_record(topology: &Topology, record: &TestRecord, timestamp: i64) -> Re
         .and_then(|position| Some((position, topology.sources.get(position)?)))
         .ok_or_else(|| format!("there is no source `{}`", record.to))?;
     let mut builder = RecordBuilder::new(&source.layout).map_err(|error| error.to_string())?;
-    let object = |columns: &Option<Vec<(String, Json)>>| match columns {
-        Some(columns) => Json::Object(columns.iter().cloned().collect()).to_string(),
-        None => "null".to_owned(),
+    let object = |part: &TestPart| match part {
+        TestPart::Columns(columns) => Json::Object(columns.iter().cloned().collect()).to_string(),
+        TestPart::Null | TestPart::Bytes(_) => String::new(),
     };
     let (key, value) = (object(&record.key), object(&record.value));
-    let part = |is_null: bool, text| if is_null { Part::Null } else { Part::columns(text) };
-    let key = builder
-        .key(&part(record.key.is_none(), &key))
-        .map_err(|fault| format!("the key does not fit: {fault}"))?;
+    fn said<'t>(part: &TestPart, object: &'t str) -> Part<'t> {
+        match part {
+            TestPart::Null => Part::Null,
+            TestPart::Columns(_) => Part::columns(object),
+            TestPart::Bytes(bytes) => Part::Bytes(bytes.clone()),
+        }
+    }
+    let key =
+        builder.key(&said(&record.key, &key)).map_err(|fault| format!("the key does not fit: {fault}"))?;
     let value = builder
-        .value(&part(record.value.is_none(), &value))
+        .value(&said(&record.value, &value))
         .map_err(|fault| format!("the value does not fit: {fault}"))?;
     let headers = record
         .headers
@@ -114,6 +128,15 @@ struct Row {
     row: usize,
     time: i64,
     is_delete: bool,
+    letter: Option<Letter>,
+}
+
+/// What a dead letter says besides its columns.
+struct Letter {
+    code: String,
+    message: String,
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
 }
 
 struct Run<'a> {
@@ -121,6 +144,8 @@ struct Run<'a> {
     rows: BTreeMap<Target, Vec<Row>>,
     taps: Vec<OutputRef>,
     sinks: LineWriter,
+    /// Records that were skipped or dead-lettered.
+    set_aside: Vec<RecordError>,
     stopped: Option<RecordError>,
 }
 
@@ -137,6 +162,7 @@ impl Run<'_> {
                         row,
                         time: tapped.batch.time.get(row).copied().unwrap_or_default(),
                         is_delete: kind == RowKind::Delete || tapped.batch.is_null_value(row),
+                        letter: None,
                     });
                 }
             }
@@ -145,18 +171,78 @@ impl Run<'_> {
             let sink = written.sink.and_then(|sink| self.topology.sinks.get(sink));
             if let (Some(sink), Some(rows)) = (sink, self.sinks.row(written)?) {
                 let is_delete = written.record.value.is_none();
-                let row = Row { rows, row: 0, time: written.record.timestamp, is_delete };
+                let row = Row { rows, row: 0, time: written.record.timestamp, is_delete, letter: None };
                 self.rows.entry(Target::Sink(sink.name.clone())).or_default().push(row);
             }
+            if written.sink.is_none() {
+                let (node, row) = self.letter(&written.record)?;
+                self.rows.entry(Target::DeadLetters(node)).or_default().push(row);
+            }
         }
+        self.set_aside.extend(ran.errors);
         self.stopped = ran.stopped.map(|(_, error)| error);
         Ok(())
     }
 
-    fn schema(&self, target: &Target) -> Option<&Schema> {
+    /// The node that a dead letter is of, and the letter as a row of its source, as far as it can be read.
+    fn letter(&self, record: &Record) -> Result<(String, Row), TaskError> {
+        let header = |name: &str| {
+            let name = format!("millstream.error.{name}");
+            let found = record.headers.iter().rev().find(|header| header.name == name);
+            let value = found.and_then(|header| header.value.as_deref()).unwrap_or_default();
+            String::from_utf8_lossy(value).into_owned()
+        };
+        let node = header("node");
+        let mut rows = RecordBatch::new_empty(Arc::new(ArrowSchema::empty()));
+        if let Some(source) = self.topology.letters_of(&node) {
+            // Neither headers nor an event time keep the columns from being compared.
+            let layout = SourceLayout {
+                headers: Vec::new(),
+                metadata: Vec::new(),
+                time: None,
+                ..source.layout.clone()
+            };
+            let key_only = Record { value: None, ..record.clone() };
+            for record in [record, &key_only] {
+                let decoded = SourceDecoder::new(&layout, "")?.decode(&[record], 0)?;
+                if rows.num_rows() == 0 {
+                    rows = decoded.columns;
+                }
+            }
+        }
+        let letter = Letter {
+            code: header("code"),
+            message: header("message"),
+            key: record.key.clone(),
+            value: record.value.clone(),
+        };
+        let is_delete = record.value.is_none();
+        Ok((node, Row { rows, row: 0, time: record.timestamp, is_delete, letter: Some(letter) }))
+    }
+
+    /// What differs, and which records were set aside: often that is why.
+    fn with_set_aside(&self, mut differences: String) -> String {
+        if !self.set_aside.is_empty() {
+            if !differences.ends_with('\n') {
+                differences.push('\n');
+            }
+            differences.push_str("records that were set aside:\n");
+        }
+        for error in &self.set_aside {
+            let how = if error.on_error == OnError::Skip { "skipped" } else { "dead letter" };
+            let _ = writeln!(differences, "  {how}: {error}");
+        }
+        differences
+    }
+
+    fn schema(&self, target: &Target) -> Option<Schema> {
         match target {
-            Target::Output(output) => self.topology.output(output),
-            Target::Sink(sink) => self.topology.sink(sink).map(|sink| &sink.layout.schema),
+            Target::Output(output) => self.topology.output(output).cloned(),
+            Target::Sink(sink) => self.topology.sink(sink).map(|sink| sink.layout.schema.clone()),
+            Target::DeadLetters(node) => Some(match self.topology.letters_of(node) {
+                Some(source) => source.layout.schema.clone(),
+                None => Schema::new(Kind::Stream, Vec::new(), Vec::new()),
+            }),
         }
     }
 
@@ -180,8 +266,9 @@ impl Run<'_> {
             let expected: Vec<&Expected> =
                 test.expect.iter().filter(|expected| expected.from == *target).collect();
             let actual = self.rows.get(target).map(Vec::as_slice).unwrap_or_default();
-            let (Some(schema), name) = (self.schema(target), name(target)) else { continue };
-            self.compare(schema, name, &expected, actual, test.partial, &mut report);
+            let Some(schema) = self.schema(target) else { continue };
+            let partial = test.partial && !test.none.contains(target);
+            self.compare(&schema, &target.to_string(), &expected, actual, partial, &mut report);
         }
         if report.is_empty() { Ok(()) } else { Err(report) }
     }
@@ -232,18 +319,16 @@ impl Run<'_> {
     }
 }
 
-fn name(target: &Target) -> &str {
-    match target {
-        Target::Output(output) => &output.node,
-        Target::Sink(sink) => sink,
-    }
-}
-
 /// In what a row differs from what is expected.
 fn difference(schema: &Schema, expected: &Expected, actual: &Row) -> Option<String> {
     if expected.delete != actual.is_delete {
         let word = |is_delete| if is_delete { "a delete" } else { "a row with a value" };
         return Some(format!("expected {}, found {}", word(expected.delete), word(actual.is_delete)));
+    }
+    if let Some(letter) = &actual.letter
+        && let Some(difference) = letter_difference(&expected.letter, letter)
+    {
+        return Some(difference);
     }
     if let Some(at) = expected.at.filter(|at| *at != actual.time) {
         return Some(format!("expected time {at}, found {}", actual.time));
@@ -274,6 +359,25 @@ fn difference(schema: &Schema, expected: &Expected, actual: &Row) -> Option<Stri
         match column(name) {
             Some((_, array)) if array.is_null(actual.row) => {}
             _ => return Some(format!("expected {name} = null, found {}", shown_value(name, schema, actual))),
+        }
+    }
+    None
+}
+
+/// In what a dead letter differs, its columns aside.
+fn letter_difference(expected: &ExpectedLetter, actual: &Letter) -> Option<String> {
+    if let Some(code) = expected.code.filter(|code| code.number() != actual.code) {
+        return Some(format!("expected {code}, found {}: {}", actual.code, actual.message));
+    }
+    if let Some(part) = expected.message.as_ref().filter(|part| !actual.message.contains(*part)) {
+        return Some(format!("expected a message with {part:?}, found {:?}", actual.message));
+    }
+    for (name, wanted, found) in
+        [("key", &expected.key, &actual.key), ("value", &expected.value, &actual.value)]
+    {
+        if let Some(wanted) = wanted.as_ref().filter(|wanted| Some(*wanted) != found.as_ref()) {
+            let found = found.as_ref().map_or("null".to_owned(), |bytes| BASE64.encode(bytes));
+            return Some(format!("expected {name}-bytes {}, found {found}", BASE64.encode(wanted)));
         }
     }
     None
@@ -311,6 +415,19 @@ fn shown_value(name: &str, schema: &Schema, row: &Row) -> String {
 }
 
 fn shown(schema: &Schema, row: &Row) -> String {
+    let Some(letter) = &row.letter else { return shown_columns(schema, row) };
+    let bytes =
+        |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or("null".to_owned(), |bytes| BASE64.encode(bytes));
+    let raw = || format!("key-bytes {} value-bytes {}", bytes(&letter.key), bytes(&letter.value));
+    // A letter whose value cannot be read shows its bytes.
+    let columns = match letter.code == Code::RecordDecode.number() || row.rows.num_rows() == 0 {
+        true => raw(),
+        false => shown_columns(schema, row),
+    };
+    format!("{} {:?} {columns}", letter.code, letter.message)
+}
+
+fn shown_columns(schema: &Schema, row: &Row) -> String {
     let writer = RowWriter::new(schema);
     let Ok(rows) = writer.rows(&row.rows) else { return String::new() };
     let mut text = Vec::new();

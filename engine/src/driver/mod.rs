@@ -21,7 +21,7 @@ use millstream_state::{StateDirectory, StateError, StateOptions, StoreId, TaskSt
 
 use crate::plan::{Origin, Plan, PlanError, SubTopology};
 use crate::record::Record;
-use crate::task::{NodeCounters, OutputRecord, Rank, RecordError, StoreEntry, Task, TaskError};
+use crate::task::{Epoch, NodeCounters, OutputRecord, Rank, RecordError, StoreEntry, Task, TaskError};
 use crate::topology::{OutputRef, Topology};
 
 /// What stops the driver although no record is to blame.
@@ -446,20 +446,14 @@ impl Driver {
             running.last_input = self.now;
             running.followed = self.now;
             let epoch = running.task.process(records, self.now)?;
+            log_epoch(&running.task, &epoch);
             self.largest_time = self.largest_time.max(epoch.largest_time);
             self.take_over(sub, partition, epoch, &causes, ran);
         }
         Ok(waited)
     }
 
-    fn take_over(
-        &mut self,
-        sub: usize,
-        partition: usize,
-        epoch: crate::task::Epoch,
-        causes: &[usize],
-        ran: &mut Ran,
-    ) {
+    fn take_over(&mut self, sub: usize, partition: usize, epoch: Epoch, causes: &[usize], ran: &mut Ran) {
         let cause_of = |seq: u32| causes.get(seq as usize).copied().unwrap_or_default();
         let depth = self.plan.sub_topologies.get(sub).map_or(0, |sub| sub.depth);
         for OutputRecord { topic, hash, mut record, seq, rank, kind } in epoch.outputs {
@@ -528,6 +522,7 @@ impl Driver {
         if let Some(running) = running {
             running.dirty = true;
             let epoch = running.task.advance(to)?;
+            log_epoch(&running.task, &epoch);
             self.take_over(sub, partition, epoch, &[0], ran);
         }
         Ok(())
@@ -566,6 +561,7 @@ impl Driver {
         for running in self.tasks.iter_mut().flatten().filter(|running| running.dirty) {
             running.dirty = false;
             let mut commit = running.task.commit();
+            tracing::debug!(task = running.task.name(), changes = commit.changelog.len(), "commit");
             for change in std::mem::take(&mut commit.changelog) {
                 let Some(changelog) = running.changelogs.get_mut(change.store.0) else { continue };
                 changelog.next_offset += 1;
@@ -584,6 +580,7 @@ impl Driver {
     /// Commits, drops the process with its stores, and starts again from topics, changelogs and committed offsets.
     pub fn restart(&mut self) -> Result<(), DriverError> {
         self.commit()?;
+        tracing::debug!("restart");
         let mut dropped: Vec<Vec<_>> = Vec::new();
         for tasks in std::mem::take(&mut self.tasks) {
             dropped.push(
@@ -644,4 +641,16 @@ impl Driver {
         }
         Ok(contents)
     }
+}
+
+/// What an epoch did, for `MILLSTREAM_LOG=debug`.
+fn log_epoch(task: &Task, epoch: &Epoch) {
+    tracing::debug!(
+        task = task.name(),
+        records = epoch.processed,
+        out = epoch.outputs.len(),
+        errors = epoch.errors.len(),
+        stopped = epoch.stopped.is_some(),
+        "epoch"
+    );
 }

@@ -10,7 +10,7 @@ use millstream_state::StoreSpec;
 use super::{
     GROUP_BY, Origin, Plan, PlanError, PlanInput, PlanNode, PlanOutput, PlanSlot, PlanStore, SubTopology,
 };
-use crate::topology::{OutputRef, SinkTopic, StepNode, Topology};
+use crate::topology::{OutputRef, SinkTopic, StepNode, Topology, rekeys_with_topic};
 
 /// Something that fills slots.
 enum Vertex<'a> {
@@ -41,61 +41,15 @@ impl Plan {
     /// Plans a checked topology.
     ///
     /// # Errors
-    /// [`PlanError::PartitionCounts`] if explicit partition counts contradict each other.
+    /// Only [`PlanError::Internal`].
     pub fn new(topology: &Topology) -> Result<Plan, PlanError> {
-        let graph = Graph::new(topology)?;
-        let plan = graph.cut(topology)?;
-        // Without knowing any topic, explicit counts must at least agree with each other.
-        for sub in &plan.sub_topologies {
-            let explicit = sub.inputs.iter().filter_map(|input| match input.origin {
-                Origin::Repartition { partitions: Some(count), .. } => Some((&input.node, count)),
-                _ => None,
-            });
-            let explicit: Vec<_> = explicit.collect();
-            for pair in explicit.windows(2) {
-                if let [(first, first_count), (second, second_count)] = pair
-                    && first_count != second_count
-                {
-                    return Err(PlanError::PartitionCounts {
-                        first: (*first).clone(),
-                        first_count: *first_count,
-                        second: (*second).clone(),
-                        second_count: *second_count,
-                    });
-                }
-            }
-        }
-        Ok(plan)
+        Graph::new(topology)?.cut(topology)
     }
-}
-
-/// The rekey steps that need a topic: a path leads from them to a step that finds rows by key.
-fn rekeys_with_topic(topology: &Topology) -> BTreeSet<&str> {
-    let mut with_topic = BTreeSet::new();
-    // Against the flow: whether rows of a step's output must lie in the partition of their key.
-    let mut needed: BTreeMap<&str, bool> = BTreeMap::new();
-    for step in topology.steps.iter().rev() {
-        let needs = topology
-            .steps
-            .iter()
-            .filter(|consumer| consumer.inputs.iter().any(|input| input.node == step.name))
-            .any(|consumer| {
-                let regroups = consumer.resolved.regroup.is_some();
-                let rekeys = consumer.resolved.rekeys.is_some();
-                !regroups
-                    && (consumer.spec.keyed || (!rekeys && needed.get(consumer.name.as_str()) == Some(&true)))
-            });
-        needed.insert(&step.name, needs);
-        if needs && step.resolved.rekeys.is_some() {
-            with_topic.insert(step.name.as_str());
-        }
-    }
-    with_topic
 }
 
 impl<'a> Graph<'a> {
     fn new(topology: &'a Topology) -> Result<Self, PlanError> {
-        let with_topic = rekeys_with_topic(topology);
+        let with_topic = rekeys_with_topic(&topology.steps);
         let mut graph =
             Graph { vertices: Vec::new(), inputs: Vec::new(), topics: Vec::new(), ports: BTreeMap::new() };
         for (position, source) in topology.sources.iter().enumerate() {

@@ -259,6 +259,11 @@ impl Task {
         self.operators.iter().filter_map(|operator| operator.position()).max()
     }
 
+    /// What it is called in logs and on disk: the sub-topology and the partition number.
+    pub fn name(&self) -> String {
+        format!("{}-{}", self.sub.name, self.partition)
+    }
+
     /// The partition number.
     pub fn partition(&self) -> i32 {
         self.partition

@@ -230,6 +230,11 @@ fn write_sink(
                     errors.push((row, Code::RecordEncode, format!("`{name}` cannot be a topic: {reason}")));
                     continue;
                 }
+                if let Some(taken) = sink.taken.taken(name) {
+                    let message = format!("the sink cannot write to the topic `{name}`: {taken}");
+                    errors.push((row, Code::RecordEncode, message));
+                    continue;
+                }
                 Arc::from(name)
             }
             (Topic::Expression(_), _) => {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use arrow::datatypes::{DataType, Field};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use millstream_operators::config::{Fields, Text};
 use millstream_operators::diagnostic::{Code, Diagnostic, Span, did_you_mean, listed};
 use serde_json::{Map, Number, Value as Json};
@@ -11,9 +13,12 @@ use toml::de::DeValue;
 
 use super::read::{Node, Reader};
 use super::types::shown;
-use super::{Expected, Target, Test, TestInput, TestRecord, Topology, times};
+use super::{
+    DEAD_LETTER, Expected, ExpectedLetter, OnError, Target, Test, TestInput, TestPart, TestRecord, Topology,
+    times,
+};
 use crate::codec::by_name::read_column;
-use crate::codec::layout::FieldLayout;
+use crate::codec::layout::{FieldLayout, SourceLayout};
 
 /// The columns that a record or row may name.
 struct Named<'t> {
@@ -24,6 +29,17 @@ struct Named<'t> {
     columns: Vec<(&'t str, &'t DataType)>,
     /// What a misfit is.
     code: Code,
+}
+
+/// What a test looks at, with the columns it can compare.
+struct TargetColumns {
+    target: Target,
+    key: Vec<(String, DataType)>,
+    value: Vec<(String, DataType)>,
+}
+
+fn named(layouts: &[FieldLayout]) -> Vec<(String, DataType)> {
+    layouts.iter().map(|column| (column.name.clone(), column.data_type.clone())).collect()
 }
 
 impl<'a> Reader<'a> {
@@ -59,31 +75,32 @@ impl<'a> Reader<'a> {
         if let Some(name) = fields.get("name").and_then(|name| name.get_ref().as_str()) {
             fields.what = format!("the test `{name}`");
         }
-        fields.deny_unknown(["name", "input", "expect", "partial", "error"]);
+        fields.deny_unknown(["name", "input", "expect", "none", "partial", "error"]);
         let name = fields.require_text("name", "add `name = \"what is so\"`");
-        let error = self.expected_error(&fields);
+        let error = self.error_code(&fields, "error");
         let partial = fields.boolean("partial").is_some_and(|partial| partial.value);
         if !fields.has("input") {
             fields.missing("input", "add `input = [{ to = \"…\", value = { … } }]`");
         }
         let inputs = self.tables(&fields, "input", "an input", |item| self.input(item, topology));
         let expect = self.tables(&fields, "expect", "an expected row", |item| self.expected(item, topology));
+        let none = self.none(&fields, &expect, topology);
         let expects_nothing = fields
             .get("expect")
             .is_none_or(|value| value.get_ref().as_array().is_some_and(|all| all.is_empty()));
-        if expects_nothing && !fields.has("error") {
+        if expects_nothing && !fields.has("error") && !fields.has("none") {
             self.diagnostics.push(
                 Diagnostic::error(
                     Code::TestEmpty,
                     fields.header.clone(),
                     format!("{} expects nothing", fields.what),
                 )
-                .help("add `expect = [{ from = \"…\", value = { … } }]`, or `error = \"M0801\"`"),
+                .help("add `expect = [{ from = \"…\", value = { … } }]`, `none = [\"…\"]` or `error = \"M0801\"`"),
             );
         }
         let span = fields.header.clone();
         let name = name?;
-        Some((name.clone(), Test { name: name.value, span, inputs, expect, partial, error }))
+        Some((name.clone(), Test { name: name.value, span, inputs, expect, none, partial, error }))
     }
 
     /// The tables of the list at `key`, read one by one.
@@ -109,8 +126,31 @@ impl<'a> Reader<'a> {
         all
     }
 
-    fn expected_error(&self, fields: &Fields<'a>) -> Option<Code> {
-        let text = fields.text("error")?;
+    /// The nodes that must give no row.
+    fn none(&self, fields: &Fields<'a>, expect: &[Expected], topology: &Topology) -> Vec<Target> {
+        let said = fields.has("none").then(|| fields.texts("none")).flatten().unwrap_or_default();
+        let mut none = Vec::new();
+        for name in said {
+            let Some(named) = self.target(&name, topology) else { continue };
+            if let Some(expected) = expect.iter().find(|expected| expected.from == named.target) {
+                self.diagnostics.push(
+                    Diagnostic::error(
+                        Code::TestExpectation,
+                        name.span.clone(),
+                        format!("`{}` is expected to give no row and to give one", name.value),
+                    )
+                    .also(expected.span.clone(), "the row is here")
+                    .help("remove it from `none` or from `expect`"),
+                );
+            }
+            none.push(named.target);
+        }
+        none
+    }
+
+    /// The error of a record, by its code.
+    fn error_code(&self, fields: &Fields<'a>, key: &str) -> Option<Code> {
+        let text = fields.text(key)?;
         let of_records = || Code::ALL.iter().copied().filter(|code| code.number().starts_with("M08"));
         let code = Code::from_number(&text).filter(|code| of_records().any(|of_record| of_record == *code));
         if code.is_none() {
@@ -133,7 +173,7 @@ impl<'a> Reader<'a> {
         let said: Vec<&str> = KINDS.into_iter().filter(|kind| fields.has(kind)).collect();
         match said.as_slice() {
             [one] => {
-                let others = ["key", "value", "delete", "at", "headers"];
+                let others = ["key", "key-bytes", "value", "value-bytes", "delete", "at", "headers"];
                 let known = others.into_iter().filter(|_| *one == "to");
                 fields.deny_unknown(known.chain([*one]));
             }
@@ -180,7 +220,12 @@ impl<'a> Reader<'a> {
         let to = fields.text("to")?;
         let at = times::at(fields, "at");
         let delete = fields.boolean("delete").is_some_and(|delete| delete.value);
-        self.exclude_delete(fields, delete, "a record with a null value has no columns in it");
+        for value in ["value", "value-bytes"] {
+            self.exclude_delete(fields, delete, value, "a record with a null value has nothing in it");
+        }
+        for part in ["key", "value"] {
+            self.exclude_bytes(fields, part);
+        }
         let source = match (self.node(&to), topology.source(&to)) {
             (Some(Node::Source(_)), Some(source)) => source,
             (Some(Node::Broken), _) => return None,
@@ -202,7 +247,10 @@ impl<'a> Reader<'a> {
             let of = format!("the source `{}`", to.value);
             self.columns(fields, &Named { part, of: &of, columns, code: Code::TestRecord })
         };
-        let key = if source.layout.key.is_empty() && fields.has("key") {
+        let bytes = |part| self.bytes(fields, part, Code::TestRecord);
+        let key = if let Some(bytes) = bytes("key-bytes") {
+            TestPart::Bytes(bytes)
+        } else if source.layout.key.is_empty() && fields.has("key") {
             self.diagnostics.push(
                 Diagnostic::error(
                     Code::NoKey,
@@ -211,12 +259,15 @@ impl<'a> Reader<'a> {
                 )
                 .help("remove `key`, or give the source one"),
             );
-            None
+            TestPart::Null
         } else {
-            part("key", &source.layout.key)
+            part("key", &source.layout.key).map_or(TestPart::Null, TestPart::Columns)
         };
-        let value = part("value", &source.layout.value);
-        if !fields.has("value") && !delete {
+        let value = match bytes("value-bytes") {
+            Some(bytes) => TestPart::Bytes(bytes),
+            None => part("value", &source.layout.value).map_or(TestPart::Null, TestPart::Columns),
+        };
+        if !fields.has("value") && !fields.has("value-bytes") && !delete {
             fields.missing("value", "add `value = { … }`, or `delete = true` for a null value");
         }
         let headers = if fields.has("headers") { fields.text_table("headers")? } else { Vec::new() };
@@ -230,24 +281,92 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// What a name in `expect` or `none` stands for, and its columns.
+    fn target(&self, from: &Text, topology: &Topology) -> Option<TargetColumns> {
+        if let Some(node) = from.strip_suffix(DEAD_LETTER) {
+            return self.dead_letters(from, node, topology);
+        }
+        if matches!(self.node(from), Some(Node::Sink)) {
+            let layout = &topology.sink(from)?.layout;
+            let target = Target::Sink(from.value.clone());
+            return Some(TargetColumns { target, key: named(&layout.key), value: named(&layout.value) });
+        }
+        let (output, schema) = self.find(from)?;
+        let of = |fields: &[arrow::datatypes::FieldRef]| -> Vec<(String, DataType)> {
+            fields.iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
+        };
+        Some(TargetColumns {
+            target: Target::Output(output),
+            key: of(schema.key_fields()),
+            value: of(schema.value_fields()),
+        })
+    }
+
+    /// The dead letters of a node. Their columns are those of its source, if there is one only.
+    fn dead_letters(&self, from: &Text, node: &str, topology: &Topology) -> Option<TargetColumns> {
+        let on_error = match self.node(node) {
+            Some(Node::Source(_)) => topology.source(node)?.on_error,
+            Some(Node::Step(_)) => topology.step(node)?.on_error,
+            Some(Node::Broken) => return None,
+            Some(Node::Sink) | None => {
+                let names = topology.sources.iter().map(|source| source.name.as_str());
+                let names = || names.clone().chain(topology.steps.iter().map(|step| step.name.as_str()));
+                let help = did_you_mean(node, names())
+                    .unwrap_or_else(|| format!("sources and steps are {}", listed(names())));
+                self.diagnostics.push(
+                    Diagnostic::error(
+                        Code::UnknownNode,
+                        from.place(0..node.len()),
+                        format!("there is no source or step `{node}`"),
+                    )
+                    .help(help),
+                );
+                return None;
+            }
+        };
+        if on_error != OnError::DeadLetter {
+            self.diagnostics.push(
+                Diagnostic::error(
+                    Code::TestExpectation,
+                    from.span.clone(),
+                    format!("`{node}` writes no dead letters"),
+                )
+                .help(format!("add `on-error = \"dead-letter\"` to `{node}`")),
+            );
+            return None;
+        }
+        let layout = topology.letters_of(node).map(|source| &source.layout);
+        let columns = |of: fn(&SourceLayout) -> &Vec<FieldLayout>| {
+            layout.map_or_else(Vec::new, |layout| named(of(layout)))
+        };
+        let target = Target::DeadLetters(node.to_owned());
+        Some(TargetColumns {
+            target,
+            key: columns(|layout| &layout.key),
+            value: columns(|layout| &layout.value),
+        })
+    }
+
     fn expected(&self, fields: &Fields<'a>, topology: &Topology) -> Option<Expected> {
-        fields.deny_unknown(["from", "key", "value", "null", "delete", "at"]);
+        const OF_LETTERS: [&str; 4] = ["code", "message", "key-bytes", "value-bytes"];
+        let is_letter = fields
+            .get("from")
+            .is_some_and(|from| from.get_ref().as_str().is_some_and(|from| from.ends_with(DEAD_LETTER)));
+        let of_letters = OF_LETTERS.into_iter().filter(|_| is_letter);
+        fields.deny_unknown(["from", "key", "value", "null", "delete", "at"].into_iter().chain(of_letters));
         let at = times::at(fields, "at");
         let delete = fields.boolean("delete").is_some_and(|delete| delete.value);
-        self.exclude_delete(fields, delete, "a delete has no columns besides its key");
+        self.exclude_delete(fields, delete, "value", "a delete has no columns besides its key");
         let from = fields.require_text("from", "add `from = \"…\"`: a step, a sink or a source")?;
-        let (target, key, value) = if matches!(self.node(&from), Some(Node::Sink)) {
-            let layout = &topology.sink(&from)?.layout;
-            let of = |layouts: &'_ [FieldLayout]| -> Vec<(String, DataType)> {
-                layouts.iter().map(|column| (column.name.clone(), column.data_type.clone())).collect()
-            };
-            (Target::Sink(from.value.clone()), of(&layout.key), of(&layout.value))
-        } else {
-            let (output, schema) = self.find(&from)?;
-            let of = |fields: &[arrow::datatypes::FieldRef]| -> Vec<(String, DataType)> {
-                fields.iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
-            };
-            (Target::Output(output), of(schema.key_fields()), of(schema.value_fields()))
+        let TargetColumns { target, key, value } = self.target(&from, topology)?;
+        let letter = match is_letter {
+            true => ExpectedLetter {
+                code: fields.has("code").then(|| self.error_code(fields, "code")).flatten(),
+                message: fields.text("message").map(|text| text.value),
+                key: self.bytes(fields, "key-bytes", Code::TestExpectation),
+                value: self.bytes(fields, "value-bytes", Code::TestExpectation),
+            },
+            false => ExpectedLetter::default(),
         };
         let part = |part, columns: &[(String, DataType)]| {
             let columns = columns.iter().map(|(name, data_type)| (name.as_str(), data_type)).collect();
@@ -280,22 +399,51 @@ impl<'a> Reader<'a> {
             null: null.into_iter().map(|name| name.value).collect(),
             delete,
             at,
+            letter,
             span: fields.header.clone(),
         })
     }
 
-    fn exclude_delete(&self, fields: &Fields<'a>, delete: bool, why: &str) {
-        if delete && fields.has("value") {
+    fn exclude_delete(&self, fields: &Fields<'a>, delete: bool, value: &str, why: &str) {
+        if delete && fields.has(value) {
             self.diagnostics.push(
                 Diagnostic::error(
                     Code::KeysExclude,
                     fields.key_span("delete"),
-                    "`delete = true` and `value` exclude each other",
+                    format!("`delete = true` and `{value}` exclude each other"),
                 )
-                .also(fields.key_span("value"), "the value is here")
+                .also(fields.key_span(value), "the value is here")
                 .help(format!("remove one of them: {why}")),
             );
         }
+    }
+
+    fn exclude_bytes(&self, fields: &Fields<'a>, part: &str) {
+        let bytes = format!("{part}-bytes");
+        if fields.has(part) && fields.has(&bytes) {
+            self.diagnostics.push(
+                Diagnostic::error(
+                    Code::KeysExclude,
+                    fields.key_span(&bytes),
+                    format!("`{part}` and `{bytes}` exclude each other"),
+                )
+                .also(fields.key_span(part), format!("the {part} is here"))
+                .help("keep one of them: bytes are the whole of it"),
+            );
+        }
+    }
+
+    /// Bytes, given in base64.
+    fn bytes(&self, fields: &Fields<'a>, key: &str, code: Code) -> Option<Vec<u8>> {
+        let text = fields.text(key)?;
+        let bytes = BASE64.decode(text.as_bytes());
+        if bytes.is_err() {
+            self.diagnostics.push(
+                Diagnostic::error(code, text.span.clone(), format!("`{key}` is not base64"))
+                    .help("write the bytes in base64: \"eA==\" is the letter x"),
+            );
+        }
+        bytes.ok()
     }
 
     /// The columns that a record or row names, as JSON.

@@ -15,6 +15,7 @@ mod sources;
 mod steps;
 mod syntax;
 mod times;
+mod topics;
 mod types;
 mod values;
 mod variables;
@@ -34,9 +35,11 @@ use serde_json::Value as Json;
 
 pub use self::explain::explain;
 pub use self::kafka::allowed_properties;
-pub use self::read::read;
+pub(crate) use self::partitions::rekeys_with_topic;
+pub use self::read::{read, read_without_tests};
 pub use self::render::{render, to_json};
 pub use self::settings::topic_name_error;
+pub use self::topics::{Taken, TakenTopics};
 pub use self::values::{Misfit, RuntimeKey, brokers, variable};
 use crate::codec::layout::{SinkLayout, SourceLayout};
 use crate::kafka::Security;
@@ -82,6 +85,24 @@ impl Topology {
     /// The step of this name.
     pub fn step(&self, name: &str) -> Option<&StepNode> {
         self.steps.iter().find(|step| step.name == name)
+    }
+
+    /// The source whose records are the dead letters of a source or step; `None` if they come from several topics, or from a
+    /// repartition topic.
+    pub fn letters_of(&self, node: &str) -> Option<&Source> {
+        if let Some(source) = self.source(node) {
+            return Some(source);
+        }
+        let with_topic = rekeys_with_topic(&self.steps);
+        let step = self.step(node)?;
+        let mut sources = step.inputs.iter().map(|input| match self.step(&input.node) {
+            Some(above) if above.resolved.regroup.is_some() || with_topic.contains(above.name.as_str()) => {
+                None
+            }
+            _ => self.letters_of(&input.node),
+        });
+        let first = sources.next()??;
+        sources.all(|other| other.is_some_and(|other| other.name == first.name)).then_some(first)
     }
 
     /// The sink of this name.
@@ -366,6 +387,8 @@ pub struct Sink {
     pub from: OutputRef,
     /// Where it is written to.
     pub topic: SinkTopic,
+    /// Where it must not be written to, which matters to a topic that is chosen per row.
+    pub taken: Arc<TakenTopics>,
     /// How the value columns of `layout.schema` are made, in its order, from the columns of `from`; the key columns stay.
     /// `None`: they are the columns of `from`. Columns that only headers or the time need stand here too.
     pub columns: Option<Vec<(String, Expression)>>,
@@ -393,6 +416,8 @@ pub struct Test {
     pub inputs: Vec<TestInput>,
     /// What must come out, in order per node.
     pub expect: Vec<Expected>,
+    /// Where nothing may come out.
+    pub none: Vec<Target>,
     /// Whether rows may come out that are not expected.
     pub partial: bool,
     /// The error that must happen.
@@ -417,16 +442,28 @@ pub enum TestInput {
 pub struct TestRecord {
     /// The source.
     pub to: String,
-    /// Key columns by name; columns that are absent are null. `None`: a null key.
-    pub key: Option<Vec<(String, Json)>>,
-    /// Value columns by name; columns that are absent are null. `None`: a null value.
-    pub value: Option<Vec<(String, Json)>>,
+    /// The key.
+    pub key: TestPart,
+    /// The value.
+    pub value: TestPart,
     /// Headers with their text.
     pub headers: Vec<(String, String)>,
     /// The record's timestamp; `None`: that of the input before it, at first 1970.
     pub at: Option<i64>,
     /// Its place in the file.
     pub span: Span,
+}
+
+/// The key or the value of a record that a test gives to a source.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum TestPart {
+    /// It is null.
+    #[default]
+    Null,
+    /// Columns by name; those that are absent are null.
+    Columns(Vec<(String, Json)>),
+    /// Bytes as they stand in the record.
+    Bytes(Vec<u8>),
 }
 
 /// A row that a test expects.
@@ -444,8 +481,23 @@ pub struct Expected {
     pub delete: bool,
     /// The event time, if it is compared.
     pub at: Option<i64>,
+    /// What is compared of a dead letter besides.
+    pub letter: ExpectedLetter,
     /// Its place in the file.
     pub span: Span,
+}
+
+/// What a test expects of a dead letter besides its columns; only what is given is compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExpectedLetter {
+    /// The code of the error.
+    pub code: Option<Code>,
+    /// A part of the error's message.
+    pub message: Option<String>,
+    /// The bytes of the key.
+    pub key: Option<Vec<u8>>,
+    /// The bytes of the value.
+    pub value: Option<Vec<u8>>,
 }
 
 /// What a test looks at.
@@ -455,4 +507,19 @@ pub enum Target {
     Output(OutputRef),
     /// What a sink writes.
     Sink(String),
+    /// The dead letters of a source or step: `NODE.dead-letter`.
+    DeadLetters(String),
 }
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Output(output) => output.fmt(f),
+            Target::Sink(sink) => f.write_str(sink),
+            Target::DeadLetters(node) => write!(f, "{node}{DEAD_LETTER}"),
+        }
+    }
+}
+
+/// What stands behind a node's name where its dead letters are meant.
+const DEAD_LETTER: &str = ".dead-letter";

@@ -1,6 +1,6 @@
 //! Partition counts that the file itself gives: rows that meet in one task come from topics with equal counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use millstream_operators::config::Fields;
 use millstream_operators::diagnostic::{Code, Diagnostic, Diagnostics, Span};
@@ -10,50 +10,108 @@ use super::StepNode;
 /// A count with the place where it is given.
 type Count = (u32, Span);
 
-/// Reports steps whose inputs come from repartition topics with different `partitions`. How many partitions a source's topic has
-/// is only known to the brokers.
+/// The `rekey` steps after which a repartition topic follows: a path leads from them to a step that finds rows by key. `steps`
+/// come after their inputs.
+pub(crate) fn rekeys_with_topic(steps: &[StepNode]) -> BTreeSet<&str> {
+    let mut with_topic = BTreeSet::new();
+    // Against the flow: whether rows of a step's output must lie in the partition of their key.
+    let mut needed: BTreeMap<&str, bool> = BTreeMap::new();
+    for step in steps.iter().rev() {
+        let needs = steps
+            .iter()
+            .filter(|consumer| consumer.inputs.iter().any(|input| input.node == step.name))
+            .any(|consumer| {
+                let regroups = consumer.resolved.regroup.is_some();
+                let rekeys = consumer.resolved.rekeys.is_some();
+                !regroups
+                    && (consumer.spec.keyed || (!rekeys && needed.get(consumer.name.as_str()) == Some(&true)))
+            });
+        needed.insert(&step.name, needs);
+        if needs && step.resolved.rekeys.is_some() {
+            with_topic.insert(step.name.as_str());
+        }
+    }
+    with_topic
+}
+
+/// Reports steps at which rows meet that come from repartition topics with different `partitions`. How many partitions a
+/// source's topic has is only known to the brokers.
 pub(super) fn check(steps: &[StepNode], placed: &BTreeMap<&str, &Fields<'_>>, diagnostics: &Diagnostics) {
-    // The counts that are known at the output of each step; steps come after their inputs.
-    let mut counts: BTreeMap<&str, Option<Count>> = BTreeMap::new();
+    let with_topic = rekeys_with_topic(steps);
+    let place = |step: &StepNode, key: &str| {
+        placed.get(step.name.as_str()).map_or(0..0, |fields| fields.key_span(key))
+    };
+    let mut parts = Parts::default();
+    // The part of the graph to which the outputs of a source or step belong.
+    let mut outputs: BTreeMap<&str, usize> = BTreeMap::new();
     for step in steps {
-        let mut met: Option<Count> = None;
+        let part = parts.add(None);
         for input in &step.inputs {
-            let Some(Some(count)) = counts.get(input.node.as_str()) else { continue };
-            match &met {
-                Some(other) if other.0 != count.0 => {
-                    let place = placed.get(step.name.as_str()).map_or(0..0, |fields| fields.key_span("from"));
-                    diagnostics.push(
-                        Diagnostic::error(
-                            Code::PartitionCounts,
-                            place,
-                            format!("inputs of `{}` have {} and {} partitions", step.name, other.0, count.0),
-                        )
-                        .also(other.1.clone(), "one count")
-                        .also(count.1.clone(), "the other count")
+            let from = *outputs.entry(&input.node).or_insert_with(|| parts.add(None));
+            if let Err((one, other)) = parts.join(part, from) {
+                let message =
+                    format!("rows from {} and from {} partitions meet in `{}`", one.0, other.0, step.name);
+                diagnostics.push(
+                    Diagnostic::error(Code::PartitionCounts, place(step, "from"), message)
+                        .also(one.1, "one count")
+                        .also(other.1, "the other count")
                         .help("give both the same `partitions`"),
-                    );
-                }
-                _ => met = Some(count.clone()),
+                );
             }
         }
-        let given =
-            step.resolved.rekeys.and_then(|rekeys| rekeys.partitions).filter(|_| is_needed(step, steps));
-        let given = given.zip(placed.get(step.name.as_str()).map(|fields| fields.key_span("partitions")));
-        let keeps = step.resolved.rekeys.is_none() && step.resolved.regroup.is_none();
-        counts.insert(&step.name, given.or(met.filter(|_| keeps)));
+        // What reads a repartition topic is another part.
+        let count = step.resolved.rekeys.and_then(|rekeys| rekeys.partitions);
+        let output = match with_topic.contains(step.name.as_str()) {
+            true => parts.add(count.map(|count| (count, place(step, "partitions")))),
+            false if step.resolved.regroup.is_some() => parts.add(None),
+            false => part,
+        };
+        outputs.insert(&step.name, output);
     }
 }
 
-/// Whether a path leads from the step to one that finds rows by key, so that a repartition topic follows it.
-fn is_needed(from: &StepNode, steps: &[StepNode]) -> bool {
-    let mut reached = vec![from.name.as_str()];
-    for step in steps {
-        if step.inputs.iter().any(|input| reached.contains(&input.node.as_str())) {
-            if step.spec.keyed {
-                return true;
-            }
-            reached.push(&step.name);
+/// Parts of the graph between topics, which steps join.
+#[derive(Default)]
+struct Parts {
+    /// Per part the one that it was joined with; itself, if with none.
+    parents: Vec<usize>,
+    counts: Vec<Option<Count>>,
+}
+
+impl Parts {
+    fn add(&mut self, count: Option<Count>) -> usize {
+        self.parents.push(self.parents.len());
+        self.counts.push(count);
+        self.parents.len() - 1
+    }
+
+    fn root(&self, part: usize) -> usize {
+        match self.parents.get(part) {
+            Some(parent) if *parent != part => self.root(*parent),
+            _ => part,
         }
     }
-    false
+
+    /// Joins two parts.
+    ///
+    /// # Errors
+    /// Their counts, if these differ; the second is forgotten.
+    fn join(&mut self, one: usize, other: usize) -> Result<(), (Count, Count)> {
+        let (one, other) = (self.root(one), self.root(other));
+        if one == other {
+            return Ok(());
+        }
+        let count = self.counts.get_mut(other).and_then(Option::take);
+        if let Some(parent) = self.parents.get_mut(other) {
+            *parent = one;
+        }
+        match (self.counts.get_mut(one), count) {
+            (Some(Some(known)), Some(count)) if known.0 != count.0 => Err((known.clone(), count)),
+            (Some(known @ None), count) => {
+                *known = count;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
 }

@@ -13,7 +13,7 @@ use millstream_operators::schema::Schema;
 use super::settings::topic_name_error;
 use super::types::Types;
 use super::variables::{Filled, Variables};
-use super::{App, OutputRef, Topology, kafka, settings, syntax, variables};
+use super::{App, OutputRef, Taken, TakenTopics, Topology, kafka, settings, syntax, variables};
 
 /// Reads and checks a topology. Models and `${file:…}` are looked up from `directory`; `environment` answers `${VAR}`.
 ///
@@ -23,16 +23,34 @@ pub fn read(
     directory: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> (Option<Topology>, Vec<Diagnostic>) {
+    read_file(text, directory, environment, true)
+}
+
+/// As [`read`], but leaves `[[tests]]` unread: a test that no longer fits keeps nothing from running.
+pub fn read_without_tests(
+    text: &str,
+    directory: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> (Option<Topology>, Vec<Diagnostic>) {
+    read_file(text, directory, environment, false)
+}
+
+fn read_file(
+    text: &str,
+    directory: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+    with_tests: bool,
+) -> (Option<Topology>, Vec<Diagnostic>) {
     let diagnostics = Diagnostics::default();
     let topology = syntax::parse(text, &diagnostics).map(|tree| {
         let root = Fields::new(&tree, 0..0, text, &diagnostics, "the topology");
-        topology(&root, &Variables { directory, environment })
+        topology(&root, &Variables { directory, environment }, with_tests)
     });
     let topology = topology.filter(|_| !diagnostics.has_errors());
     (topology, diagnostics.into_sorted())
 }
 
-fn topology(root: &Fields<'_>, variables: &Variables<'_>) -> Topology {
+fn topology(root: &Fields<'_>, variables: &Variables<'_>, with_tests: bool) -> Topology {
     root.deny_unknown(["app", "kafka", "runtime", "types", "sources", "models", "steps", "sinks", "tests"]);
     variables::deny_elsewhere(root, &mut Vec::new());
     let app = settings::app(root);
@@ -64,6 +82,7 @@ fn topology(root: &Fields<'_>, variables: &Variables<'_>) -> Topology {
         nodes: BTreeMap::new(),
         topics_read: Vec::new(),
         topics_written: Vec::new(),
+        taken: Arc::default(),
     };
     let all = [("source", &said_sources), ("step", &said_steps), ("sink", &said_sinks)];
     for (what, nodes) in all {
@@ -81,6 +100,7 @@ fn topology(root: &Fields<'_>, variables: &Variables<'_>) -> Topology {
         }
     }
     let steps = reader.steps(&said_steps, &models);
+    reader.note_topics();
     let sinks: Vec<_> = said_sinks.iter().filter_map(|(name, fields)| reader.sink(name, fields)).collect();
     reader.check_topics();
     let topology = Topology {
@@ -94,7 +114,7 @@ fn topology(root: &Fields<'_>, variables: &Variables<'_>) -> Topology {
         models,
         tests: Vec::new(),
     };
-    let tests = reader.tests(root, &topology);
+    let tests = if with_tests { reader.tests(root, &topology) } else { Vec::new() };
     if !root.diagnostics().has_errors() {
         reader.warn_unused(&[&said_sources, &said_steps], &said_sinks, &said_models);
     }
@@ -129,12 +149,20 @@ pub(super) enum Node {
     Broken,
 }
 
-/// A topic with the place where it is named.
+/// A topic with the place where it is named, and the node that reads or writes it.
 struct NamedTopic {
     topic: String,
     span: Span,
-    /// Who reads it, or what is written to it.
-    what: String,
+    node: String,
+}
+
+/// What is written to a topic.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    /// The records of a sink.
+    Sink,
+    /// The dead letters of a source or step.
+    DeadLetters,
 }
 
 /// What the parts of the reading share.
@@ -147,7 +175,9 @@ pub(super) struct Reader<'a> {
     names_twice: BTreeSet<String>,
     nodes: BTreeMap<String, Node>,
     topics_read: Vec<NamedTopic>,
-    topics_written: Vec<NamedTopic>,
+    topics_written: Vec<(NamedTopic, Written)>,
+    /// Where sinks must not write to; known once sources and steps are read.
+    pub taken: Arc<TakenTopics>,
 }
 
 impl Reader<'_> {
@@ -274,41 +304,82 @@ impl Reader<'_> {
         if let Some(other) = self.topics_read.iter().find(|other| other.topic == topic) {
             self.diagnostics.push(
                 Diagnostic::error(Code::DuplicateTopic, span.clone(), "the topic is read twice")
-                    .also(other.span.clone(), format!("the source `{}` reads it", other.what))
-                    .help(format!("let what reads `{}` read `{}` instead", source.value, other.what)),
+                    .also(other.span.clone(), format!("the source `{}` reads it", other.node))
+                    .help(format!("let what reads `{}` read `{}` instead", source.value, other.node)),
             );
         }
         self.topics_read.push(NamedTopic {
             topic: topic.to_owned(),
             span: span.clone(),
-            what: source.value.clone(),
+            node: source.value.clone(),
         });
     }
 
-    /// Notes that `what` is written to a topic.
-    pub fn writes(&mut self, topic: &str, span: &Span, what: &str) {
-        self.topics_written.push(NamedTopic {
-            topic: topic.to_owned(),
-            span: span.clone(),
-            what: what.to_owned(),
-        });
+    /// Notes that a node writes to a topic.
+    pub fn writes(&mut self, topic: &str, span: &Span, node: &Text, written: Written) {
+        let named = NamedTopic { topic: topic.to_owned(), span: span.clone(), node: node.value.clone() };
+        self.topics_written.push((named, written));
     }
 
-    /// Reports topics that are read and written: their records would come back.
+    /// Once sources and steps are read: where sinks must not write to.
+    fn note_topics(&mut self) {
+        let mut taken = TakenTopics::new(&self.app.id);
+        self.topics_read.iter().for_each(|read| taken.add_source(&read.topic, &read.node));
+        for (letters, _) in self.topics_written.iter().filter(|(_, what)| *what == Written::DeadLetters) {
+            taken.add_dead_letters(&letters.topic, &letters.node);
+        }
+        self.taken = Arc::new(taken);
+    }
+
+    /// Reports topics that are the application's own, and those that are read and written: their records would come back.
     fn check_topics(&self) {
-        for written in &self.topics_written {
-            let Some(read) = self.topics_read.iter().find(|read| read.topic == written.topic) else {
-                continue;
-            };
+        for read in self.topics_read.iter().filter(|read| self.taken.is_internal(&read.topic)) {
             self.diagnostics.push(
                 Diagnostic::error(
-                    Code::SinkWritesSource,
-                    written.span.clone(),
-                    format!("{} written to a topic that the topology reads", written.what),
+                    Code::OwnTopic,
+                    read.span.clone(),
+                    format!("`{}` reads a topic that the application fills by itself", read.node),
                 )
-                .also(read.span.clone(), format!("the source `{}` reads it", read.what))
-                .help("write to another topic, or the records come back"),
+                .help("let a step read the step whose rows are wanted"),
             );
+        }
+        for (topic, written) in &self.topics_written {
+            let what = match written {
+                Written::Sink => "a sink is",
+                Written::DeadLetters => "dead letters are",
+            };
+            let report = |code, message: String| Diagnostic::error(code, topic.span.clone(), message);
+            let own = "write to another topic: `<app>-…-repartition` and `<app>-…-changelog` are the application's own";
+            let found = match (self.taken.taken(&topic.topic), written) {
+                (None, _) | (Some(Taken::DeadLetters(_)), Written::DeadLetters) => None,
+                (Some(Taken::Read(source)), _) => {
+                    let read = self.topics_read.iter().find(|read| read.topic == topic.topic);
+                    let found = report(
+                        Code::SinkWritesSource,
+                        format!("{what} written to a topic that the topology reads"),
+                    )
+                    .help("write to another topic, or the records come back");
+                    Some(match read {
+                        Some(read) => found.also(read.span.clone(), format!("the source `{source}` reads it")),
+                        None => found,
+                    })
+                }
+                (Some(Taken::DeadLetters(node)), Written::Sink) => Some(
+                    report(
+                        Code::OwnTopic,
+                        format!("a sink is written to the topic of the dead letters of `{node}`"),
+                    )
+                    .help("write to another topic: dead letters are records as they came, with headers of their own"),
+                ),
+                (Some(Taken::Internal), _) => Some(
+                    report(
+                        Code::OwnTopic,
+                        format!("{what} written to a topic that the application fills by itself"),
+                    )
+                    .help(own),
+                ),
+            };
+            found.into_iter().for_each(|found| self.diagnostics.push(found));
         }
     }
 

@@ -7,8 +7,8 @@ use millstream_operators::operator::{Arity, report_sql};
 use millstream_operators::schema::{Schema, column};
 use millstream_operators::sql::{self, Expression, Scope};
 
-use super::read::Reader;
-use super::sources::{ColumnAt, format, time};
+use super::read::{Reader, Written};
+use super::sources::{ColumnAt, check_header, format, time};
 use super::steps::inputs;
 use super::types::shown;
 use super::variables::find;
@@ -93,7 +93,15 @@ impl<'a> Reader<'a> {
             );
         }
         let layout = self.sink_layout(fields, &mut rows, include_key.is_some_and(|include| include.value));
-        Some(Sink { name: name.value.clone(), description, from, topic, columns: rows.expressions, layout })
+        Some(Sink {
+            name: name.value.clone(),
+            description,
+            from,
+            topic,
+            taken: self.taken.clone(),
+            columns: rows.expressions,
+            layout,
+        })
     }
 
     /// The topic, unless it is `{ expression = … }`.
@@ -107,7 +115,7 @@ impl<'a> Reader<'a> {
                 Default::default()
             }
         };
-        self.writes(&topic, &span, "a sink is");
+        self.writes(&topic, &span, name, Written::Sink);
         Some(topic)
     }
 
@@ -236,6 +244,7 @@ impl<'a> Reader<'a> {
             );
             return None;
         };
+        check_header(column, field.data_type(), &column.span, self.diagnostics);
         Some(HeaderLayout {
             name: column.value.clone(),
             header: header.value.clone(),

@@ -2,10 +2,10 @@
 
 use arrow::datatypes::DataType;
 use millstream_operators::config::{Fields, Text};
-use millstream_operators::diagnostic::{Code, Diagnostic, Span, did_you_mean, listed};
+use millstream_operators::diagnostic::{Code, Diagnostic, Diagnostics, Span, did_you_mean, listed};
 use millstream_operators::schema::{Kind, Schema, TIMESTAMP, column};
 
-use super::read::Reader;
+use super::read::{Reader, Written};
 use super::times;
 use super::types::{Column, shown};
 use super::{OnError, Source, Start};
@@ -93,6 +93,12 @@ impl<'a> Reader<'a> {
 
         let diagnostics = fields.diagnostics();
         check_key_and_value(fields, &key, &value);
+        if fields.has("key") && key.is_empty() {
+            diagnostics.push(
+                Diagnostic::error(Code::NoColumns, fields.key_span("key"), "`key` is empty")
+                    .help("name its columns, or remove `key`: the source is unkeyed then"),
+            );
+        }
         let mut columns: Vec<ColumnAt> = Vec::new();
         for column in key.iter().chain(&value) {
             if !columns.iter().any(|other| other.name == column.layout.name) {
@@ -153,6 +159,9 @@ impl<'a> Reader<'a> {
             return Some(Vec::new());
         }
         let columns = self.types.columns_at(fields, "headers")?;
+        for column in &columns {
+            check_header(&column.layout.name, &column.layout.data_type, &column.span, fields.diagnostics());
+        }
         let header = |Column { layout, span }: Column| {
             (HeaderLayout { name: layout.name, header: layout.field, data_type: layout.data_type }, span)
         };
@@ -187,7 +196,7 @@ impl<'a> Reader<'a> {
         let span = topic.as_ref().map_or(name.span.clone(), |(_, span)| span.clone());
         let topic = topic.map_or(default, |(topic, _)| topic);
         if on_error == OnError::DeadLetter {
-            self.writes(&topic, &span, "dead letters are");
+            self.writes(&topic, &span, name, Written::DeadLetters);
         }
         (on_error, topic)
     }
@@ -203,6 +212,18 @@ fn column_at(column: &Column) -> ColumnAt {
 
 fn layouts(columns: Vec<Column>) -> Vec<FieldLayout> {
     columns.into_iter().map(|column| column.layout).collect()
+}
+
+/// Reports a column that no header can hold: a header is the text of one value.
+pub(super) fn check_header(name: &str, data_type: &DataType, place: &Span, diagnostics: &Diagnostics) {
+    if matches!(data_type, DataType::List(_) | DataType::Struct(_)) {
+        let message = format!("a header cannot hold the column `{name}`");
+        diagnostics.push(
+            Diagnostic::error(Code::FormatTypeMismatch, place.clone(), message)
+                .label(format!("`{name}` is {}", shown(data_type)))
+                .help("a header is the text of one value: use a column that is no list and no struct"),
+        );
+    }
 }
 
 /// A name may stand in key and value, with one type.

@@ -81,8 +81,10 @@ impl Registry {
             let mut scalars = BTreeMap::new();
             let all = datafusion_functions::all_default_functions()
                 .into_iter()
-                .chain(datafusion_functions_nested::all_default_nested_functions());
+                .chain(datafusion_functions_nested::all_default_nested_functions())
+                .chain(super::digest::functions());
             for function in all {
+                let function = Arc::new(super::bounded::bounded(&function));
                 for name in
                     std::iter::once(function.name()).chain(function.aliases().iter().map(String::as_str))
                 {

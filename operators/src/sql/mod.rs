@@ -3,6 +3,8 @@
 //! A row's result is what the row gives alone: it depends on no other row of the batch, on no clock and on no setting.
 //! Arithmetic is checked: integers never wrap, and a failing row is an error of that row only.
 
+mod bounded;
+mod digest;
 mod errors;
 mod evaluate;
 mod functions;

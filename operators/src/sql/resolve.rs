@@ -9,7 +9,7 @@ use arrow::datatypes::DataType;
 use datafusion_sql::sqlparser::ast::{
     AccessExpr, DuplicateTreatment, Expr, Function as Call, FunctionArg, FunctionArgExpr,
     FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Ident, NullTreatment, ObjectName,
-    ObjectNamePart, Spanned, Subscript, Value, ValueWithSpan,
+    ObjectNamePart, Spanned, Subscript, UnaryOperator, Value, ValueWithSpan,
 };
 
 use super::errors::with_article;
@@ -96,6 +96,18 @@ impl<'a, 's> Resolver<'a, 's> {
                 }
             }
             Expr::Function(_) => self.function(expr, place),
+            Expr::Value(ValueWithSpan { value: Value::Number(number, _), .. }) => {
+                let number = number.clone();
+                self.number(&number, false, self.source.range(expr));
+            }
+            // The smallest int64 has no positive counterpart.
+            Expr::UnaryOp { op: UnaryOperator::Minus, expr: inner } => match inner.as_ref() {
+                Expr::Value(ValueWithSpan { value: Value::Number(number, _), .. }) => {
+                    let number = number.clone();
+                    self.number(&number, true, self.source.range(expr));
+                }
+                _ => self.resolve(inner, place),
+            },
             Expr::Substring { .. } => {
                 children_mut(expr).into_iter().for_each(|child| self.resolve(child, place));
                 self.substring(expr);
@@ -107,6 +119,25 @@ impl<'a, 's> Resolver<'a, 's> {
                 }
                 None => children_mut(expr).into_iter().for_each(|child| self.resolve(child, place)),
             },
+        }
+    }
+
+    /// Refuses a number that no column can hold.
+    fn number(&mut self, number: &str, negative: bool, span: Range<usize>) {
+        let is_integer = number.bytes().all(|byte| byte.is_ascii_digit());
+        let signed = if negative { format!("-{number}") } else { number.to_owned() };
+        let (fits, data_type, help) = match is_integer {
+            true => {
+                let help = format!(
+                    "write `{signed}.0` for a float64, or a decimal: `cast('{signed}' as decimal(38,0))`"
+                );
+                (signed.parse::<i64>().is_ok(), "an int64", help)
+            }
+            false => (number.parse::<f64>().is_ok_and(f64::is_finite), "a float64", String::new()),
+        };
+        if !fits {
+            let message = format!("`{signed}` is larger than {data_type} can be");
+            self.error(Code::SqlNumber, span, message, is_integer.then_some(help));
         }
     }
 

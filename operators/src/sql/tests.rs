@@ -112,6 +112,7 @@ fn expressions_give_values() {
         ("\"Größe\" + 1", "int64", ["181", "null", "1"]),
         ("k", "string", ["c1", "null", "c3"]),
         ("-9223372036854775808", "int64", ["-9223372036854775808"; 3]),
+        ("cast('9223372036854775808' as decimal(38,0))", "decimal(38,0)", ["9223372036854775808"; 3]),
         ("1.5", "float64", ["1.5"; 3]),
         ("'it''s'", "string", ["it's"; 3]),
         ("cast(null as string)", "string", ["null"; 3]),
@@ -171,6 +172,30 @@ fn expressions_give_values() {
         ("regexp_like(country, '-')", "bool", ["false", "null", "true"]),
         ("regexp_replace(country, '[a-z]', '*')", "string", ["DE", "null", "Ä-*"]),
         ("encode(raw, 'hex')", "string", ["01ff", "null", ""]),
+        (
+            "md5(country)",
+            "string",
+            ["3a52f3c22ed6fcde5bf696a6c02c9e73", "null", "e4ee64902d69cae308355e9bb3aee6ce"],
+        ),
+        (
+            "md5(raw)",
+            "string",
+            ["90b82cfd67e3a72ceb8d642b3085f86d", "null", "d41d8cd98f00b204e9800998ecf8427e"],
+        ),
+        (
+            "substr(encode(sha256(country), 'hex'), 1, 16)",
+            "string",
+            ["6814ef46f686990c", "null", "064787c3a305d9ad"],
+        ),
+        (
+            "sha256(raw)",
+            "bytes",
+            [
+                "4b3a43f592f577fcfcb5b0e1f42bec5182c9edc414e1f667528f56e7cf0be11d",
+                "null",
+                "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            ],
+        ),
         // Casts.
         ("cast(a as string)", "string", ["7", "null", "9223372036854775807"]),
         ("cast(a as int32)", "int32", ["7", "null", "!"]),
@@ -317,6 +342,17 @@ fn mistakes_are_located() {
         ("p[country]", SqlTypes, "p[country]", "needs a list and a number", ""),
         ("cast(p as bigint)", SqlTypes, "cast(p as bigint)", "a list<float32> cannot become a bigint", ""),
         ("cast(a as foo)", SqlTypes, "cast(a as foo)", "no type `foo`", "`bigint`"),
+        (
+            "a < 9223372036854775808",
+            SqlNumber,
+            "9223372036854775808",
+            "larger than an int64",
+            "decimal(38,0)",
+        ),
+        ("[1, 18446744073709551616]", SqlNumber, "18446744073709551616", "larger than an int64", ".0"),
+        ("-9223372036854775809", SqlNumber, "-9223372036854775809", "larger than an int64", ""),
+        ("-1e999", SqlNumber, "-1e999", "larger than a float64", ""),
+        ("repeat('x', 2000000)", SqlConstantFails, "repeat('x', 2000000)", "larger than 1 MiB", ""),
         ("9223372036854775807 + 1 > a", SqlConstantFails, "9223372036854775807 + 1", "overflow", ""),
         ("a + (1 / (2 - 2))", SqlConstantFails, "1 / (2 - 2)", "division by zero", ""),
         ("cast('x' as bigint) + 1", SqlConstantFails, "cast('x' as bigint)", "always fails", ""),
@@ -476,6 +512,75 @@ fn one_failing_row_costs_no_other() {
     let results = evaluated.values.as_primitive::<Int64Type>();
     assert!((0..1000).all(|row| results.is_null(row) == (row % 100 == 0)));
     assert_eq!(results.value(99), 1);
+}
+
+/// A record that asks for too much fails alone, and takes no memory.
+#[test]
+fn results_are_bounded() {
+    let huge = i64::MAX;
+    let texts: &[(&str, bool)] = &[
+        ("repeat('ab', n)", false),
+        ("lpad(t, n)", false),
+        ("rpad(t, n, 'ab')", false),
+        ("array_repeat(t, n)", false),
+        ("list_repeat([1, 2], n)", false),
+        ("array_resize([1], n)", false),
+        ("array_resize([t], n, t)", false),
+        ("range(n)", false),
+        ("range(-n, n)", false),
+        ("generate_series(n, -n, -1)", false),
+        ("generate_series(1, n, 1)", false),
+        ("replace(t, 'a', long)", false),
+        ("replace(t, '', long)", false),
+        ("regexp_replace(t, 'a', long, 'g')", false),
+        ("array_to_string(many, long)", false),
+        ("array_replace_all(many, 'a', long)", false),
+        // Large, but not larger than what comes in.
+        ("replace(t, 'b', long)", true),
+        ("regexp_replace(t, 'a', '*', 'g')", true),
+        ("repeat(long, 3)", true),
+        ("lpad(long, 2 * length(long))", true),
+        ("array_to_string(many, ', ')", true),
+        ("range(1, n, n)", true),
+        ("generate_series(n, 1, 1)", true),
+    ];
+    let long = "long".repeat(300_000);
+    let t = "a".repeat(5000);
+    let item = Arc::new(Field::new("item", DataType::Utf8, true));
+    let many = ListArray::new(
+        item.clone(),
+        arrow::buffer::OffsetBuffer::from_lengths([0, 5000, 0]),
+        Arc::new(StringArray::from(vec!["a"; 5000])),
+        Some(vec![false, true, true].into()),
+    );
+    let schema = Schema::new(
+        Kind::Stream,
+        vec![],
+        vec![
+            column("n", DataType::Int64),
+            column("t", DataType::Utf8),
+            column("long", DataType::Utf8),
+            column("many", DataType::List(item)),
+        ],
+    );
+    let arrays: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from(vec![None, Some(huge), Some(2)])),
+        Arc::new(StringArray::from(vec![None, Some(t.as_str()), Some("a")])),
+        Arc::new(StringArray::from(vec![None, Some(long.as_str()), Some("b")])),
+        Arc::new(many),
+    ];
+    let rows = RecordBatch::try_new(schema.columns.clone(), arrays).unwrap();
+    for (sql, fits) in texts {
+        let expression = compile(sql, &Scope::new(&[("rows", &schema)]))
+            .unwrap_or_else(|errors| panic!("{sql}: {errors:?}"));
+        let errors = expression.evaluate(&rows).errors;
+        let failed: Vec<usize> = errors.iter().map(|(row, _, _)| *row).collect();
+        assert_eq!(failed, if *fits { vec![] } else { vec![1] }, "{sql}: {errors:?}");
+        assert!(
+            errors.iter().all(|(_, _, message)| message.contains("larger than 1 MiB")),
+            "{sql}: {errors:?}"
+        );
+    }
 }
 
 #[test]
