@@ -1,10 +1,12 @@
 # make demo          replays real flights and scores them
 # make test          every test: Rust's, and the [[tests]] of the examples, plain and with restarts
+# make kafka         a local Kafka broker for trying things, in the background
 # make lint          format, clippy, and the dependencies' licences if cargo-deny is installed
 # make bench-engine  records a second in one process
 #
 # The first build compiles RocksDB and DataFusion; later ones take seconds. Everything that is built goes to
-# CARGO_TARGET_DIR, by default ~/.cache/millstream/target, so that several checkouts share it.
+# CARGO_TARGET_DIR, by default ~/.cache/millstream/target, so that a fresh clone finds the dependencies built. Checkouts that
+# are worked on side by side need one each: cargo would take the crates of one for those of the other.
 
 SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/millstream/target
@@ -13,7 +15,7 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 millstream := $(CARGO_TARGET_DIR)/debug/millstream
 examples := $(wildcard topology-examples/*/topology.toml)
 
-.PHONY: help demo test lint bench-engine build prerequisites
+.PHONY: help demo test kafka lint bench-engine build prerequisites
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -27,10 +29,18 @@ demo: build
 	@scripts/demo $(millstream) $(DEMO_FLAGS)
 
 test: prerequisites
+	@scripts/kafka fetch
 	cargo test --locked --workspace
 	cargo build --locked --workspace --bins
 	$(millstream) test $(examples)
 	$(millstream) test --restart $(examples)
+
+kafka:
+	@scripts/kafka fetch
+	@scripts/kafka start
+	@echo "Fill its topics:  millstream feed topology.toml --feed SOURCE=FILE --partitions 4"
+	@echo "Run a topology:   millstream run topology.toml --create-topics"
+	@echo "Stop the broker:  scripts/kafka stop"
 
 lint:
 	@scripts/prerequisites lint

@@ -24,7 +24,7 @@ use crate::http::{Pending, TaskState, TaskStatus};
 use crate::kafka::{
     Committed, GroupConsumer, GroupEvent, GroupMetadata, GroupOptions, OffsetSpec, TopicPartition,
 };
-use crate::metrics::Rebalance;
+use crate::metrics::{Client, Rebalance};
 use crate::plan::{Origin, PlanInput};
 use crate::topology::Start;
 
@@ -167,6 +167,7 @@ impl Member {
         if error.is_fatal() {
             return Err(Trouble::kafka(action, error));
         }
+        self.shared.metrics.client_error(Client::Consumer, error.name());
         tracing::warn!(%error, "the connection to the brokers is disturbed; it is tried again");
         Ok(())
     }

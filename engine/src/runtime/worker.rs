@@ -17,10 +17,10 @@ use super::inputs::{Fetched, Inputs, Next};
 use super::{OpenTask, Shared, clock};
 use crate::http::{InputStatus, TaskState, TaskStatus};
 use crate::kafka::{
-    ClientSettings, GroupConsumer, GroupMetadata, OffsetAndMetadata, Producer, ProducerOptions, SendError,
+    ClientSettings, GroupConsumer, GroupMetadata, KafkaError, OffsetAndMetadata, Producer, ProducerOptions, SendError,
     TopicHandle, TopicPartition,
 };
-use crate::metrics::TaskMetrics;
+use crate::metrics::{AbortReason, Client, TaskMetrics};
 use crate::record::Record;
 use crate::task::{OutputRecord, Rank, RecordError};
 use crate::topology::Guarantee;
@@ -121,7 +121,13 @@ impl Worker {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(trouble) => {
-                    self.output.abort();
+                    self.output.abort(match &trouble {
+                        Trouble::Failed(error) if matches!(**error, RuntimeError::Fenced { .. }) => AbortReason::Fenced,
+                        Trouble::Failed(error) if matches!(**error, RuntimeError::Stopped(_)) => {
+                            AbortReason::FailedRecord
+                        }
+                        _ => AbortReason::Other,
+                    });
                     self.tasks.clear();
                     self.consumer = None;
                     // Whoever has stopped listening does not need to know.
@@ -202,7 +208,7 @@ impl Worker {
                 self.hand_back(&reply);
             }
             Command::Abandon(reply) => {
-                self.output.abort();
+                self.output.abort(AbortReason::AssignmentLost);
                 self.tasks.clear();
                 self.hand_back(&reply);
             }
@@ -461,11 +467,12 @@ impl Output {
         Ok(())
     }
 
-    fn abort(&mut self) {
-        if self.open.take().is_some()
-            && self.options.transactional_id.is_some()
-            && let Err(error) = self.producer.abort(CALL)
-        {
+    fn abort(&mut self, reason: AbortReason) {
+        if self.open.take().is_none() || self.options.transactional_id.is_none() {
+            return;
+        }
+        self.shared.metrics.aborted(reason);
+        if let Err(error) = self.producer.abort(CALL) {
             // The next producer of this id, or the brokers' time-out, ends it.
             tracing::warn!(%error, "a transaction could not be aborted");
         }
@@ -566,7 +573,10 @@ impl Output {
         consumer: &GroupConsumer,
         metadata: &GroupMetadata,
     ) -> Result<(), Trouble> {
-        self.producer.flush(CALL).map_err(|error| self.trouble("write to Kafka", error))?;
+        self.producer.flush(CALL).map_err(|error| {
+            self.shared.metrics.produce_error(error.name());
+            self.trouble("write to Kafka", error)
+        })?;
         if self.options.transactional_id.is_some() {
             let sent = self.producer.send_offsets(offsets, metadata, CALL);
             sent.map_err(|error| self.trouble("commit offsets", error))?;
@@ -578,7 +588,8 @@ impl Output {
         Ok(())
     }
 
-    fn trouble(&self, action: &str, error: crate::kafka::KafkaError) -> Trouble {
+    fn trouble(&self, action: &str, error: KafkaError) -> Trouble {
+        self.shared.metrics.client_error(Client::Producer, error.name());
         // A transaction that took longer than its time-out was ended by the brokers, which looks the same.
         let late = self.open.is_some_and(|open| open.elapsed() >= self.options.transaction_timeout);
         if error.is_fenced() && !late {
