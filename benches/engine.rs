@@ -18,6 +18,11 @@ use millstream::engine::driver::{Driver, DriverOptions, SourceRecord};
 use millstream::engine::plan::Plan;
 use millstream::engine::record::Record;
 use millstream::engine::topology;
+use mimalloc::MiMalloc;
+
+/// That of the binary.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 const BATCH: usize = 1024;
 const BATCHES_PER_COMMIT: usize = 20;
