@@ -1,12 +1,11 @@
 //! A map from byte keys to values: hashed for points, ordered for ranges.
 //!
-//! Points are the hot path and cost one hash lookup. The order of the keys is kept in a second index that is built
-//! by the first range access and maintained from then on, so a store that is never scanned never pays for it.
-//! An entry has a stable number, its *slot*, under which others (undo log, list of dirty entries) refer to it; both
-//! indexes always hold exactly the linked slots.
+//! Points are the hot path and cost one hash lookup. The order of the keys is a second index, which range accesses bring up
+//! to date: what is added and removed between two of them never gets there, so a store that is scanned now and then
+//! hardly pays for its order, and one that is never scanned not at all.
+//! An entry has a stable number, its *slot*, under which others (undo log, list of dirty entries) refer to it.
 
 use std::{
-    cell::OnceCell,
     collections::{BTreeMap, btree_map},
     hash::BuildHasher,
     ops::Bound,
@@ -19,7 +18,12 @@ use crate::small_bytes::SmallBytes;
 /// The number of an entry, valid until it is released.
 pub(crate) type SlotId = u32;
 
-type Order = BTreeMap<SmallBytes, SlotId>;
+/// The linked slots by key: all of them are in one of the two.
+struct Order {
+    sorted: BTreeMap<SmallBytes, SlotId>,
+    /// Linked since the last range access, and perhaps no longer.
+    fresh: Vec<SlotId>,
+}
 
 #[derive(Default)]
 struct Slot<T> {
@@ -31,7 +35,8 @@ pub(crate) struct Table<T> {
     slots: Vec<Slot<T>>,
     free: Vec<SlotId>,
     hashed: HashTable<SlotId>,
-    order: OnceCell<Order>,
+    /// Not before the first range access.
+    order: Option<Order>,
     hasher: DefaultHashBuilder,
 }
 
@@ -41,7 +46,7 @@ impl<T: Default> Table<T> {
             slots: Vec::new(),
             free: Vec::new(),
             hashed: HashTable::new(),
-            order: OnceCell::new(),
+            order: None,
             hasher: DefaultHashBuilder::default(),
         }
     }
@@ -111,10 +116,14 @@ impl<T: Default> Table<T> {
     pub(crate) fn link(&mut self, id: SlotId) {
         let hash = self.hash(self.key(id));
         let Self { slots, hashed, hasher, order, .. } = self;
-        let key_of = |id: SlotId| slots.get(id as usize).map(|slot| &slot.key);
-        hashed.insert_unique(hash, id, |&id| key_of(id).map_or(0, |key| hasher.hash_one(&**key)));
-        if let (Some(order), Some(key)) = (order.get_mut(), key_of(id)) {
-            order.insert(key.clone(), id);
+        let hash_of = |&id: &SlotId| slots.get(id as usize).map_or(0, |slot| hasher.hash_one(&*slot.key));
+        hashed.insert_unique(hash, id, hash_of);
+        if let Some(Order { fresh, .. }) = order {
+            fresh.push(id);
+            // Cheaper to begin anew than to remember every slot that came and went.
+            if fresh.len() > slots.len() {
+                *order = None;
+            }
         }
     }
 
@@ -125,8 +134,8 @@ impl<T: Default> Table<T> {
             entry.remove();
         }
         let Self { slots, order, .. } = self;
-        if let (Some(order), Some(slot)) = (order.get_mut(), slots.get(id as usize)) {
-            order.remove(&slot.key);
+        if let (Some(order), Some(slot)) = (order, slots.get(id as usize)) {
+            order.sorted.remove(&slot.key);
         }
     }
 
@@ -146,18 +155,29 @@ impl<T: Default> Table<T> {
         self.slots.clear();
         self.free.clear();
         self.hashed.clear();
-        if let Some(order) = self.order.get_mut() {
-            order.clear();
-        }
+        self.order = None;
     }
 
     /// The linked slots with a key in `[from, to)`, in key order.
-    pub(crate) fn range(&self, from: &[u8], to: &[u8]) -> Range<'_> {
-        let order = self
-            .order
-            .get_or_init(|| self.hashed.iter().map(|&id| (self.slot(id).key.clone(), id)).collect());
+    pub(crate) fn range(&mut self, from: &[u8], to: &[u8]) -> Range<'_, T> {
+        let Self { slots, hashed, hasher, order, .. } = self;
+        let slots = slots.as_slice();
+        let Order { sorted, fresh } = order.get_or_insert_with(|| Order {
+            sorted: BTreeMap::new(),
+            fresh: hashed.iter().copied().collect(),
+        });
+        let linked = fresh.drain(..).filter_map(|id| {
+            let key = &slots.get(id as usize)?.key;
+            hashed.find(hasher.hash_one(&**key), |&other| other == id)?;
+            Some((key.clone(), id))
+        });
+        if sorted.is_empty() {
+            *sorted = linked.collect();
+        } else {
+            sorted.extend(linked);
+        }
         let from = Bound::Included(SmallBytes::from(from));
-        Range { entries: order.range((from, Bound::Unbounded)), to: to.into() }
+        Range { entries: sorted.range((from, Bound::Unbounded)), to: to.into(), slots }
     }
 
     /// How many slots there are, free ones included: slot numbers are below it.
@@ -166,17 +186,19 @@ impl<T: Default> Table<T> {
     }
 }
 
-/// Slots in key order. Most ranges are short, so comparing each key with the end is cheaper than looking for it.
-pub(crate) struct Range<'a> {
+/// Entries in key order. Most ranges are short, so comparing each key with the end is cheaper than looking for it.
+pub(crate) struct Range<'a, T> {
     entries: btree_map::Range<'a, SmallBytes, SlotId>,
     to: SmallBytes,
+    slots: &'a [Slot<T>],
 }
 
-impl<'a> Iterator for Range<'a> {
-    type Item = (&'a [u8], SlotId);
+impl<'a, T> Iterator for Range<'a, T> {
+    type Item = (SlotId, &'a [u8], &'a T);
 
     fn next(&mut self) -> Option<Self::Item> {
         let (key, &id) = self.entries.next()?;
-        (*key < self.to).then_some((&**key, id))
+        let slot = self.slots.get(id as usize)?;
+        (*key < self.to).then_some((id, &*slot.key, &slot.value))
     }
 }

@@ -485,7 +485,7 @@ impl Task {
     }
 
     /// Every entry of a store, in key order.
-    pub fn store_content(&self, store: StoreId) -> Result<Vec<StoreEntry>, StateError> {
+    pub fn store_content(&mut self, store: StoreId) -> Result<Vec<StoreEntry>, StateError> {
         let all = self.state.scan(store, &[], &[0xff; 64])?;
         all.map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
     }
