@@ -34,7 +34,8 @@ struct Slot<T> {
 pub(crate) struct Table<T> {
     slots: Vec<Slot<T>>,
     free: Vec<SlotId>,
-    hashed: HashTable<SlotId>,
+    /// Each with half of its key's hash, so that neither growing nor a look at another key's slot goes to memory.
+    hashed: HashTable<(u32, SlotId)>,
     /// Not before the first range access.
     order: Option<Order>,
     hasher: DefaultHashBuilder,
@@ -70,14 +71,16 @@ impl<T: Default> Table<T> {
     }
 
     #[inline]
-    fn hash(&self, key: &[u8]) -> u64 {
-        self.hasher.hash_one(key)
+    fn hash(&self, key: &[u8]) -> u32 {
+        self.hasher.hash_one(key) as u32
     }
 
     /// The slot of a linked entry.
     #[inline]
     pub(crate) fn find(&self, key: &[u8]) -> Option<SlotId> {
-        self.hashed.find(self.hash(key), |&id| *self.slot(id).key == *key).copied()
+        let hash = self.hash(key);
+        let is_it = |&(other, id): &(u32, SlotId)| other == hash && *self.slot(id).key == *key;
+        self.hashed.find(whole(hash), is_it).map(|&(_, id)| id)
     }
 
     #[inline]
@@ -115,14 +118,12 @@ impl<T: Default> Table<T> {
     /// Makes an entry visible under its key.
     pub(crate) fn link(&mut self, id: SlotId) {
         let hash = self.hash(self.key(id));
-        let Self { slots, hashed, hasher, order, .. } = self;
-        let hash_of = |&id: &SlotId| slots.get(id as usize).map_or(0, |slot| hasher.hash_one(&*slot.key));
-        hashed.insert_unique(hash, id, hash_of);
-        if let Some(Order { fresh, .. }) = order {
+        self.hashed.insert_unique(whole(hash), (hash, id), |&(hash, _)| whole(hash));
+        if let Some(Order { fresh, .. }) = &mut self.order {
             fresh.push(id);
             // Cheaper to begin anew than to remember every slot that came and went.
-            if fresh.len() > slots.len() {
-                *order = None;
+            if fresh.len() > self.slots.len() {
+                self.order = None;
             }
         }
     }
@@ -130,7 +131,7 @@ impl<T: Default> Table<T> {
     /// Hides an entry but keeps its slot, so that it can be linked again.
     pub(crate) fn unlink(&mut self, id: SlotId) {
         let hash = self.hash(self.key(id));
-        if let Ok(entry) = self.hashed.find_entry(hash, |&other| other == id) {
+        if let Ok(entry) = self.hashed.find_entry(whole(hash), |&(_, other)| other == id) {
             entry.remove();
         }
         let Self { slots, order, .. } = self;
@@ -164,11 +165,11 @@ impl<T: Default> Table<T> {
         let slots = slots.as_slice();
         let Order { sorted, fresh } = order.get_or_insert_with(|| Order {
             sorted: BTreeMap::new(),
-            fresh: hashed.iter().copied().collect(),
+            fresh: hashed.iter().map(|&(_, id)| id).collect(),
         });
         let linked = fresh.drain(..).filter_map(|id| {
             let key = &slots.get(id as usize)?.key;
-            hashed.find(hasher.hash_one(&**key), |&other| other == id)?;
+            hashed.find(whole(hasher.hash_one(&**key) as u32), |&(_, other)| other == id)?;
             Some((key.clone(), id))
         });
         if sorted.is_empty() {
@@ -184,6 +185,12 @@ impl<T: Default> Table<T> {
     pub(crate) fn slots(&self) -> SlotId {
         self.slots.len() as SlotId
     }
+}
+
+/// A hash of which the upper bits differ too.
+#[inline]
+fn whole(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
 }
 
 /// Entries in key order. Most ranges are short, so comparing each key with the end is cheaper than looking for it.

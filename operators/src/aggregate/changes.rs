@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, TimestampMillisecondArray, UInt32Array};
 use arrow::compute::{concat, take};
+use arrow::error::ArrowError;
+use arrow::util::display::array_value_to_string;
 
 use super::groups::{Entry, Group};
 use crate::aggregates::{AggregatePlan, GroupState, ResultBuilder};
 use crate::batch::{Batch, RowKind};
+use crate::diagnostic::Code;
 use crate::key::{KeyDecoder, KeyEncoder};
 use crate::operator::{Context, OperatorError};
 use crate::schema::Schema;
@@ -115,9 +118,36 @@ impl<'a> Changes<'a> {
     }
 
     /// The batch of all changes, by `seq`.
-    pub fn finish(mut self, schema: &Schema, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
+    pub fn finish(self, schema: &Schema, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
+        let (batch, errors) = self.batch(schema)?;
+        let keep = context.without_errors(&batch, &errors);
+        in_order(crate::filter::kept(batch, keep)?)
+    }
+
+    /// The same for changes that rows of other groups bring to light: a failure is not the fault of these rows.
+    pub fn finish_closed(self, schema: &Schema, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
+        let (batch, errors) = self.batch(schema)?;
+        let mut keep = vec![true; batch.len()];
+        for (row, code, message) in errors {
+            let key: Vec<String> = (0..schema.key)
+                .map(|column| {
+                    let value = array_value_to_string(batch.rows.column(column), row)?;
+                    Ok(format!("{} = {value}", schema.columns.field(column).name()))
+                })
+                .collect::<Result<_, ArrowError>>()?;
+            let message = format!("the window with {} closes without a result: {message}", key.join(", "));
+            if let (Some(keep), Some(seq)) = (keep.get_mut(row), batch.seq.get(row)) {
+                *keep = false;
+                context.fail_blameless(*seq, code, message);
+            }
+        }
+        in_order(batch.filter(&keep.into())?)
+    }
+
+    #[expect(clippy::type_complexity, reason = "rows and the errors of some, as everywhere")]
+    fn batch(mut self, schema: &Schema) -> Result<(Batch, Vec<(usize, Code, String)>), OperatorError> {
         if self.times.is_empty() {
-            return Ok(Batch::empty(&schema.columns));
+            return Ok((Batch::empty(&schema.columns), Vec::new()));
         }
         let count = self.times.len();
         let mut arrays = self.key_columns()?;
@@ -135,14 +165,7 @@ impl<'a> Changes<'a> {
             kind: Some(self.kinds),
             null_value: None,
         };
-        let keep = context.without_errors(&batch, &errors);
-        let batch = crate::filter::kept(batch, keep)?;
-        if batch.seq.is_sorted() {
-            return Ok(batch);
-        }
-        let mut order: Vec<usize> = (0..batch.len()).collect();
-        order.sort_by_key(|row| batch.seq.get(*row).copied());
-        Ok(batch.take(&order)?)
+        Ok((batch, errors))
     }
 
     fn key_columns(&mut self) -> Result<Vec<ArrayRef>, OperatorError> {
@@ -157,4 +180,13 @@ impl<'a> Changes<'a> {
             })
             .collect()
     }
+}
+
+fn in_order(batch: Batch) -> Result<Batch, OperatorError> {
+    if batch.seq.is_sorted() {
+        return Ok(batch);
+    }
+    let mut order: Vec<usize> = (0..batch.len()).collect();
+    order.sort_by_key(|row| batch.seq.get(*row).copied());
+    Ok(batch.take(&order)?)
 }

@@ -78,7 +78,7 @@ impl Tumbling {
         context.count(DropReason::Late, late.len() as u64);
         groups.load(&self.aggregate.plan, context.state, store)?;
 
-        // What a window sends when it closes may fail on the way there.
+        // A window that sends its result when it closes has to have one then, and not after each of its rows.
         let fallible = !self.window.emit_close && !self.aggregate.plan.results_cannot_fail();
         for ((row, number), (&time, &seq)) in
             numbers.into_iter().enumerate().zip(input.time.iter().zip(&input.seq))
@@ -110,7 +110,15 @@ impl Tumbling {
         if passed > open_from {
             context.state.expire(store, &[], &passed.to_be_bytes());
         }
-        Ok(vec![changes.finish(&self.aggregate.schema, context)?, input.take(&late)?])
+        Ok(vec![self.finish(changes, context)?, input.take(&late)?])
+    }
+
+    fn finish(&self, changes: Changes<'_>, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
+        if self.window.emit_close {
+            changes.finish_closed(&self.aggregate.schema, context)
+        } else {
+            changes.finish(&self.aggregate.schema, context)
+        }
     }
 
     /// Stream time reaches `time`: windows that close now are sent.
@@ -187,8 +195,7 @@ impl Operator for Tumbling {
         }
         let passed = if to == Advance::End { i64::MAX } else { self.closed_until(self.stream_time) };
         context.state.expire(context.store(0), &[], &passed.to_be_bytes());
-        let changes = changes.finish(&self.aggregate.schema, context)?;
-        Ok(vec![changes, nothing])
+        Ok(vec![self.finish(changes, context)?, nothing])
     }
 
     fn position(&self) -> Option<i64> {
