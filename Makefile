@@ -48,6 +48,11 @@ lint:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	@if cargo deny --version > /dev/null 2>&1; then cargo deny check; else echo "cargo-deny is not installed: licences are not checked"; fi
 
-# The dependencies of the tests, our own code optimised fully: no second build of everything.
+# The dependencies of the tests, and our own code as a release builds it: no second build of everything.
+bench-engine: export CARGO_PROFILE_DEV_OPT_LEVEL = 3
+bench-engine: export CARGO_PROFILE_DEV_CODEGEN_UNITS = 1
+bench-engine: export CARGO_PROFILE_DEV_DEBUG_ASSERTIONS = false
+bench-engine: export CARGO_PROFILE_DEV_OVERFLOW_CHECKS = false
+bench-engine: export CARGO_PROFILE_DEV_INCREMENTAL = false
 bench-engine: prerequisites
-	CARGO_PROFILE_DEV_OPT_LEVEL=3 cargo bench --locked --workspace --profile dev --bench engine
+	cargo bench --locked --workspace --profile dev --bench engine

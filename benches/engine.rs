@@ -1,6 +1,7 @@
 //! What a record costs in the engine alone: no broker, one core, memory stores, commits included.
 //!
-//! `make bench-engine` prints one line per workload. Records are JSON of about 110 bytes, in batches of 1,024.
+//! `make bench-engine` prints one line per workload. Records are JSON of about 110 bytes, in batches of 1,024. Arguments are
+//! parts of workloads' names, and a number of records for all of them, which a profiler may want smaller.
 
 #![expect(
     clippy::expect_used,
@@ -18,6 +19,11 @@ use millstream::engine::driver::{Driver, DriverOptions, SourceRecord};
 use millstream::engine::plan::Plan;
 use millstream::engine::record::Record;
 use millstream::engine::topology;
+use mimalloc::MiMalloc;
+
+/// That of the binary.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 const BATCH: usize = 1024;
 const BATCHES_PER_COMMIT: usize = 20;
@@ -108,10 +114,10 @@ impl Numbers {
     }
 }
 
-fn records(workload: &Workload) -> Vec<SourceRecord> {
+fn records(workload: &Workload, count: usize) -> Vec<SourceRecord> {
     let mut numbers = Numbers(42);
     let countries = ["DE", "FR", "US", "GB"];
-    (0..workload.records)
+    (0..count)
         .map(|index| {
             let card = numbers.next() % workload.keys;
             let amount = (numbers.next() % 100_000) as f64 / 100.0;
@@ -140,7 +146,10 @@ fn records(workload: &Workload) -> Vec<SourceRecord> {
 }
 
 fn main() {
-    let only: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with('-'));
+    let (counts, only): (Vec<String>, Vec<String>) =
+        arguments.partition(|argument| argument.parse::<usize>().is_ok());
+    let count = counts.first().and_then(|count| count.parse().ok());
     let mut missed = Vec::new();
     for workload in WORKLOADS
         .iter()
@@ -155,9 +164,8 @@ fn main() {
         let mut driver =
             Driver::new(topology, plan, DriverOptions { fold: true, ..DriverOptions::default() })
                 .expect("the driver opens");
-        let records = records(workload);
-        let count = records.len();
-        let mut records = records.into_iter();
+        let count = count.unwrap_or(workload.records);
+        let mut records = records(workload, count).into_iter();
         let mut seconds = 0.0;
         let mut written = 0;
         for number in 0.. {

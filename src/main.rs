@@ -23,10 +23,14 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use clap::{CommandFactory, Parser};
+use mimalloc::MiMalloc;
 use tracing_subscriber::EnvFilter;
 
 use crate::arguments::{Arguments, Command};
 use crate::failure::{Exit, Failure};
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// The last panic: what and where. A panic that something catches, as damaged models may cause, is nobody's business.
 static PANIC: Mutex<String> = Mutex::new(String::new());

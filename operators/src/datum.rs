@@ -401,6 +401,12 @@ impl Hash for Datum {
 
 /// Appends an integer in 7-bit groups, the lowest first.
 pub(crate) fn put_unsigned(out: &mut Vec<u8>, mut value: u128) {
+    while value > u128::from(u64::MAX) {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    // Arithmetic of 64 bits is cheaper.
+    let mut value = value as u64;
     while value >= 0x80 {
         out.push((value & 0x7f) as u8 | 0x80);
         value >>= 7;
@@ -440,6 +446,11 @@ impl<'s, 'b> Reader<'s, 'b> {
     }
 
     pub(crate) fn unsigned(&mut self) -> Result<u128, DecodeError> {
+        // Most numbers are small.
+        if let Some((&byte @ 0..0x80, rest)) = self.0.split_first() {
+            *self.0 = rest;
+            return Ok(u128::from(byte));
+        }
         let mut value = 0u128;
         for shift in (0..128).step_by(7) {
             let byte = self.byte()?;

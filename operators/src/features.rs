@@ -6,12 +6,14 @@
 //! store; which of them count is decided by their time alone, so that nobody can tell what was pruned when.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::EntryRef;
 use millstream_state::{Fingerprint, StoreId, TaskState};
 
-use crate::aggregates::{AggregatePlan, GroupState, ResultBuilder};
+use crate::aggregates::{AggregatePlan, Arguments, GroupState, ResultBuilder};
 use crate::batch::Batch;
 use crate::config::{Field, FieldKind, Fields, Text, format_duration};
 use crate::datum::{Datum, read_values};
@@ -241,21 +243,46 @@ impl Definition for Features {
             stream_time: None,
             recent: HashMap::default(),
             recent_rows: 0,
+            earliest: i64::MAX,
             recent_is_complete: true,
         }))
     }
 }
 
-/// A row that later rows of its key may see.
-#[derive(Debug)]
-struct Row {
-    time: i64,
-    /// What the features' aggregates take of it.
-    values: Vec<Datum>,
+/// The rows of a key that later ones may see, in order of time, equal times in order of arrival.
+#[derive(Debug, Default)]
+struct KeyRows {
+    times: VecDeque<i64>,
+    /// What the features' aggregates take of them: of each row as many values.
+    values: VecDeque<Datum>,
 }
 
-/// The rows of a key in order of time, equal times in order of arrival.
-type KeyRows = VecDeque<Row>;
+impl KeyRows {
+    /// How many rows are not later than `time`.
+    fn until(&self, time: i64) -> usize {
+        self.times.partition_point(|other| *other <= time)
+    }
+
+    fn insert(&mut self, position: usize, time: i64, values: impl ExactSizeIterator<Item = Datum>) {
+        self.times.insert(position, time);
+        let start = position * values.len();
+        for (number, value) in values.enumerate() {
+            self.values.insert(start + number, value);
+        }
+    }
+
+    /// Drops the rows that are not later than `time` and says how many they were.
+    fn drop_until(&mut self, time: i64) -> usize {
+        // Mostly there is none.
+        if self.times.front().is_none_or(|first| *first > time) {
+            return 0;
+        }
+        let (rows, dropped) = (self.times.len(), self.until(time));
+        self.times.drain(..dropped);
+        self.values.drain(..self.values.len() / rows * dropped);
+        dropped
+    }
+}
 
 struct RunningFeatures {
     definition: Arc<Features>,
@@ -264,6 +291,8 @@ struct RunningFeatures {
     /// Rows of keys that were in use, as they are in the store.
     recent: HashMap<Box<[u8]>, KeyRows, foldhash::fast::FixedState>,
     recent_rows: usize,
+    /// No bucket of the store is earlier.
+    earliest: i64,
     /// Whether a key that is not in `recent` has no rows in the store either.
     recent_is_complete: bool,
 }
@@ -287,6 +316,8 @@ impl RunningFeatures {
         let mut results: Vec<ResultBuilder> =
             definition.windows.iter().map(|window| window.plan.results()).collect();
         let mut kept = Vec::with_capacity(input.len());
+        let mut states: Vec<GroupState> =
+            definition.windows.iter().map(|window| window.plan.new_state()).collect();
         let (mut store_key, mut value) = (Vec::new(), Vec::new());
         for (row, (&time, &seq)) in input.time.iter().zip(&input.seq).enumerate() {
             if keys.is_null(row) {
@@ -305,35 +336,41 @@ impl RunningFeatures {
             {
                 context.count(DropReason::Late, 1);
             }
-            let current = Row { time, values: arguments.row(row) };
             let over = self.over();
             let key = keys.get(row);
-            self.load(key, context.state, store)?;
-            let Some(rows) = self.recent.get_mut(key) else { continue };
-            while rows.front().is_some_and(|row| row.time <= over) {
-                rows.pop_front();
-                self.recent_rows -= 1;
-            }
-            let position = rows.partition_point(|row| row.time <= time);
-            match fold(&definition, rows, position, &current, over) {
-                Err((code, message)) => {
-                    context.fail(seq, code, message);
-                    continue;
+            let rows = match self.recent.entry_ref(key) {
+                EntryRef::Occupied(known) => known.into_mut(),
+                EntryRef::Vacant(unknown) => {
+                    let rows = if self.recent_is_complete {
+                        KeyRows::default()
+                    } else {
+                        let buckets = over.saturating_add(1).max(0)..=self.stream_time.unwrap_or_default();
+                        stored_rows(key, buckets, definition.bucket(), context.state, store)?
+                    };
+                    self.recent_rows += rows.times.len();
+                    unknown.insert_with_key(key.into(), rows)
                 }
-                Ok(states) => {
-                    for (result, state) in results.iter_mut().zip(&states) {
-                        result.push(state);
-                    }
-                    kept.push(row);
-                }
+            };
+            self.recent_rows -= rows.drop_until(over);
+            let position = rows.until(time);
+            let current = Current { time, arguments: &arguments, row };
+            if let Err((code, message)) = fold(&definition, rows, position, &current, over, &mut states) {
+                context.fail(seq, code, message);
+                continue;
             }
+            for (result, state) in results.iter_mut().zip(&states) {
+                result.push(state);
+            }
+            kept.push(row);
             if time > over {
-                let equal = rows.iter().take(position).rev().take_while(|row| row.time == time).count();
-                row_key(&mut store_key, time.div_euclid(definition.bucket()), key, time, equal as u32);
+                let equal = rows.times.range(..position).rev().take_while(|other| **other == time).count();
+                let bucket = time.div_euclid(definition.bucket());
+                self.earliest = self.earliest.min(bucket);
+                row_key(&mut store_key, bucket, key, time, equal as u32);
                 value.clear();
                 arguments.write_row(row, &mut value);
                 context.state.put(store, &store_key, &value);
-                rows.insert(position, current);
+                rows.insert(position, time, arguments.row(row));
                 self.recent_rows += 1;
             }
         }
@@ -367,58 +404,20 @@ impl RunningFeatures {
             return;
         }
         let bucket = self.definition.bucket();
-        let first = |over: i64| over.saturating_add(1).max(0) / bucket;
-        let was = self.stream_time.map_or(0, |_| first(self.over()));
         self.stream_time = Some(time);
         let over = self.over();
-        if first(over) > was {
-            state.expire(store, &[], &first(over).to_be_bytes());
+        let first = over.saturating_add(1).max(0) / bucket;
+        if first > self.earliest {
+            self.earliest = first;
+            state.expire(store, &[], &first.to_be_bytes());
             let mut rows_left = 0;
             self.recent.retain(|_, rows| {
-                let used = rows.back().is_some_and(|row| row.time > over);
-                rows_left += if used { rows.len() } else { 0 };
+                let used = rows.times.back().is_some_and(|time| *time > over);
+                rows_left += if used { rows.times.len() } else { 0 };
                 used
             });
             self.recent_rows = rows_left;
         }
-    }
-
-    /// Makes sure that the key's rows are in memory.
-    fn load(&mut self, key: &[u8], state: &TaskState, store: StoreId) -> Result<(), OperatorError> {
-        if self.recent.contains_key(key) {
-            return Ok(());
-        }
-        let mut rows = KeyRows::new();
-        if !self.recent_is_complete {
-            let bucket = self.definition.bucket();
-            let first = self.over().saturating_add(1).max(0) / bucket;
-            let last = self.stream_time.unwrap_or_default() / bucket;
-            let mut from = Vec::new();
-            for bucket in first..=last {
-                from.clear();
-                from.extend_from_slice(&bucket.to_be_bytes());
-                from.extend_from_slice(key);
-                let prefix = from.len();
-                from.extend_from_slice(&[0; 12]);
-                let mut to = from.clone();
-                if let Some(tail) = to.get_mut(prefix..) {
-                    tail.fill(0xff);
-                }
-                for item in state.scan(store, &from, &to)? {
-                    let (store_key, bytes) = item?;
-                    let time = store_key.get(prefix..prefix + 8).and_then(|bytes| bytes.try_into().ok());
-                    let time = i64::from_be_bytes(
-                        time.ok_or_else(|| OperatorError::Stored("a row's key is too short".to_owned()))?,
-                    );
-                    let values =
-                        read_values(&bytes).map_err(|error| OperatorError::Stored(error.to_string()))?;
-                    rows.push_back(Row { time, values });
-                }
-            }
-        }
-        self.recent_rows += rows.len();
-        self.recent.insert(key.into(), rows);
-        Ok(())
     }
 
     fn forget(&mut self) {
@@ -428,25 +427,63 @@ impl RunningFeatures {
     }
 }
 
-/// The state of each window for a row that would stand at `position`.
+/// The row that is being processed.
+struct Current<'a> {
+    time: i64,
+    arguments: &'a Arguments,
+    row: usize,
+}
+
+/// Makes `states` those of the windows for a row that would stand at `position`.
 fn fold(
     definition: &Features,
     rows: &KeyRows,
     position: usize,
-    current: &Row,
+    current: &Current<'_>,
     over: i64,
-) -> Result<Vec<GroupState>, (Code, String)> {
-    let mut states = Vec::with_capacity(definition.windows.len());
-    for window in &definition.windows {
-        let mut state = window.plan.new_state();
+    states: &mut [GroupState],
+) -> Result<(), (Code, String)> {
+    let width = definition.plan.value_count();
+    for (window, state) in definition.windows.iter().zip(states) {
+        window.plan.reset(state);
         let after = over.max(current.time.saturating_sub(window.last));
-        let from = rows.partition_point(|row| row.time <= after).min(position);
-        for row in rows.range(from..position).chain(definition.include_current.then_some(current)) {
-            window.plan.update_values(&mut state, &row.values)?;
+        for row in rows.until(after).min(position)..position {
+            window.plan.update_values(state, &rows.values, row * width)?;
         }
-        states.push(state);
+        if definition.include_current {
+            window.plan.update(state, current.arguments, current.row)?;
+        }
     }
-    Ok(states)
+    Ok(())
+}
+
+/// Reads the rows of a key whose times lie within the buckets of `times`.
+fn stored_rows(
+    key: &[u8],
+    times: RangeInclusive<i64>,
+    bucket: i64,
+    state: &mut TaskState,
+    store: StoreId,
+) -> Result<KeyRows, OperatorError> {
+    let mut rows = KeyRows::default();
+    let mut from = Vec::new();
+    for bucket in times.start() / bucket..=times.end() / bucket {
+        from.clear();
+        from.extend_from_slice(&bucket.to_be_bytes());
+        from.extend_from_slice(key);
+        let prefix = from.len();
+        let mut to = from.clone();
+        from.extend_from_slice(&[0; 12]);
+        to.extend_from_slice(&[0xff; 12]);
+        let mut stored = state.scan(store, &from, &to)?;
+        while let Some((store_key, bytes)) = stored.next_entry()? {
+            let time = store_key.get(prefix..prefix + 8).and_then(|bytes| bytes.try_into().ok());
+            let time = time.ok_or_else(|| OperatorError::Stored("a row's key is too short".to_owned()))?;
+            let values = read_values(bytes).map_err(|error| OperatorError::Stored(error.to_string()))?;
+            rows.insert(rows.times.len(), i64::from_be_bytes(time), values.into_iter());
+        }
+    }
+    Ok(rows)
 }
 
 /// `bucket | key | time | n`; times are not negative, so that big-endian bytes are in their order.
@@ -486,6 +523,7 @@ impl Operator for RunningFeatures {
         self.forget();
         self.stream_time = position;
         // An operator that has never seen a row has an empty store.
+        self.earliest = if position.is_none() { i64::MAX } else { 0 };
         self.recent_is_complete = position.is_none();
     }
 }

@@ -80,6 +80,12 @@ impl Keys {
         self.ends.len()
     }
 
+    /// Adds a row with this key.
+    pub fn push(&mut self, key: &[u8]) {
+        self.bytes.extend_from_slice(key);
+        self.ends.push(self.bytes.len());
+    }
+
     /// Whether there is no row.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()

@@ -290,6 +290,8 @@ pub struct RowError {
     pub code: Code,
     /// What was wrong, with the values concerned.
     pub message: String,
+    /// Whether the record is to blame. If not, it goes on whatever `on-error` says, unless that is `fail`.
+    pub of_record: bool,
 }
 
 /// Why a row was dropped without being an error.
@@ -334,7 +336,12 @@ impl<'a> Context<'a> {
 
     /// Reports an error of the row.
     pub fn fail(&mut self, seq: u32, code: Code, message: impl Into<String>) {
-        self.errors.push(RowError { seq, code, message: message.into() });
+        self.errors.push(RowError { seq, code, message: message.into(), of_record: true });
+    }
+
+    /// Reports an error of a row that the record with this sequence number only brought to light.
+    pub fn fail_blameless(&mut self, seq: u32, code: Code, message: impl Into<String>) {
+        self.errors.push(RowError { seq, code, message: message.into(), of_record: false });
     }
 
     /// Takes over the errors of an expression and answers which rows are without one; `None` if all are.

@@ -53,11 +53,6 @@ struct CacheBudget {
 pub(crate) struct CacheShare(Arc<CacheBudget>);
 
 impl CacheShare {
-    /// A budget for one task alone.
-    pub(crate) fn of(bytes: usize) -> Self {
-        Self::new(Arc::new(CacheBudget { bytes, tasks: AtomicUsize::new(0) }))
-    }
-
     fn new(budget: Arc<CacheBudget>) -> Self {
         budget.tasks.fetch_add(1, Ordering::Relaxed);
         Self(budget)

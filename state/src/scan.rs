@@ -20,7 +20,8 @@ pub struct Scan<'a> {
     staged: StagedRange<'a>,
     /// The staged entry that is next.
     head: Option<(&'a [u8], Option<&'a [u8]>)>,
-    database: Box<dyn Cursor + 'a>,
+    /// `None`: nothing lies below what is staged.
+    database: Option<Cursor<'a>>,
     /// Whether the database's entry was returned last and has to be left behind.
     stale: bool,
     /// The expired range that the database's entry has not left yet, and those behind it.
@@ -29,20 +30,19 @@ pub struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    pub(crate) fn new(staged: &'a Staged, database: Box<dyn Cursor + 'a>, from: &[u8], to: &[u8]) -> Self {
-        let mut entries = staged.range(from, to);
-        let mut expired = staged.expired_within(from, to);
+    pub(crate) fn new(staged: &'a mut Staged, database: Option<Cursor<'a>>, from: &[u8], to: &[u8]) -> Self {
+        let (mut entries, mut expired) = staged.range(from, to);
         Self { head: entries.next(), staged: entries, database, stale: false, range: expired.next(), expired }
     }
 
     /// The next key and value, valid until the next call.
     pub fn next_entry(&mut self) -> Result<Option<Entry<'_>>, StateError> {
         loop {
-            if std::mem::take(&mut self.stale) {
-                self.database.next()?;
+            if let (true, Some(database)) = (std::mem::take(&mut self.stale), &mut self.database) {
+                database.next()?;
             }
             self.leave_expired()?;
-            let order = match (&self.head, self.database.entry()) {
+            let order = match (&self.head, self.stored()) {
                 (None, None) => return Ok(None),
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
@@ -50,7 +50,7 @@ impl<'a> Scan<'a> {
             };
             if order == Ordering::Greater {
                 self.stale = true;
-                return Ok(self.database.entry());
+                return Ok(self.stored());
             }
             self.stale = order == Ordering::Equal;
             let head = self.head.take();
@@ -61,14 +61,19 @@ impl<'a> Scan<'a> {
         }
     }
 
+    fn stored(&self) -> Option<Entry<'_>> {
+        self.database.as_ref()?.entry()
+    }
+
     /// Moves the database on to an entry that has not expired.
     fn leave_expired(&mut self) -> Result<(), StateError> {
-        while let (Some((from, to)), Some((key, _))) = (self.range, self.database.entry()) {
+        let Some(database) = &mut self.database else { return Ok(()) };
+        while let (Some((from, to)), Some((key, _))) = (self.range, database.entry()) {
             if key < from {
                 break;
             }
             if key < to {
-                self.database.seek(to)?;
+                database.seek(to)?;
             }
             self.range = self.expired.next();
         }

@@ -1,9 +1,10 @@
-//! The staged writes of one store, and the cache that they become.
+//! The staged writes of one store, and what they become by a promotion.
 //!
-//! An entry is *dirty* while the database lacks it, and *unlogged* while the changelog lacks it. Clean entries stay
-//! as a cache of what the database holds: a value, or the knowledge that there is none. Two levels can be taken
-//! back: the running epoch by an undo log of moved-out old values, and everything since the last promotion by
-//! dropping the dirty entries. Reads see one map, never a stack of them.
+//! An entry is *dirty* until it is promoted, and *unlogged* while the changelog lacks it. Over a database clean entries are a
+//! cache of what it holds: a value, or the knowledge that there is none. Over nothing they are the committed data
+//! themselves. Two levels can be taken back: the running epoch by an undo log of moved-out old values, and everything
+//! since the last promotion by dropping the dirty entries, over nothing with their committed values put back. Reads see
+//! one map, never a stack of them.
 
 use std::{cell::Cell, mem};
 
@@ -54,6 +55,8 @@ pub(crate) struct Staged {
     /// The running epoch. Starts at 1, so that no entry seems to be of it by default.
     epoch: u64,
     undo: Vec<Undo>,
+    /// Over nothing: the committed values of the dirty entries, of each that has one.
+    committed: Option<Vec<(SlotId, SmallBytes)>>,
     /// Slots that became dirty or unlogged. A slot may be in a list twice, or without its mark since the change was
     /// taken back: the entry's mark decides.
     dirty: Vec<SlotId>,
@@ -65,12 +68,17 @@ pub(crate) struct Staged {
 }
 
 impl Staged {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn over_nothing() -> Self {
+        Self { committed: Some(Vec::new()), ..Self::over_database() }
+    }
+
+    pub(crate) fn over_database() -> Self {
         Self {
             table: Table::new(),
             expired: Expired::default(),
             epoch: 1,
             undo: Vec::new(),
+            committed: None,
             dirty: Vec::new(),
             unlogged: Vec::new(),
             dirty_bytes: 0,
@@ -95,40 +103,45 @@ impl Staged {
     pub(crate) fn write(&mut self, key: &[u8], value: Option<&[u8]>) {
         let id = match self.table.find(key) {
             Some(id) => {
-                self.uncharge(id);
-                let epoch = self.epoch;
-                let entry = self.table.value_mut(id);
-                if entry.epoch == epoch {
-                    match (&mut entry.value, value) {
-                        (Some(old), Some(new)) => old.assign(new),
-                        (old, new) => *old = new.map(SmallBytes::from),
-                    }
-                } else {
-                    let undo = Undo::Changed {
-                        id,
-                        value: mem::replace(&mut entry.value, value.map(SmallBytes::from)),
-                        epoch: mem::replace(&mut entry.epoch, epoch),
-                        marks: entry.marks,
-                    };
-                    self.undo.push(undo);
-                }
+                self.change(id, value);
                 id
             }
             None => {
                 let value = value.map(SmallBytes::from);
-                let id = self.table.insert(key, Entry { value, epoch: self.epoch, ..Entry::default() });
+                let marks = Marks { dirty: true, unlogged: false };
+                let id = self.table.insert(key, Entry { value, epoch: self.epoch, marks, used: true.into() });
                 self.undo.push(Undo::Added(id));
+                self.dirty.push(id);
+                self.charge(id);
                 id
             }
         };
+        let marks = &mut self.table.value_mut(id).marks;
+        if !mem::replace(&mut marks.unlogged, true) {
+            self.unlogged.push(id);
+        }
+    }
+
+    /// Makes an entry dirty with another value; whether it is unlogged stays as it is.
+    fn change(&mut self, id: SlotId, value: Option<&[u8]>) {
+        self.uncharge(id);
+        let epoch = self.epoch;
         let entry = self.table.value_mut(id);
+        let marks = entry.marks;
+        if entry.epoch == epoch {
+            match (&mut entry.value, value) {
+                (Some(old), Some(new)) => old.assign(new),
+                (old, new) => *old = new.map(SmallBytes::from),
+            }
+        } else {
+            let value = mem::replace(&mut entry.value, value.map(SmallBytes::from));
+            let epoch = mem::replace(&mut entry.epoch, epoch);
+            self.undo.push(Undo::Changed { id, value, epoch, marks });
+        }
         entry.used.set(true);
-        let marks = mem::replace(&mut entry.marks, Marks { dirty: true, unlogged: true });
+        entry.marks.dirty = true;
         if !marks.dirty {
             self.dirty.push(id);
-        }
-        if !marks.unlogged {
-            self.unlogged.push(id);
         }
         self.charge(id);
     }
@@ -137,7 +150,14 @@ impl Staged {
         if from >= to {
             return;
         }
-        let ids: Vec<SlotId> = self.table.range(from, to).map(|(_, id)| id).collect();
+        let ids: Vec<SlotId> = self.table.range(from, to).map(|(id, ..)| id).collect();
+        if self.committed.is_some() {
+            for id in ids {
+                self.change(id, None);
+                self.table.value_mut(id).marks.unlogged = false;
+            }
+            return;
+        }
         for id in ids {
             self.uncharge(id);
             self.table.unlink(id);
@@ -152,8 +172,12 @@ impl Staged {
             return;
         }
         for undo in self.undo.drain(..) {
-            if let Undo::Unlinked(id) = undo {
-                self.table.release(id);
+            match (undo, &mut self.committed) {
+                (Undo::Unlinked(id), _) => self.table.release(id),
+                (Undo::Changed { id, value: Some(value), marks, .. }, Some(committed)) if !marks.dirty => {
+                    committed.push((id, value));
+                }
+                _ => {}
             }
         }
         self.epoch += 1;
@@ -182,18 +206,15 @@ impl Staged {
         self.epoch += 1;
     }
 
-    /// Calls back with the newest value of every unlogged key, in key order; from now on they count as logged.
+    /// Calls back with the newest value of every unlogged key, in the order of their first writes; from now on they
+    /// count as logged.
     pub(crate) fn take_unlogged(&mut self, mut take: impl FnMut(&[u8], Option<&[u8]>)) {
         self.end_epoch();
-        let table = &mut self.table;
-        let mut ids = mem::take(&mut self.unlogged);
-        ids.retain(|&id| mem::take(&mut table.value_mut(id).marks.unlogged));
-        sort_by_key(&mut ids, table);
-        for &id in &ids {
-            take(table.key(id), table.value(id).value.as_deref());
+        for id in self.unlogged.drain(..) {
+            if mem::take(&mut self.table.value_mut(id).marks.unlogged) {
+                take(self.table.key(id), self.table.value(id).value.as_deref());
+            }
         }
-        ids.clear();
-        self.unlogged = ids;
     }
 
     /// How many writes the changelog lacks.
@@ -214,11 +235,22 @@ impl Staged {
         })
     }
 
-    /// The database and the changelog have it all now; what is staged becomes the cache.
+    /// The database and the changelog have it all now; what is staged becomes the cache, or the committed data.
     pub(crate) fn mark_clean(&mut self) {
         self.end_epoch();
-        for id in self.dirty.drain(..) {
-            self.table.value_mut(id).marks.dirty = false;
+        let mut dirty = mem::take(&mut self.dirty);
+        for id in dirty.drain(..) {
+            let entry = self.table.value_mut(id);
+            let was_dirty = mem::take(&mut entry.marks.dirty);
+            // Over nothing, what is not there needs no entry that says so.
+            if was_dirty && entry.value.is_none() && self.committed.is_some() {
+                self.uncharge(id);
+                self.table.remove(id);
+            }
+        }
+        self.dirty = dirty;
+        if let Some(committed) = &mut self.committed {
+            committed.clear();
         }
         // Only numbers without a mark are left.
         self.unlogged.clear();
@@ -226,8 +258,16 @@ impl Staged {
         self.expired.clear();
     }
 
+    /// Back to what was promoted last.
     pub(crate) fn discard(&mut self) {
         self.end_epoch();
+        for (id, value) in self.committed.as_mut().map(mem::take).unwrap_or_default() {
+            self.uncharge(id);
+            let entry = self.table.value_mut(id);
+            entry.value = Some(value);
+            entry.marks = Marks::default();
+            self.charge(id);
+        }
         for id in mem::take(&mut self.dirty) {
             if self.table.value(id).marks.dirty {
                 self.uncharge(id);
@@ -263,9 +303,39 @@ impl Staged {
         }
     }
 
-    /// Forgets every clean entry, since the database has changed under them.
+    /// Over nothing: sets the committed value of a key, below what is staged.
+    pub(crate) fn restore(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let value = value.map(SmallBytes::from);
+        let Some(id) = self.table.find(key) else {
+            if value.is_some() {
+                let id = self.table.insert(key, Entry { value, ..Entry::default() });
+                self.charge(id);
+            }
+            return;
+        };
+        if self.table.value(id).marks.dirty {
+            if let Some(committed) = &mut self.committed {
+                committed.retain(|(other, _)| *other != id);
+                committed.extend(value.map(|value| (id, value)));
+            }
+            return;
+        }
+        self.uncharge(id);
+        match value {
+            Some(_) => {
+                self.table.value_mut(id).value = value;
+                self.charge(id);
+            }
+            None => self.table.remove(id),
+        }
+    }
+
+    /// Over a database: forgets every clean entry, since it has changed under them.
     pub(crate) fn forget_clean(&mut self) {
         self.end_epoch();
+        if self.committed.is_some() {
+            return;
+        }
         for id in 0..self.table.slots() {
             let entry = self.table.value(id);
             if entry.epoch != 0 && !entry.marks.dirty {
@@ -283,14 +353,9 @@ impl Staged {
         self.bytes
     }
 
-    /// The entries in a range, in key order.
-    pub(crate) fn range(&self, from: &[u8], to: &[u8]) -> StagedRange<'_> {
-        StagedRange { slots: self.table.range(from, to), table: &self.table }
-    }
-
-    /// The expired ranges that overlap a range; they hide what the database holds.
-    pub(crate) fn expired_within(&self, from: &[u8], to: &[u8]) -> Overlapping<'_> {
-        self.expired.overlapping(from, to)
+    /// The entries in a range, in key order, and the expired ranges that overlap it: they hide what the database holds.
+    pub(crate) fn range(&mut self, from: &[u8], to: &[u8]) -> (StagedRange<'_>, Overlapping<'_>) {
+        (StagedRange(self.table.range(from, to)), self.expired.overlapping(from, to))
     }
 
     fn cost(&self, id: SlotId) -> usize {
@@ -315,35 +380,13 @@ impl Staged {
     }
 }
 
-/// Sorts slots by key. The first bytes are compared as a number: most comparisons end there and follow no pointer.
-fn sort_by_key(ids: &mut [SlotId], table: &Table<Entry>) {
-    let mut prefixed: Vec<(u128, SlotId)> = ids.iter().map(|&id| (prefix(table.key(id)), id)).collect();
-    prefixed.sort_unstable_by(|(a, a_id), (b, b_id)| {
-        a.cmp(b).then_with(|| table.key(*a_id).cmp(table.key(*b_id)))
-    });
-    for (to, (_, id)) in ids.iter_mut().zip(prefixed) {
-        *to = id;
-    }
-}
-
-fn prefix(key: &[u8]) -> u128 {
-    let mut bytes = [0; 16];
-    for (to, from) in bytes.iter_mut().zip(key) {
-        *to = *from;
-    }
-    u128::from_be_bytes(bytes)
-}
-
-pub(crate) struct StagedRange<'a> {
-    slots: Range<'a>,
-    table: &'a Table<Entry>,
-}
+pub(crate) struct StagedRange<'a>(Range<'a, Entry>);
 
 impl<'a> Iterator for StagedRange<'a> {
     type Item = (&'a [u8], Option<&'a [u8]>);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (key, id) = self.slots.next()?;
-        Some((key, self.table.value(id).value.as_deref()))
+        let (_, key, entry) = self.0.next()?;
+        Some((key, entry.value.as_deref()))
     }
 }

@@ -1,12 +1,11 @@
 //! A map from byte keys to values: hashed for points, ordered for ranges.
 //!
-//! Points are the hot path and cost one hash lookup. The order of the keys is kept in a second index that is built
-//! by the first range access and maintained from then on, so a store that is never scanned never pays for it.
-//! An entry has a stable number, its *slot*, under which others (undo log, list of dirty entries) refer to it; both
-//! indexes always hold exactly the linked slots.
+//! Points are the hot path and cost one hash lookup. The order of the keys is a second index, which range accesses bring up
+//! to date: what is added and removed between two of them never gets there, so a store that is scanned now and then
+//! hardly pays for its order, and one that is never scanned not at all.
+//! An entry has a stable number, its *slot*, under which others (undo log, list of dirty entries) refer to it.
 
 use std::{
-    cell::OnceCell,
     collections::{BTreeMap, btree_map},
     hash::BuildHasher,
     ops::Bound,
@@ -19,7 +18,12 @@ use crate::small_bytes::SmallBytes;
 /// The number of an entry, valid until it is released.
 pub(crate) type SlotId = u32;
 
-type Order = BTreeMap<SmallBytes, SlotId>;
+/// The linked slots by key: all of them are in one of the two.
+struct Order {
+    sorted: BTreeMap<SmallBytes, SlotId>,
+    /// Linked since the last range access, and perhaps no longer.
+    fresh: Vec<SlotId>,
+}
 
 #[derive(Default)]
 struct Slot<T> {
@@ -30,8 +34,10 @@ struct Slot<T> {
 pub(crate) struct Table<T> {
     slots: Vec<Slot<T>>,
     free: Vec<SlotId>,
-    hashed: HashTable<SlotId>,
-    order: OnceCell<Order>,
+    /// Each with half of its key's hash, so that neither growing nor a look at another key's slot goes to memory.
+    hashed: HashTable<(u32, SlotId)>,
+    /// Not before the first range access.
+    order: Option<Order>,
     hasher: DefaultHashBuilder,
 }
 
@@ -41,7 +47,7 @@ impl<T: Default> Table<T> {
             slots: Vec::new(),
             free: Vec::new(),
             hashed: HashTable::new(),
-            order: OnceCell::new(),
+            order: None,
             hasher: DefaultHashBuilder::default(),
         }
     }
@@ -65,14 +71,16 @@ impl<T: Default> Table<T> {
     }
 
     #[inline]
-    fn hash(&self, key: &[u8]) -> u64 {
-        self.hasher.hash_one(key)
+    fn hash(&self, key: &[u8]) -> u32 {
+        self.hasher.hash_one(key) as u32
     }
 
     /// The slot of a linked entry.
     #[inline]
     pub(crate) fn find(&self, key: &[u8]) -> Option<SlotId> {
-        self.hashed.find(self.hash(key), |&id| *self.slot(id).key == *key).copied()
+        let hash = self.hash(key);
+        let is_it = |&(other, id): &(u32, SlotId)| other == hash && *self.slot(id).key == *key;
+        self.hashed.find(whole(hash), is_it).map(|&(_, id)| id)
     }
 
     #[inline]
@@ -110,23 +118,25 @@ impl<T: Default> Table<T> {
     /// Makes an entry visible under its key.
     pub(crate) fn link(&mut self, id: SlotId) {
         let hash = self.hash(self.key(id));
-        let Self { slots, hashed, hasher, order, .. } = self;
-        let key_of = |id: SlotId| slots.get(id as usize).map(|slot| &slot.key);
-        hashed.insert_unique(hash, id, |&id| key_of(id).map_or(0, |key| hasher.hash_one(&**key)));
-        if let (Some(order), Some(key)) = (order.get_mut(), key_of(id)) {
-            order.insert(key.clone(), id);
+        self.hashed.insert_unique(whole(hash), (hash, id), |&(hash, _)| whole(hash));
+        if let Some(Order { fresh, .. }) = &mut self.order {
+            fresh.push(id);
+            // Cheaper to begin anew than to remember every slot that came and went.
+            if fresh.len() > self.slots.len() {
+                self.order = None;
+            }
         }
     }
 
     /// Hides an entry but keeps its slot, so that it can be linked again.
     pub(crate) fn unlink(&mut self, id: SlotId) {
         let hash = self.hash(self.key(id));
-        if let Ok(entry) = self.hashed.find_entry(hash, |&other| other == id) {
+        if let Ok(entry) = self.hashed.find_entry(whole(hash), |&(_, other)| other == id) {
             entry.remove();
         }
         let Self { slots, order, .. } = self;
-        if let (Some(order), Some(slot)) = (order.get_mut(), slots.get(id as usize)) {
-            order.remove(&slot.key);
+        if let (Some(order), Some(slot)) = (order, slots.get(id as usize)) {
+            order.sorted.remove(&slot.key);
         }
     }
 
@@ -146,18 +156,29 @@ impl<T: Default> Table<T> {
         self.slots.clear();
         self.free.clear();
         self.hashed.clear();
-        if let Some(order) = self.order.get_mut() {
-            order.clear();
-        }
+        self.order = None;
     }
 
     /// The linked slots with a key in `[from, to)`, in key order.
-    pub(crate) fn range(&self, from: &[u8], to: &[u8]) -> Range<'_> {
-        let order = self
-            .order
-            .get_or_init(|| self.hashed.iter().map(|&id| (self.slot(id).key.clone(), id)).collect());
+    pub(crate) fn range(&mut self, from: &[u8], to: &[u8]) -> Range<'_, T> {
+        let Self { slots, hashed, hasher, order, .. } = self;
+        let slots = slots.as_slice();
+        let Order { sorted, fresh } = order.get_or_insert_with(|| Order {
+            sorted: BTreeMap::new(),
+            fresh: hashed.iter().map(|&(_, id)| id).collect(),
+        });
+        let linked = fresh.drain(..).filter_map(|id| {
+            let key = &slots.get(id as usize)?.key;
+            hashed.find(whole(hasher.hash_one(&**key) as u32), |&(_, other)| other == id)?;
+            Some((key.clone(), id))
+        });
+        if sorted.is_empty() {
+            *sorted = linked.collect();
+        } else {
+            sorted.extend(linked);
+        }
         let from = Bound::Included(SmallBytes::from(from));
-        Range { entries: order.range((from, Bound::Unbounded)), to: to.into() }
+        Range { entries: sorted.range((from, Bound::Unbounded)), to: to.into(), slots }
     }
 
     /// How many slots there are, free ones included: slot numbers are below it.
@@ -166,17 +187,25 @@ impl<T: Default> Table<T> {
     }
 }
 
-/// Slots in key order. Most ranges are short, so comparing each key with the end is cheaper than looking for it.
-pub(crate) struct Range<'a> {
-    entries: btree_map::Range<'a, SmallBytes, SlotId>,
-    to: SmallBytes,
+/// A hash of which the upper bits differ too.
+#[inline]
+fn whole(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
 }
 
-impl<'a> Iterator for Range<'a> {
-    type Item = (&'a [u8], SlotId);
+/// Entries in key order. Most ranges are short, so comparing each key with the end is cheaper than looking for it.
+pub(crate) struct Range<'a, T> {
+    entries: btree_map::Range<'a, SmallBytes, SlotId>,
+    to: SmallBytes,
+    slots: &'a [Slot<T>],
+}
+
+impl<'a, T> Iterator for Range<'a, T> {
+    type Item = (SlotId, &'a [u8], &'a T);
 
     fn next(&mut self) -> Option<Self::Item> {
         let (key, &id) = self.entries.next()?;
-        (*key < self.to).then_some((&**key, id))
+        let slot = self.slots.get(id as usize)?;
+        (*key < self.to).then_some((id, &*slot.key, &slot.value))
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use crate::{
     Fingerprint, Scan, Slice, StateDirectory, StateError, StateOptions,
-    database::{Database, MemoryDatabase, RocksDatabase, Write},
+    database::{Database, Write},
     options::CacheShare,
     staged::Staged,
 };
@@ -57,22 +57,19 @@ pub struct ChangelogRecord {
 /// A [`StoreId`] that is not an index into the specs is a bug of the caller and panics.
 pub struct TaskState {
     stores: Vec<Staged>,
-    database: Box<dyn Database>,
+    /// `None`: the stores are in memory, and nothing lies below what is staged.
+    database: Option<Database>,
     checkpoint: Checkpoint,
-    cache: CacheShare,
+    /// What the clean entries over a database may take.
+    cache: Option<CacheShare>,
 }
 
 impl TaskState {
     /// Stores that live in memory and end with this value.
     pub fn in_memory(specs: &[StoreSpec]) -> Self {
-        // All is in memory anyway: a cache besides the database would only hold it twice.
-        Self::in_memory_with_cache(specs, 0)
-    }
-
-    /// As [`in_memory`](Self::in_memory), with a bound in bytes for the cache of what was promoted.
-    pub fn in_memory_with_cache(specs: &[StoreSpec], cache: usize) -> Self {
         let checkpoint = Checkpoint { changelog_offsets: vec![0; specs.len()], ..Checkpoint::default() };
-        Self::new(specs, Box::new(MemoryDatabase::new(specs.len())), checkpoint, CacheShare::of(cache))
+        let stores = specs.iter().map(|_| Staged::over_nothing()).collect();
+        Self { stores, database: None, checkpoint, cache: None }
     }
 
     /// Opens the stores of a task, named `<sub-topology>-<partition>`, in its folder of the state directory. A store
@@ -86,18 +83,9 @@ impl TaskState {
         specs: &[StoreSpec],
         options: &StateOptions,
     ) -> Result<Self, StateError> {
-        let (database, checkpoint) = RocksDatabase::open(directory, task, specs, options)?;
-        Ok(Self::new(specs, Box::new(database), checkpoint, options.cache_share()))
-    }
-
-    fn new(
-        specs: &[StoreSpec],
-        database: Box<dyn Database>,
-        checkpoint: Checkpoint,
-        cache: CacheShare,
-    ) -> Self {
-        let stores = specs.iter().map(|_| Staged::new()).collect();
-        Self { stores, database, checkpoint, cache }
+        let (database, checkpoint) = Database::open(directory, task, specs, options)?;
+        let stores = specs.iter().map(|_| Staged::over_database()).collect();
+        Ok(Self { stores, database: Some(database), checkpoint, cache: Some(options.cache_share()) })
     }
 
     #[inline]
@@ -118,9 +106,10 @@ impl TaskState {
     /// If the database cannot be read.
     #[inline]
     pub fn get(&self, store: StoreId, key: &[u8]) -> Result<Option<Slice<'_>>, StateError> {
-        match self.store(store).get(key) {
-            Some(staged) => Ok(staged.map(Slice::borrowed)),
-            None => self.database.get(store, key),
+        match (self.store(store).get(key), &self.database) {
+            (Some(staged), _) => Ok(staged.map(Slice::borrowed)),
+            (None, Some(database)) => database.get(store, key),
+            (None, None) => Ok(None),
         }
     }
 
@@ -140,9 +129,9 @@ impl TaskState {
             }
             values.push(value.flatten().map(Slice::borrowed));
         }
-        if !missing.is_empty() {
+        if let (false, Some(database)) = (missing.is_empty(), &self.database) {
             let keys: Vec<&[u8]> = missing.iter().map(|(_, key)| *key).collect();
-            for ((place, _), found) in missing.iter().zip(self.database.multi_get(store, &keys)?) {
+            for ((place, _), found) in missing.iter().zip(database.multi_get(store, &keys)?) {
                 if let Some(value) = values.get_mut(*place) {
                     *value = found;
                 }
@@ -174,8 +163,10 @@ impl TaskState {
     ///
     /// # Errors
     /// If the database cannot be read.
-    pub fn scan(&self, store: StoreId, from: &[u8], to: &[u8]) -> Result<Scan<'_>, StateError> {
-        Ok(Scan::new(self.store(store), self.database.cursor(store, from, to)?, from, to))
+    #[expect(clippy::indexing_slicing, reason = "a store that was not opened is a bug of the caller")]
+    pub fn scan(&mut self, store: StoreId, from: &[u8], to: &[u8]) -> Result<Scan<'_>, StateError> {
+        let database = self.database.as_ref().map(|database| database.cursor(store, from, to)).transpose()?;
+        Ok(Scan::new(&mut self.stores[store.0], database, from, to))
     }
 
     /// Keeps the writes since the last call: they can no longer be undone alone.
@@ -188,10 +179,10 @@ impl TaskState {
         self.stores.iter_mut().for_each(Staged::abort_epoch);
     }
 
-    /// The newest value of every key written since the last call: each key once, by store and in key order. Ends the
-    /// epoch, for what was handed out cannot be undone.
+    /// The newest value of every key written since the last call: each key once, by store and in the order of their
+    /// first writes. Ends the epoch, for what was handed out cannot be undone.
     pub fn changelog(&mut self) -> Vec<ChangelogRecord> {
-        let mut records = Vec::new();
+        let mut records = Vec::with_capacity(self.stores.iter().map(Staged::unlogged).sum());
         for (store, staged) in self.stores.iter_mut().enumerate() {
             let store = StoreId(store);
             staged.take_unlogged(|key, value| {
@@ -226,7 +217,9 @@ impl TaskState {
         if writes > 0 {
             return Err(StateError::NotInChangelog { writes });
         }
-        self.database.commit(&mut staged_writes(&self.stores), &checkpoint)?;
+        if let Some(database) = &mut self.database {
+            database.commit(staged_writes(&self.stores), &checkpoint)?;
+        }
         self.checkpoint = checkpoint;
         self.stores.iter_mut().for_each(Staged::mark_clean);
         self.bound_cache();
@@ -243,7 +236,7 @@ impl TaskState {
         &self.checkpoint
     }
 
-    /// Applies records of a store's changelog to the database, past everything that is staged, and then sets the
+    /// Applies records of a store's changelog to what was committed, past everything that is staged, and then sets the
     /// changelog offset to `next_offset`. If it is interrupted the offset is the old one, and restoring the same
     /// records again gives the same result. Ends the epoch.
     ///
@@ -278,8 +271,17 @@ impl TaskState {
         store: StoreId,
         batch: &[(Vec<u8>, Option<Vec<u8>>)],
     ) -> Result<(), StateError> {
-        let mut writes = batch.iter().map(|(key, value)| Write::new(store, key, value.as_deref()));
-        self.database.commit(&mut writes, &self.checkpoint)
+        match &mut self.database {
+            Some(database) => {
+                let writes = batch.iter().map(|(key, value)| Write::new(store, key, value.as_deref()));
+                database.commit(writes, &self.checkpoint)
+            }
+            None => {
+                let staged = self.store_mut(store);
+                batch.iter().for_each(|(key, value)| staged.restore(key, value.as_deref()));
+                Ok(())
+            }
+        }
     }
 
     /// Makes what was promoted and restored so far survive a crash. Without it a crash loses some of it, which then
@@ -288,7 +290,7 @@ impl TaskState {
     /// # Errors
     /// If the database cannot be written.
     pub fn flush(&mut self) -> Result<(), StateError> {
-        self.database.flush()
+        self.database.as_mut().map_or(Ok(()), Database::flush)
     }
 
     /// As [`flush`](Self::flush), without waiting for it: it ends by itself, and a crash before that loses no more than without.
@@ -296,12 +298,12 @@ impl TaskState {
     /// # Errors
     /// If the database cannot be written.
     pub fn flush_in_background(&mut self) -> Result<(), StateError> {
-        self.database.flush_in_background()
+        self.database.as_mut().map_or(Ok(()), Database::flush_in_background)
     }
 
     /// How many bytes a crash would lose now, about, and the changelog would have to bring back.
     pub fn unflushed_bytes(&self) -> usize {
-        self.database.unflushed_bytes()
+        self.database.as_ref().map_or(0, Database::unflushed_bytes)
     }
 
     /// Drops what is staged, flushes what was promoted, and ends.
@@ -314,7 +316,8 @@ impl TaskState {
 
     /// Each store gives from its cache in proportion to its size.
     fn bound_cache(&mut self) {
-        let share = self.cache.bytes();
+        let Some(cache) = &self.cache else { return };
+        let share = cache.bytes();
         let total: usize = self.stores.iter().map(Staged::bytes).sum();
         if total > share {
             for store in &mut self.stores {

@@ -251,3 +251,48 @@ fn a_record_whose_result_fails_leaves_no_trace_in_an_aggregate() {
         assert_eq!(ran.stderr.matches("M0804").count(), 1, "{}", ran.stderr);
     }
 }
+
+#[test]
+fn a_window_that_closes_without_a_result_is_not_the_fault_of_the_record_that_closes_it() {
+    let folder = Folder::new();
+    let file = |on_error: &str| {
+        folder.write(
+            &format!("{on_error}.toml"),
+            format!(
+                r#"
+                [app]
+                id = "app"
+                [sources.s]
+                topic = "s"
+                key = {{ k = "string" }}
+                value = {{ n = "int64" }}
+                [steps.u]
+                op = "aggregate"
+                from = "s"
+                window = {{ tumbling = "1s" }}
+                emit = "close"
+                on-error = "{on_error}"
+                columns = {{ share = "10 / sum(n)", rows = "count(*)" }}
+                [sinks.o]
+                from = "u"
+                "#
+            ),
+        )
+    };
+    let rows = [(0, 2), (900, -2), (1000, 0), (1900, 5), (2000, 1)];
+    let record = |(at, n): (i64, i64)| {
+        format!("{}\n", json!({ "topic": "s", "timestamp": at, "key": { "k": "a" }, "value": { "n": n } }))
+    };
+    let input = rows.map(record).concat();
+    for (on_error, batch) in [("dead-letter", "1"), ("dead-letter", "100"), ("skip", "2")] {
+        let ran = with_input(&["pipe", &file(on_error), "--max-batch-rows", batch], &input).expect_code(0);
+        let written: Vec<Json> =
+            ran.lines().iter().map(|line| json!([line["topic"], line["value"]])).collect();
+        // The sum is zero after the first row of the second window, and has a share when it closes.
+        assert_eq!(written, [json!(["o", { "share": 2, "rows": 2 }])], "{on_error}, batches of {batch}");
+        assert_eq!(ran.stderr.matches("M0804").count(), 1, "{}", ran.stderr);
+        ran.says(&["M0804", "k = a, window_start = 1970-01-01T00:00:00", "division by zero"]);
+    }
+    let ran = with_input(&["pipe", &file("fail")], &input).expect_code(1);
+    ran.says(&["M0804", "line 3", "closes without a result"]);
+}

@@ -629,10 +629,10 @@ impl Driver {
     }
 
     /// The content of every store, by name and partition, in key order: for tests of restores.
-    pub fn stores(&self) -> Result<BTreeMap<(String, usize), Vec<StoreEntry>>, DriverError> {
+    pub fn stores(&mut self) -> Result<BTreeMap<(String, usize), Vec<StoreEntry>>, DriverError> {
         let mut contents = BTreeMap::new();
-        for (sub, tasks) in self.plan.sub_topologies.iter().zip(&self.tasks) {
-            for (partition, running) in tasks.iter().enumerate() {
+        for (sub, tasks) in self.plan.sub_topologies.iter().zip(&mut self.tasks) {
+            for (partition, running) in tasks.iter_mut().enumerate() {
                 for (number, store) in sub.stores.iter().enumerate() {
                     let name = (store.spec.name.clone(), partition);
                     contents.insert(name, running.task.store_content(StoreId(number))?);

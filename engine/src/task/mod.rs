@@ -321,11 +321,19 @@ impl Task {
         self.finish(records, pass, Some(stopped))
     }
 
-    /// Stream time goes on without a record.
+    /// Stream time goes on without a record. An error that must stop the process leaves it where it was.
     pub fn advance(&mut self, to: Advance) -> Result<Epoch, TaskError> {
+        let before = self.positions();
         let slots = (0..self.sub.slots).map(|_| None).collect();
         let pass = self.run(slots, Some(to))?;
-        self.finish(Vec::new(), pass, None)
+        let fatal = pass.failures.iter().find(|failure| failure.on_error == OnError::Fail);
+        let Some(fatal) = fatal else {
+            return self.finish(Vec::new(), pass, None);
+        };
+        let stopped = self.record_error(fatal, &[]);
+        self.state.abort_epoch();
+        self.reset(&before);
+        self.finish(Vec::new(), Pass::default(), Some(stopped))
     }
 
     fn finish(
@@ -459,14 +467,12 @@ impl Task {
             counted.errors = context.errors.len() as u64;
             counted.dropped = std::mem::take(&mut context.dropped);
             pass.failures.extend(context.errors.into_iter().map(|error| {
-                Failure::new(
-                    error.seq,
-                    &node.name,
-                    error.code,
-                    error.message,
-                    node.on_error,
-                    &node.dead_letter,
-                )
+                // A record that is not to blame is no dead letter.
+                let on_error = match node.on_error {
+                    OnError::DeadLetter if !error.of_record => OnError::Skip,
+                    on_error => on_error,
+                };
+                Failure::new(error.seq, &node.name, error.code, error.message, on_error, &node.dead_letter)
             }));
             for (output, batch) in node.outputs.iter().zip(outputs) {
                 counted.rows_out += batch.len() as u64;
@@ -512,7 +518,7 @@ impl Task {
     }
 
     /// Every entry of a store, in key order.
-    pub fn store_content(&self, store: StoreId) -> Result<Vec<StoreEntry>, StateError> {
+    pub fn store_content(&mut self, store: StoreId) -> Result<Vec<StoreEntry>, StateError> {
         let all = self.state.scan(store, &[], &[0xff; 64])?;
         all.map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
     }

@@ -2,20 +2,32 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, TimestampMillisecondArray};
+use arrow::array::{ArrayRef, TimestampMillisecondArray, UInt32Array};
+use arrow::compute::{concat, take};
+use arrow::error::ArrowError;
+use arrow::util::display::array_value_to_string;
 
 use super::groups::{Entry, Group};
 use crate::aggregates::{AggregatePlan, GroupState, ResultBuilder};
 use crate::batch::{Batch, RowKind};
+use crate::diagnostic::Code;
 use crate::key::{KeyDecoder, KeyEncoder};
 use crate::operator::{Context, OperatorError};
 use crate::schema::Schema;
 
+/// Where a change's key comes from.
+#[derive(Clone, Copy)]
+pub(super) enum Key<'a> {
+    /// A row of the input.
+    Row(usize),
+    /// The store: the encoded key.
+    Stored(&'a [u8]),
+}
+
 /// A change's row: the key of the group, and where and when it counts.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
-    /// The encoded key.
-    pub key: &'a [u8],
+    pub key: Key<'a>,
     /// Start and end of the window, where there is one.
     pub window: Option<(i64, i64)>,
     /// Event time of the change.
@@ -25,8 +37,12 @@ pub(super) struct Place<'a> {
 }
 
 /// Collects changes; they may come in any order of `seq`.
-pub(super) struct Changes {
-    keys: KeyDecoder,
+pub(super) struct Changes<'a> {
+    input: &'a Batch,
+    /// Keys that no row of the input has to have.
+    stored: KeyDecoder,
+    /// Where the keys are: first those of the input's rows are counted, then the stored ones.
+    keys: Vec<u32>,
     windows: Vec<(i64, i64)>,
     kinds: Vec<RowKind>,
     times: Vec<i64>,
@@ -34,10 +50,13 @@ pub(super) struct Changes {
     results: ResultBuilder,
 }
 
-impl Changes {
-    pub fn new(keys: &KeyEncoder, plan: &AggregatePlan) -> Result<Self, OperatorError> {
+impl<'a> Changes<'a> {
+    /// For changes that rows of `input` cause.
+    pub fn new(input: &'a Batch, keys: &KeyEncoder, plan: &AggregatePlan) -> Result<Self, OperatorError> {
         Ok(Changes {
-            keys: keys.decoder()?,
+            input,
+            stored: keys.decoder()?,
+            keys: Vec::new(),
             windows: Vec::new(),
             kinds: Vec::new(),
             times: Vec::new(),
@@ -53,7 +72,14 @@ impl Changes {
         kind: RowKind,
         state: Option<&GroupState>,
     ) -> Result<(), OperatorError> {
-        self.keys.push(place.key).map_err(|error| OperatorError::Stored(error.to_string()))?;
+        let key = match place.key {
+            Key::Row(row) => row,
+            Key::Stored(key) => {
+                self.stored.push(key).map_err(|error| OperatorError::Stored(error.to_string()))?;
+                self.input.len() + self.stored.len() - 1
+            }
+        };
+        self.keys.push(key as u32);
         self.windows.extend(place.window);
         self.kinds.push(kind);
         self.times.push(place.time);
@@ -80,25 +106,51 @@ impl Changes {
         self.push(place, kind, Some(&after.state))
     }
 
-    /// Adds the change that a group holds back, if it holds one; `split` gives key and window of its store key.
+    /// Adds the change that a group holds back, if it holds one.
     pub fn push_pending(
         &mut self,
         group: &mut Group,
-        split: impl for<'k> Fn(&'k [u8]) -> (&'k [u8], Option<(i64, i64)>),
+        window: Option<(i64, i64)>,
     ) -> Result<(), OperatorError> {
         let (Some(pending), Some(entry)) = (group.pending.take(), &group.entry) else { return Ok(()) };
-        let (key, window) = split(&group.store_key);
-        let place = Place { key, window, time: entry.time, seq: pending.seq };
+        let place = Place { key: Key::Row(pending.row), window, time: entry.time, seq: pending.seq };
         self.push_update(place, pending.existed, pending.before.as_ref(), entry)
     }
 
     /// The batch of all changes, by `seq`.
-    pub fn finish(mut self, schema: &Schema, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
+    pub fn finish(self, schema: &Schema, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
+        let (batch, errors) = self.batch(schema)?;
+        let keep = context.without_errors(&batch, &errors);
+        in_order(crate::filter::kept(batch, keep)?)
+    }
+
+    /// The same for changes that rows of other groups bring to light: a failure is not the fault of these rows.
+    pub fn finish_closed(self, schema: &Schema, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
+        let (batch, errors) = self.batch(schema)?;
+        let mut keep = vec![true; batch.len()];
+        for (row, code, message) in errors {
+            let key: Vec<String> = (0..schema.key)
+                .map(|column| {
+                    let value = array_value_to_string(batch.rows.column(column), row)?;
+                    Ok(format!("{} = {value}", schema.columns.field(column).name()))
+                })
+                .collect::<Result<_, ArrowError>>()?;
+            let message = format!("the window with {} closes without a result: {message}", key.join(", "));
+            if let (Some(keep), Some(seq)) = (keep.get_mut(row), batch.seq.get(row)) {
+                *keep = false;
+                context.fail_blameless(*seq, code, message);
+            }
+        }
+        in_order(batch.filter(&keep.into())?)
+    }
+
+    #[expect(clippy::type_complexity, reason = "rows and the errors of some, as everywhere")]
+    fn batch(mut self, schema: &Schema) -> Result<(Batch, Vec<(usize, Code, String)>), OperatorError> {
         if self.times.is_empty() {
-            return Ok(Batch::empty(&schema.columns));
+            return Ok((Batch::empty(&schema.columns), Vec::new()));
         }
         let count = self.times.len();
-        let mut arrays: Vec<ArrayRef> = self.keys.finish()?;
+        let mut arrays = self.key_columns()?;
         if !self.windows.is_empty() {
             let (starts, ends): (Vec<i64>, Vec<i64>) = self.windows.into_iter().unzip();
             arrays.push(Arc::new(TimestampMillisecondArray::from(starts)));
@@ -113,13 +165,28 @@ impl Changes {
             kind: Some(self.kinds),
             null_value: None,
         };
-        let keep = context.without_errors(&batch, &errors);
-        let batch = crate::filter::kept(batch, keep)?;
-        if batch.seq.is_sorted() {
-            return Ok(batch);
-        }
-        let mut order: Vec<usize> = (0..batch.len()).collect();
-        order.sort_by_key(|row| batch.seq.get(*row).copied());
-        Ok(batch.take(&order)?)
+        Ok((batch, errors))
     }
+
+    fn key_columns(&mut self) -> Result<Vec<ArrayRef>, OperatorError> {
+        let rows = UInt32Array::from(std::mem::take(&mut self.keys));
+        let from_store = !self.stored.is_empty();
+        let columns = self.input.rows.columns().iter().zip(self.stored.finish()?);
+        columns
+            .map(|(given, stored)| {
+                let stored =
+                    if from_store { Some(concat(&[given.as_ref(), stored.as_ref()])?) } else { None };
+                Ok(take(stored.as_ref().unwrap_or(given), &rows, None)?)
+            })
+            .collect()
+    }
+}
+
+fn in_order(batch: Batch) -> Result<Batch, OperatorError> {
+    if batch.seq.is_sorted() {
+        return Ok(batch);
+    }
+    let mut order: Vec<usize> = (0..batch.len()).collect();
+    order.sort_by_key(|row| batch.seq.get(*row).copied());
+    Ok(batch.take(&order)?)
 }

@@ -7,6 +7,7 @@ use millstream_state::{StoreId, TaskState};
 use crate::aggregates::{AggregatePlan, Arguments, GroupState};
 use crate::diagnostic::Code;
 use crate::hash::hash_bytes;
+use crate::key::Keys;
 use crate::operator::OperatorError;
 
 /// What a group's store entry holds.
@@ -21,10 +22,8 @@ pub(super) struct Entry {
 }
 
 /// A group within an epoch.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Group {
-    /// Its key in the store.
-    pub store_key: Box<[u8]>,
     /// What it holds now; `None` if it does not exist.
     pub entry: Option<Entry>,
     /// Whether `entry` differs from the store.
@@ -42,6 +41,8 @@ pub(super) struct Pending {
     pub before: Option<Entry>,
     /// Sequence number of the newest row.
     pub seq: u32,
+    /// The newest row.
+    pub row: usize,
 }
 
 impl Group {
@@ -74,8 +75,8 @@ impl Group {
         self.entry = Some(entry);
         self.dirty = true;
         match &mut self.pending {
-            Some(pending) => pending.seq = seq,
-            None => self.pending = Some(Pending { existed, before: previous.filter(|_| before), seq }),
+            Some(pending) => (pending.seq, pending.row) = (seq, row),
+            None => self.pending = Some(Pending { existed, before: previous.filter(|_| before), seq, row }),
         }
         Ok(())
     }
@@ -85,76 +86,76 @@ impl Group {
 #[derive(Default)]
 pub(super) struct Groups {
     table: HashTable<u32>,
+    /// The keys in the store, in the order of `all`.
+    pub keys: Keys,
     /// In the order in which they were first touched.
     pub all: Vec<Group>,
 }
 
 impl Groups {
     /// The number of the group with this key; a new one has no entry yet and must be [loaded](Groups::load).
-    #[expect(clippy::indexing_slicing, reason = "the table holds positions of `all` only")]
     pub fn index_of(&mut self, store_key: &[u8]) -> usize {
-        let hash = hash_bytes(store_key);
-        let all = &mut self.all;
+        let keys = &mut self.keys;
         let entry = self.table.entry(
-            hash,
-            |index| *all[*index as usize].store_key == *store_key,
-            |index| hash_bytes(&all[*index as usize].store_key),
+            hash_bytes(store_key),
+            |index| keys.get(*index as usize) == store_key,
+            |index| hash_bytes(keys.get(*index as usize)),
         );
         match entry {
             hashbrown::hash_table::Entry::Occupied(found) => *found.get() as usize,
             hashbrown::hash_table::Entry::Vacant(free) => {
-                let index = all.len();
+                let index = self.all.len();
                 free.insert(index as u32);
-                all.push(Group { store_key: store_key.into(), entry: None, dirty: false, pending: None });
+                self.keys.push(store_key);
+                self.all.push(Group::default());
                 index
             }
         }
     }
 
     /// The group with this key, if the epoch has touched it.
-    #[expect(clippy::indexing_slicing, reason = "the table holds positions of `all` only")]
     pub fn find(&self, store_key: &[u8]) -> Option<usize> {
-        let all = &self.all;
         self.table
-            .find(hash_bytes(store_key), |index| *all[*index as usize].store_key == *store_key)
+            .find(hash_bytes(store_key), |index| self.keys.get(*index as usize) == store_key)
             .map(|index| *index as usize)
     }
 
-    /// Reads the groups from number `from` on, in one go.
+    /// The groups that hold a change back, in the order of the rows that caused it.
+    pub fn pending(&self) -> Vec<usize> {
+        let pending = self.all.iter().enumerate();
+        let mut pending: Vec<(u32, usize)> =
+            pending.filter_map(|(number, group)| Some((group.pending.as_ref()?.seq, number))).collect();
+        pending.sort_unstable();
+        pending.into_iter().map(|(_, number)| number).collect()
+    }
+
+    /// Reads all groups, in one go; none of them may have been changed.
     pub fn load(
         &mut self,
-        from: usize,
         plan: &AggregatePlan,
         state: &TaskState,
         store: StoreId,
     ) -> Result<(), OperatorError> {
-        let new = self.all.get_mut(from..).unwrap_or_default();
-        if new.is_empty() {
-            return Ok(());
-        }
-        let keys: Vec<&[u8]> = new.iter().map(|group| &*group.store_key).collect();
-        let found = state.multi_get(store, &keys)?;
-        let entries: Result<Vec<Option<Entry>>, OperatorError> =
-            found.iter().map(|bytes| bytes.as_ref().map(|bytes| decode(plan, bytes)).transpose()).collect();
-        drop(found);
-        for (group, entry) in new.iter_mut().zip(entries?) {
-            group.entry = entry;
+        let keys: Vec<&[u8]> = self.keys.iter().collect();
+        for (group, found) in self.all.iter_mut().zip(state.multi_get(store, &keys)?) {
+            group.entry = found.map(|bytes| decode(plan, &bytes)).transpose()?;
         }
         Ok(())
     }
 
     /// Writes what has changed.
     pub fn write(&mut self, plan: &AggregatePlan, state: &mut TaskState, store: StoreId) {
-        let mut bytes = Vec::new();
-        for group in self.all.iter_mut().filter(|group| group.dirty) {
+        let (mut bytes, mut aggregates) = (Vec::new(), Vec::new());
+        for (group, store_key) in self.all.iter_mut().zip(self.keys.iter()).filter(|(group, _)| group.dirty) {
             group.dirty = false;
             match &group.entry {
                 Some(entry) => {
-                    bytes.clear();
-                    encode(plan, entry, &mut bytes);
-                    state.put(store, &group.store_key, &bytes);
+                    aggregates.clear();
+                    plan.write(&entry.state, &mut aggregates);
+                    encode(entry, &aggregates, &mut bytes);
+                    state.put(store, store_key, &bytes);
                 }
-                None => state.delete(store, &group.store_key),
+                None => state.delete(store, store_key),
             }
         }
     }
@@ -162,15 +163,13 @@ impl Groups {
 
 const LAYOUT: u8 = 1;
 
-fn encode(plan: &AggregatePlan, entry: &Entry, bytes: &mut Vec<u8>) {
-    let mut aggregates = Vec::new();
-    plan.write(&entry.state, &mut aggregates);
+fn encode(entry: &Entry, aggregates: &[u8], bytes: &mut Vec<u8>) {
     let mut writer = ValueWriter::new(bytes, LAYOUT);
     writer.put_i64(entry.time).put_option(entry.indexed.is_some());
     if let Some(indexed) = entry.indexed {
         writer.put_i64(indexed);
     }
-    writer.put_bytes(&aggregates);
+    writer.put_bytes(aggregates);
 }
 
 /// Reads an entry from its bytes in the store.

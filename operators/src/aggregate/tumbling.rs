@@ -3,7 +3,7 @@
 //! The store holds `window start | key` → entry: the windows that close next stand at its front, in the order in which they
 //! are sent, and expire as one range.
 
-use super::changes::{Changes, Place};
+use super::changes::{Changes, Key, Place};
 use super::groups::{Groups, decode};
 use super::{Aggregate, Wanted, Window};
 use crate::batch::{Batch, RowKind};
@@ -40,7 +40,7 @@ impl Tumbling {
         input: &Batch,
         context: &mut Context<'_>,
     ) -> Result<Vec<Batch>, OperatorError> {
-        let mut changes = Changes::new(&self.keys, &self.aggregate.plan)?;
+        let mut changes = Changes::new(input, &self.keys, &self.aggregate.plan)?;
         let mut groups = Groups::default();
         let store = context.store(0);
         let size = self.window.size;
@@ -76,9 +76,9 @@ impl Tumbling {
         }
         context.count(DropReason::NullKey, null_keys);
         context.count(DropReason::Late, late.len() as u64);
-        groups.load(0, &self.aggregate.plan, context.state, store)?;
+        groups.load(&self.aggregate.plan, context.state, store)?;
 
-        // What a window sends when it closes may fail on the way there.
+        // A window that sends its result when it closes has to have one then, and not after each of its rows.
         let fallible = !self.window.emit_close && !self.aggregate.plan.results_cannot_fail();
         for ((row, number), (&time, &seq)) in
             numbers.into_iter().enumerate().zip(input.time.iter().zip(&input.seq))
@@ -97,19 +97,28 @@ impl Tumbling {
                 // Nothing is said until the window closes.
                 group.pending = None;
             } else if !self.wanted.fold {
-                changes.push_pending(group, |store_key| split(store_key, size))?;
+                changes.push_pending(group, Some(split(groups.keys.get(number), size).1))?;
             }
         }
         self.stream_time = stream_time;
-        for group in &mut groups.all {
-            changes.push_pending(group, |store_key| split(store_key, size))?;
+        for number in groups.pending() {
+            let Some(group) = groups.all.get_mut(number) else { continue };
+            changes.push_pending(group, Some(split(groups.keys.get(number), size).1))?;
         }
         groups.write(&self.aggregate.plan, context.state, store);
         let passed = self.closed_until(self.stream_time);
         if passed > open_from {
             context.state.expire(store, &[], &passed.to_be_bytes());
         }
-        Ok(vec![changes.finish(&self.aggregate.schema, context)?, input.take(&late)?])
+        Ok(vec![self.finish(changes, context)?, input.take(&late)?])
+    }
+
+    fn finish(&self, changes: Changes<'_>, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
+        if self.window.emit_close {
+            changes.finish_closed(&self.aggregate.schema, context)
+        } else {
+            changes.finish(&self.aggregate.schema, context)
+        }
     }
 
     /// Stream time reaches `time`: windows that close now are sent.
@@ -118,7 +127,7 @@ impl Tumbling {
         time: i64,
         seq: u32,
         groups: &mut Groups,
-        changes: &mut Changes,
+        changes: &mut Changes<'_>,
         context: &mut Context<'_>,
     ) -> Result<(), OperatorError> {
         let was = self.closed_until(self.stream_time);
@@ -137,28 +146,25 @@ impl Tumbling {
         from: i64,
         to: i64,
         seq: u32,
-        changes: &mut Changes,
+        changes: &mut Changes<'_>,
         context: &mut Context<'_>,
     ) -> Result<(), OperatorError> {
         for item in context.state.scan(context.store(0), &from.to_be_bytes(), &to.to_be_bytes())? {
             let (store_key, bytes) = item?;
             let entry = decode(&self.aggregate.plan, &bytes)?;
             let (key, window) = split(&store_key, self.window.size);
-            changes.push(
-                Place { key, window, time: entry.time, seq },
-                RowKind::Insert,
-                Some(&entry.state),
-            )?;
+            let place = Place { key: Key::Stored(key), window: Some(window), time: entry.time, seq };
+            changes.push(place, RowKind::Insert, Some(&entry.state))?;
         }
         Ok(())
     }
 }
 
 /// The key and the window of a store key.
-fn split(store_key: &[u8], size: i64) -> (&[u8], Option<(i64, i64)>) {
+fn split(store_key: &[u8], size: i64) -> (&[u8], (i64, i64)) {
     let (start, key) = store_key.split_at_checked(START).unwrap_or((&[0; START], &[]));
     let start = i64::from_be_bytes(start.try_into().unwrap_or_default());
-    (key, Some((start, start.saturating_add(size))))
+    (key, (start, start.saturating_add(size)))
 }
 
 impl Operator for Tumbling {
@@ -178,7 +184,8 @@ impl Operator for Tumbling {
         seq: u32,
         context: &mut Context<'_>,
     ) -> Result<Vec<Batch>, OperatorError> {
-        let mut changes = Changes::new(&self.keys, &self.aggregate.plan)?;
+        let nothing = Batch::empty(&self.aggregate.input.columns);
+        let mut changes = Changes::new(&nothing, &self.keys, &self.aggregate.plan)?;
         match to {
             Advance::To(time) => self.pass_time(time, seq, &mut Groups::default(), &mut changes, context)?,
             Advance::End if self.window.emit_close => {
@@ -188,8 +195,7 @@ impl Operator for Tumbling {
         }
         let passed = if to == Advance::End { i64::MAX } else { self.closed_until(self.stream_time) };
         context.state.expire(context.store(0), &[], &passed.to_be_bytes());
-        let late = Batch::empty(&self.aggregate.input.columns);
-        Ok(vec![changes.finish(&self.aggregate.schema, context)?, late])
+        Ok(vec![self.finish(changes, context)?, nothing])
     }
 
     fn position(&self) -> Option<i64> {

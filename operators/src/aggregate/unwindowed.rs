@@ -4,7 +4,7 @@
 //! later than the group's newest row: an update leaves the index alone, and the sweep moves an entry that turns out
 //! to be too early. So the sweep finds every group that expires, and an update writes one entry.
 
-use super::changes::{Changes, Place};
+use super::changes::{Changes, Key, Place};
 use super::groups::{Entry, Groups, decode};
 use super::{Aggregate, Wanted};
 use crate::batch::{Batch, RowKind};
@@ -30,7 +30,7 @@ impl Unwindowed {
     }
 
     fn process_rows(&mut self, input: &Batch, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
-        let mut changes = Changes::new(&self.keys, &self.aggregate.plan)?;
+        let mut changes = Changes::new(input, &self.keys, &self.aggregate.plan)?;
         let mut groups = Groups::default();
         let store = context.store(0);
         let keys = self.keys.encode_all(input.rows.columns(), input.len())?;
@@ -59,7 +59,7 @@ impl Unwindowed {
         }
         context.count(DropReason::NullKey, null_keys);
         context.count(DropReason::NullValue, null_values);
-        groups.load(0, &self.aggregate.plan, context.state, store)?;
+        groups.load(&self.aggregate.plan, context.state, store)?;
 
         let fallible = !self.aggregate.plan.results_cannot_fail();
         for ((row, number), (&time, &seq)) in
@@ -86,15 +86,16 @@ impl Unwindowed {
             if let Some(entry) = group.entry.as_mut().filter(unindexed) {
                 entry.indexed = Some(entry.time);
                 self.earliest = self.earliest.map(|earliest| earliest.min(entry.time));
-                let index = index_key(entry.time, split(&group.store_key).0);
+                let index = index_key(entry.time, key_of(groups.keys.get(number)));
                 context.state.put(store, &index, &[]);
             }
             if !self.wanted.fold {
-                changes.push_pending(group, split)?;
+                changes.push_pending(group, None)?;
             }
         }
-        for group in &mut groups.all {
-            changes.push_pending(group, split)?;
+        for number in groups.pending() {
+            let Some(group) = groups.all.get_mut(number) else { continue };
+            changes.push_pending(group, None)?;
         }
         groups.write(&self.aggregate.plan, context.state, store);
         changes.finish(&self.aggregate.schema, context)
@@ -114,7 +115,7 @@ impl Unwindowed {
         stream_time: i64,
         seq: u32,
         groups: &mut Groups,
-        changes: &mut Changes,
+        changes: &mut Changes<'_>,
         context: &mut Context<'_>,
     ) -> Result<(), OperatorError> {
         let Some(retain) = self.aggregate.retain else { return Ok(()) };
@@ -162,14 +163,14 @@ impl Unwindowed {
                 group.dirty = true;
                 if !remains {
                     // Consumers learn of the row before they learn that it is gone.
-                    changes.push_pending(group, split)?;
+                    changes.push_pending(group, None)?;
                 }
                 group.entry = remains.then_some(entry);
             }
         }
         expired.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
         for (_, key, entry) in &expired {
-            let place = Place { key, window: None, time: stream_time, seq };
+            let place = Place { key: Key::Stored(key), window: None, time: stream_time, seq };
             changes.push(place, RowKind::Delete, self.wanted.before.then_some(&entry.state))?;
         }
         let next = context.state.scan(store, &index_key(bound, &[]), &[INDEX + 1])?.next().transpose()?;
@@ -178,9 +179,9 @@ impl Unwindowed {
     }
 }
 
-/// The key of a store key; there is no window.
-fn split(store_key: &[u8]) -> (&[u8], Option<(i64, i64)>) {
-    (store_key.get(1..).unwrap_or_default(), None)
+/// The key of a store key.
+fn key_of(store_key: &[u8]) -> &[u8] {
+    store_key.get(1..).unwrap_or_default()
 }
 
 /// `1 | time | key`; times are not negative, so that big-endian bytes are in their order.
@@ -217,7 +218,8 @@ impl Operator for Unwindowed {
             return Ok(Vec::new());
         }
         self.stream_time = Some(time);
-        let mut changes = Changes::new(&self.keys, &self.aggregate.plan)?;
+        let nothing = Batch::empty(&self.aggregate.input.columns);
+        let mut changes = Changes::new(&nothing, &self.keys, &self.aggregate.plan)?;
         let mut groups = Groups::default();
         self.sweep(time, seq, &mut groups, &mut changes, context)?;
         groups.write(&self.aggregate.plan, context.state, context.store(0));

@@ -9,7 +9,7 @@ mod accumulator;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -410,6 +410,13 @@ impl AggregatePlan {
         GroupState { calls: self.0.calls.iter().map(|call| Accumulator::new(call.kind)).collect() }
     }
 
+    /// Makes a state that of a group without rows again.
+    pub fn reset(&self, state: &mut GroupState) {
+        for (call, accumulator) in self.0.calls.iter().zip(&mut state.calls) {
+            *accumulator = Accumulator::new(call.kind);
+        }
+    }
+
     /// Adds a row to a group; a row with an [error](Arguments::errors) is not to be added. On an error the state is as
     /// before.
     pub fn update(
@@ -421,9 +428,14 @@ impl AggregatePlan {
         self.fold(state, &ArgumentsRow { arguments, row })
     }
 
-    /// Adds a row by its stored [values](Arguments::row). On an error the state is as before.
-    pub fn update_values(&self, state: &mut GroupState, values: &[Datum]) -> Result<(), (Code, String)> {
-        self.fold(state, &StoredRow { values, arguments: self.0.arguments.len() })
+    /// Adds a row by its stored [values](Arguments::row), which begin at position `first`. On an error the state is as before.
+    pub fn update_values(
+        &self,
+        state: &mut GroupState,
+        values: &VecDeque<Datum>,
+        first: usize,
+    ) -> Result<(), (Code, String)> {
+        self.fold(state, &StoredRow { values, first, first_filter: first + self.0.arguments.len() })
     }
 
     fn fold(&self, state: &mut GroupState, row: &impl Row) -> Result<(), (Code, String)> {
@@ -447,6 +459,11 @@ impl AggregatePlan {
     pub fn value_types(&self) -> Vec<DataType> {
         let arguments = self.0.arguments.iter().map(|argument| argument.data_type().clone());
         arguments.chain(self.0.filters.iter().map(|_| DataType::Boolean)).collect()
+    }
+
+    /// How many they are.
+    pub fn value_count(&self) -> usize {
+        self.0.arguments.len() + self.0.filters.len()
     }
 
     /// Appends the bytes of a state.
@@ -545,22 +562,23 @@ impl Row for ArgumentsRow<'_> {
 }
 
 struct StoredRow<'a> {
-    values: &'a [Datum],
-    /// How many of the values are arguments; the others are filters.
-    arguments: usize,
+    values: &'a VecDeque<Datum>,
+    first: usize,
+    /// Behind the arguments.
+    first_filter: usize,
 }
 
 impl Row for StoredRow<'_> {
     #[inline]
     fn included(&self, filters: &[usize]) -> bool {
-        filters
-            .iter()
-            .all(|filter| matches!(self.values.get(self.arguments + filter), Some(Datum::Bool(true))))
+        let value = |filter: &usize| self.values.get(self.first_filter + filter);
+        filters.iter().all(|filter| matches!(value(filter), Some(Datum::Bool(true))))
     }
 
     #[inline]
     fn argument(&self, argument: Option<usize>) -> DatumRef<'_> {
-        argument.and_then(|argument| self.values.get(argument)).map_or(DatumRef::Null, Datum::by_ref)
+        let value = argument.and_then(|argument| self.values.get(self.first + argument));
+        value.map_or(DatumRef::Null, Datum::by_ref)
     }
 }
 
@@ -599,9 +617,12 @@ impl Arguments {
     }
 
     /// What has to be stored of a row to add it again later: the value of each argument, then whether each filter is true.
-    pub fn row(&self, row: usize) -> Vec<Datum> {
-        let values = self.values.iter().map(|values| values.value(row).to_datum());
-        values.chain((0..self.filters.len()).map(|filter| Datum::Bool(self.filter(filter, row)))).collect()
+    pub fn row(&self, row: usize) -> impl ExactSizeIterator<Item = Datum> {
+        let arguments = self.values.len();
+        (0..arguments + self.filters.len()).map(move |position| match self.values.get(position) {
+            Some(values) => values.value(row).to_datum(),
+            None => Datum::Bool(self.filter(position - arguments, row)),
+        })
     }
 
     /// Appends the bytes of [`row`](Self::row), to be read by [`read_values`](crate::datum::read_values).

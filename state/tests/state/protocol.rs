@@ -18,7 +18,6 @@ const B: StoreId = StoreId(1);
 fn everywhere(check: impl Fn(TaskState)) {
     let specs = specs(&["a", "b"]);
     check(TaskState::in_memory(&specs));
-    check(TaskState::in_memory_with_cache(&specs, 1 << 20));
     let disk = Disk::new(64 << 20);
     let (state, _directory) = disk.open(&specs).unwrap();
     check(state);
@@ -29,7 +28,7 @@ fn commit(state: &mut TaskState, offset: i64) {
     state.promote(checkpoint(offset, 2)).unwrap();
 }
 
-fn contents(state: &TaskState, store: StoreId) -> BTreeMap<Vec<u8>, Vec<u8>> {
+fn contents(state: &mut TaskState, store: StoreId) -> BTreeMap<Vec<u8>, Vec<u8>> {
     state
         .scan(store, &[], &[255])
         .unwrap()
@@ -94,9 +93,9 @@ fn a_front_that_expires_step_by_step_stays_expired() {
                 assert_eq!(first, Some(vec![1, round, window]));
             }
             state.abort_epoch();
-            assert_eq!(contents(&state, A).len(), 2);
+            assert_eq!(contents(&mut state, A).len(), 2);
             commit(&mut state, i64::from(round) + 100);
-            assert_eq!(contents(&state, A).len(), 2);
+            assert_eq!(contents(&mut state, A).len(), 2);
         }
     });
 }
@@ -120,7 +119,7 @@ fn a_restore_is_seen_through_every_cache() {
         );
         assert_eq!(state.checkpoint().changelog_offsets, [12, 10]);
         state.discard();
-        assert_eq!(contents(&state, A), [(b"new".to_vec(), b"2".to_vec())].into());
+        assert_eq!(contents(&mut state, A), [(b"new".to_vec(), b"2".to_vec())].into());
     });
 }
 
@@ -133,9 +132,9 @@ fn a_large_restore_survives_a_restart() {
     state.restore(B, &mut records.clone(), 40_007).unwrap();
     state.close().unwrap();
     drop(directory);
-    let (state, _directory) = disk.open(&specs).unwrap();
+    let (mut state, _directory) = disk.open(&specs).unwrap();
     assert_eq!(state.checkpoint().changelog_offsets, [0, 40_007]);
-    assert_eq!(contents(&state, B), records.map(|(key, value)| (key, value.unwrap())).collect());
+    assert_eq!(contents(&mut state, B), records.map(|(key, value)| (key, value.unwrap())).collect());
 }
 
 /// Commits some times and tells what the store held after each.
@@ -176,7 +175,7 @@ fn open(folder: &Path) -> Result<(TaskState, StateDirectory), StateError> {
 }
 
 /// Which commit the database is at: its checkpoint and contents must agree.
-fn commit_of(state: &TaskState, history: &[BTreeMap<Vec<u8>, Vec<u8>>]) -> Result<usize, StateError> {
+fn commit_of(state: &mut TaskState, history: &[BTreeMap<Vec<u8>, Vec<u8>>]) -> Result<usize, StateError> {
     let entries: Result<BTreeMap<_, _>, _> = state.scan(A, &[], &[255])?.collect();
     let contents: BTreeMap<Vec<u8>, Vec<u8>> =
         entries?.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
@@ -195,8 +194,8 @@ fn after_a_crash_data_and_checkpoint_agree() {
     // What a crash leaves is what the files hold while the process still runs: the last commit was not flushed.
     let crashed = TempDir::new().unwrap();
     copy(&disk.folder.path().join("app"), &crashed.path().join("app"));
-    let (state, _directory) = open(crashed.path()).unwrap();
-    assert_eq!(commit_of(&state, &history).unwrap(), 6);
+    let (mut state, _directory) = open(crashed.path()).unwrap();
+    assert_eq!(commit_of(&mut state, &history).unwrap(), 6);
 }
 
 #[test]
@@ -220,7 +219,8 @@ fn a_file_that_was_cut_is_noticed_or_harmless() {
                 }
                 None => fs::remove_file(&copied).unwrap(),
             }
-            let outcome = open(folder.path()).and_then(|(state, _directory)| commit_of(&state, &history));
+            let outcome =
+                open(folder.path()).and_then(|(mut state, _directory)| commit_of(&mut state, &history));
             match outcome {
                 Ok(_) => {}
                 Err(error) => {
@@ -231,7 +231,7 @@ fn a_file_that_was_cut_is_noticed_or_harmless() {
                     let directory = StateDirectory::open(folder.path(), "app").unwrap();
                     assert!(directory.quarantine(TASK).unwrap().exists());
                     drop(directory);
-                    assert_eq!(commit_of(&open(folder.path()).unwrap().0, &history).unwrap(), 0);
+                    assert_eq!(commit_of(&mut open(folder.path()).unwrap().0, &history).unwrap(), 0);
                 }
             }
         }

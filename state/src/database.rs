@@ -13,7 +13,6 @@ use rocksdb::{
     DataBlockIndexType, ErrorKind, FlushOptions, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
-use super::{Cursor, Database, Write};
 use crate::{
     Checkpoint, Entry, FORMAT_VERSION, Fingerprint, Slice, StateDirectory, StateError, StateOptions, StoreId,
     StoreSpec,
@@ -34,7 +33,25 @@ const WRITE_BUFFER_BYTES: usize = 16 << 20;
 const BLOCK_BYTES: usize = 8 << 10;
 const OPEN_FILES: i32 = 256;
 
-pub(crate) struct RocksDatabase {
+/// One change of a batch.
+pub(crate) enum Write<'a> {
+    Put(StoreId, &'a [u8], &'a [u8]),
+    Delete(StoreId, &'a [u8]),
+    /// Deletes the keys in `[from, to)`.
+    DeleteRange(StoreId, &'a [u8], &'a [u8]),
+}
+
+impl<'a> Write<'a> {
+    pub(crate) fn new(store: StoreId, key: &'a [u8], value: Option<&'a [u8]>) -> Self {
+        match value {
+            Some(value) => Self::Put(store, key, value),
+            None => Self::Delete(store, key),
+        }
+    }
+}
+
+/// Takes what was committed in atomic batches, and knows nothing of epochs, commits or changelogs.
+pub(crate) struct Database {
     db: DB,
     path: PathBuf,
     stores: Vec<Store>,
@@ -60,7 +77,7 @@ impl Store {
     }
 }
 
-impl RocksDatabase {
+impl Database {
     pub(crate) fn open(
         directory: &StateDirectory,
         task: &str,
@@ -97,7 +114,7 @@ impl RocksDatabase {
         if created || !missing.is_empty() {
             // The offset 0 of a new store has to be durable before the store exists: if a crash came in between, an
             // old offset would make an empty store look restored.
-            database.commit(&mut std::iter::empty(), &checkpoint)?;
+            database.commit(std::iter::empty(), &checkpoint)?;
             database.flush_families(&[DEFAULT_FAMILY], true)?;
         }
         for family in &missing {
@@ -256,15 +273,18 @@ impl RocksDatabase {
         }
         Ok(())
     }
-}
 
-impl Database for RocksDatabase {
-    fn get(&self, store: StoreId, key: &[u8]) -> Result<Option<Slice<'_>>, StateError> {
+    pub(crate) fn get(&self, store: StoreId, key: &[u8]) -> Result<Option<Slice<'_>>, StateError> {
         let value = self.db.get_pinned_cf_opt(self.family(store)?, key, &self.read);
         Ok(value.map_err(|error| fault("read", &self.path, error))?.map(Slice::pinned))
     }
 
-    fn multi_get(&self, store: StoreId, keys: &[&[u8]]) -> Result<Vec<Option<Slice<'_>>>, StateError> {
+    /// The values of many keys, in the order of the keys.
+    pub(crate) fn multi_get(
+        &self,
+        store: StoreId,
+        keys: &[&[u8]],
+    ) -> Result<Vec<Option<Slice<'_>>>, StateError> {
         let keys = keys.iter().copied();
         let values = self.db.batched_multi_get_cf_opt(self.family(store)?, keys, false, &self.read);
         values
@@ -274,15 +294,17 @@ impl Database for RocksDatabase {
             .collect()
     }
 
-    fn cursor(&self, store: StoreId, from: &[u8], to: &[u8]) -> Result<Box<dyn Cursor + '_>, StateError> {
-        let cursor = RocksCursor { iterator: self.range(self.family(store)?, from, to), path: &self.path };
+    /// A cursor at the first entry of `[from, to)`.
+    pub(crate) fn cursor(&self, store: StoreId, from: &[u8], to: &[u8]) -> Result<Cursor<'_>, StateError> {
+        let cursor = Cursor { iterator: self.range(self.family(store)?, from, to), path: &self.path };
         cursor.check()?;
-        Ok(Box::new(cursor))
+        Ok(cursor)
     }
 
-    fn commit(
+    /// Applies the writes in their order together with the checkpoint: all of it or nothing, also after a crash.
+    pub(crate) fn commit<'w>(
         &mut self,
-        writes: &mut dyn Iterator<Item = Write<'_>>,
+        writes: impl Iterator<Item = Write<'w>>,
         checkpoint: &Checkpoint,
     ) -> Result<(), StateError> {
         let mut batch = WriteBatch::default();
@@ -309,15 +331,18 @@ impl Database for RocksDatabase {
         self.db.write_opt(batch, &self.write).map_err(|error| fault("write", &self.path, error))
     }
 
-    fn flush(&mut self) -> Result<(), StateError> {
+    /// Makes what was committed so far survive a crash of the process.
+    pub(crate) fn flush(&mut self) -> Result<(), StateError> {
         self.flush_families(&self.families(), true)
     }
 
-    fn flush_in_background(&mut self) -> Result<(), StateError> {
+    /// As `flush`, without waiting for it.
+    pub(crate) fn flush_in_background(&mut self) -> Result<(), StateError> {
         self.flush_families(&self.families(), false)
     }
 
-    fn unflushed_bytes(&self) -> usize {
+    /// How many bytes were committed and not yet made durable, about.
+    pub(crate) fn unflushed_bytes(&self) -> usize {
         let stores = self.stores.iter().map(|store| &*store.family);
         let bytes = stores.chain([DEFAULT_FAMILY]).filter_map(|family| {
             let family = self.db.cf_handle(family)?;
@@ -327,12 +352,13 @@ impl Database for RocksDatabase {
     }
 }
 
-struct RocksCursor<'a> {
+/// A place in a range of a store.
+pub(crate) struct Cursor<'a> {
     iterator: DBRawIterator<'a>,
     path: &'a Path,
 }
 
-impl RocksCursor<'_> {
+impl Cursor<'_> {
     /// An iterator that ends may have failed.
     fn check(&self) -> Result<(), StateError> {
         if self.iterator.valid() {
@@ -341,19 +367,19 @@ impl RocksCursor<'_> {
             self.iterator.status().map_err(|error| fault("read", self.path, error))
         }
     }
-}
 
-impl Cursor for RocksCursor<'_> {
-    fn entry(&self) -> Option<Entry<'_>> {
+    /// The key and value here; `None` behind the last.
+    pub(crate) fn entry(&self) -> Option<Entry<'_>> {
         self.iterator.item()
     }
 
-    fn next(&mut self) -> Result<(), StateError> {
+    pub(crate) fn next(&mut self) -> Result<(), StateError> {
         self.iterator.next();
         self.check()
     }
 
-    fn seek(&mut self, key: &[u8]) -> Result<(), StateError> {
+    /// Goes on to the first entry at or after the key.
+    pub(crate) fn seek(&mut self, key: &[u8]) -> Result<(), StateError> {
         self.iterator.seek(key);
         self.check()
     }
