@@ -35,6 +35,8 @@ pub(super) struct Shared {
     pub token_file: Option<PathBuf>,
     /// Who is told when a partition's queue has records.
     pub wakers: Mutex<HashMap<TopicPartition, Arc<Waker>>>,
+    /// The configuration is the client's now, also if it cannot be made: see [`Properties::client`].
+    begun: AtomicBool,
     /// A request of the transaction was not answered: the producer is spent.
     pub spent: AtomicBool,
     /// Version of the last answered TxnOffsetCommit; -1: none yet.
@@ -54,6 +56,7 @@ impl Shared {
         Self {
             token_file,
             wakers: Mutex::default(),
+            begun: AtomicBool::new(false),
             spent: AtomicBool::new(false),
             txn_offset_commit: AtomicI16::new(-1),
             offset_fetch: AtomicI16::new(-1),
@@ -89,6 +92,10 @@ impl Properties {
     ) -> Result<Self, KafkaError> {
         if let Some(problem) = settings.security.problems().first() {
             return Err(KafkaError::new(code::INVALID_ARGUMENT, format!("kafka.security: {problem}")));
+        }
+        if let Some((field, file, error)) = settings.security.unreadable() {
+            let message = format!("kafka.security.{field}: {}: {error}", file.display());
+            return Err(KafkaError::new(code::INVALID_ARGUMENT, message));
         }
         // SAFETY: the function only allocates; librdkafka ends the process when there is no memory.
         let conf = unsafe { sys::rd_kafka_conf_new() };
@@ -195,10 +202,14 @@ impl Properties {
             sys::rd_kafka_new(kind, conf.as_ptr(), reason.as_mut_ptr(), reason.len())
         };
         let Some(raw) = NonNull::new(raw) else {
-            // SAFETY: a failed call leaves the configuration to us.
+            // SAFETY: the function reads what the last call of this thread left. A call that failed early leaves the
+            // configuration to us. One that failed late (interceptors were asked already) has freed the interceptors in it,
+            // and freeing it would free them again: it stays where it is.
             let error = unsafe {
                 let error = sys::rd_kafka_last_error();
-                sys::rd_kafka_conf_destroy(conf.as_ptr());
+                if !shared.begun.load(Ordering::Acquire) {
+                    sys::rd_kafka_conf_destroy(conf.as_ptr());
+                }
                 error
             };
             let message = format!("cannot make a Kafka client: {}", written(&reason));
@@ -321,8 +332,10 @@ unsafe extern "C" fn on_new(
     _errstr: *mut c_char,
     _errstr_size: usize,
 ) -> sys::Code {
-    // SAFETY: librdkafka gives the client that is being made and the `Shared` that it was made with.
+    // SAFETY: librdkafka gives the client that is being made and the `Shared` that it was made with; of that only what can
+    // be shared is touched.
     unsafe {
+        (*opaque.cast_const().cast::<Shared>()).begun.store(true, Ordering::Release);
         sys::rd_kafka_interceptor_add_on_response_received(
             rk,
             INTERCEPTOR.as_ptr(),

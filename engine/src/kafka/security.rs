@@ -1,7 +1,7 @@
 //! How a client proves who it is and how its connection is protected: `[kafka.security]`, resolved.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Text that is never printed: `Debug` shows three asterisks, and there is no `Display`.
 #[derive(Clone, PartialEq, Eq)]
@@ -214,6 +214,20 @@ impl Security {
             }
         }
         problems
+    }
+
+    /// The first file that cannot be read, by the name of its field: librdkafka would not say which one it was.
+    pub(super) fn unreadable(&self) -> Option<(&'static str, &Path, std::io::Error)> {
+        let files = [
+            ("ca", &self.ca),
+            ("certificate", &self.certificate),
+            ("key", &self.key),
+            ("token-file", &self.token_file),
+        ];
+        files.into_iter().find_map(|(field, file)| {
+            let file = file.as_deref()?;
+            std::fs::File::open(file).err().map(|error| (field, file, error))
+        })
     }
 
     /// The properties of librdkafka that say the same. The values hold secrets: never print them.
