@@ -1,6 +1,7 @@
 //! On a real broker. The first test that needs one starts it; it ends with this process.
 
 mod broker;
+mod client;
 mod harness;
 mod java;
 mod run;
