@@ -36,7 +36,7 @@ lint:
 	@scripts/prerequisites lint
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	@if cargo deny --version > /dev/null 2>&1; then cargo deny check; else echo "cargo-deny is not installed: licences are not checked"; fi
+	@if cargo deny --version > /dev/null 2>&1; then cargo deny check licenses bans sources; else echo "cargo-deny is not installed: licences are not checked"; fi
 
 # The dependencies of the tests, our own code optimised fully: no second build of everything.
 bench-engine: prerequisites
