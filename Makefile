@@ -46,7 +46,7 @@ lint:
 	@scripts/prerequisites lint
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	@if cargo deny --version > /dev/null 2>&1; then cargo deny check; else echo "cargo-deny is not installed: licences are not checked"; fi
+	@if cargo deny --version > /dev/null 2>&1; then cargo deny check licenses bans sources; else echo "cargo-deny is not installed: licences are not checked"; fi
 
 # The dependencies of the tests, and our own code as a release builds it: no second build of everything.
 bench-engine: export CARGO_PROFILE_DEV_OPT_LEVEL = 3

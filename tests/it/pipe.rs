@@ -200,7 +200,9 @@ fn keys_are_equal_as_numbers_are() {
     }
     // In one partition the same holds for the keys of records; over several, their bytes decide.
     let ran = with_input(&["pipe", &file], &input).expect_code(0);
-    assert_eq!(of_topic(&ran, "ks").last().unwrap()["value"], json!({ "rows": 3 }));
+    let ks = of_topic(&ran, "ks");
+    assert_eq!(ks.last().unwrap()["value"], json!({ "rows": 3 }));
+    assert!(ks.iter().all(|line| line["key"].to_string() == r#"{"k":0.0}"#), "{}", ran.stdout);
 }
 
 #[test]
