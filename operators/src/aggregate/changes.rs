@@ -174,9 +174,9 @@ impl<'a> Changes<'a> {
         let columns = self.input.rows.columns().iter().zip(self.stored.finish()?);
         columns
             .map(|(given, stored)| {
-                let stored =
-                    if from_store { Some(concat(&[given.as_ref(), stored.as_ref()])?) } else { None };
-                Ok(take(stored.as_ref().unwrap_or(given), &rows, None)?)
+                let given = crate::key::normalised(given);
+                let all = if from_store { concat(&[given.as_ref(), stored.as_ref()])? } else { given };
+                Ok(take(&all, &rows, None)?)
             })
             .collect()
     }
