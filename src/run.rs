@@ -11,7 +11,8 @@ pub fn run(arguments: &Run) -> Result<(), Failure> {
     let loaded = load(&arguments.file)?;
     let settings = settings(&arguments.file, &loaded.topology, &arguments.flags())?;
     interrupt::listen();
-    runtime::run(&loaded.topology, loaded.plan, settings, arguments.create_topics, &interrupted).map_err(failure)
+    runtime::run(&loaded.topology, loaded.plan, settings, arguments.create_topics, &interrupted)
+        .map_err(failure)
 }
 
 fn failure(error: RuntimeError) -> Failure {

@@ -235,9 +235,7 @@ impl Database {
         let families = names.iter().map(|name| self.family_named(name)).collect::<Result<Vec<_>, _>>()?;
         let mut options = FlushOptions::default();
         options.set_wait(wait);
-        self.db
-            .flush_cfs_opt(&families, &options)
-            .map_err(|error| fault("flush", &self.path, error))
+        self.db.flush_cfs_opt(&families, &options).map_err(|error| fault("flush", &self.path, error))
     }
 
     fn range(&self, family: &ColumnFamily, from: &[u8], to: &[u8]) -> DBRawIterator<'_> {

@@ -68,8 +68,13 @@ pub fn tasks_of(
     }
     let mut tasks = Vec::new();
     for ((position, sub), count) in plan.sub_topologies.iter().enumerate().zip(counts) {
-        let numbers: BTreeSet<i32> =
-            sub.inputs.iter().filter_map(|input| assigned.get(input.topic.as_str())).flatten().copied().collect();
+        let numbers: BTreeSet<i32> = sub
+            .inputs
+            .iter()
+            .filter_map(|input| assigned.get(input.topic.as_str()))
+            .flatten()
+            .copied()
+            .collect();
         for partition in numbers {
             let has = |topic: &str| assigned.get(topic).is_some_and(|found| found.contains(&partition));
             let present = sub.inputs.iter().find(|input| has(&input.topic));

@@ -115,7 +115,8 @@ impl<Q: RecordQueue> Inputs<Q> {
             }
             return Ok(Next::Epoch(records.into_iter().map(|record| (0, record)).collect()));
         }
-        for (number, input) in self.inputs.iter_mut().enumerate().filter(|(_, input)| input.buffer.is_empty()) {
+        for (number, input) in self.inputs.iter_mut().enumerate().filter(|(_, input)| input.buffer.is_empty())
+        {
             input.queue.take(max, &mut self.taken)?;
             if !self.taken.is_empty() {
                 let times = times(number, &self.taken)?;
@@ -147,7 +148,9 @@ impl<Q: RecordQueue> Inputs<Q> {
         while epoch.len() < max {
             let heads = self.inputs.iter_mut().enumerate();
             let heads = heads.filter_map(|(number, input)| Some((input.buffer.front()?.0, number, input)));
-            let Some((_, number, input)) = heads.min_by_key(|(time, number, _)| (*time, *number)) else { break };
+            let Some((_, number, input)) = heads.min_by_key(|(time, number, _)| (*time, *number)) else {
+                break;
+            };
             let Some((_, record)) = input.buffer.pop_front() else { break };
             epoch.push((number, record));
             if input.buffer.is_empty() {
@@ -193,7 +196,8 @@ mod tests {
     }
 
     fn inputs(fetches: [&[&[i64]]; 2], idle: Duration) -> Inputs<Fake> {
-        let queue = |fetches: &[&[i64]]| Fake { fetches: fetches.iter().map(|f| f.to_vec()).collect(), lag: false };
+        let queue =
+            |fetches: &[&[i64]]| Fake { fetches: fetches.iter().map(|f| f.to_vec()).collect(), lag: false };
         Inputs::new(fetches.map(queue).into_iter().collect(), idle)
     }
 

@@ -28,7 +28,8 @@ pub(super) fn instance(
     workers: usize,
 ) -> Result<Instance, RuntimeError> {
     let path = directory.join(FILE);
-    let io_error = |action: &str, source| RuntimeError::Io { action: format!("{action} {}", path.display()), source };
+    let io_error =
+        |action: &str, source| RuntimeError::Io { action: format!("{action} {}", path.display()), source };
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),

@@ -96,7 +96,8 @@ impl Member {
             let (shared, requested, opened_by) = (shared.clone(), requested.clone(), opened_by.clone());
             let failed = failed.clone();
             let body = move || {
-                let served = catch_unwind(AssertUnwindSafe(|| restore::serve(&shared, &requested, &opened_by)));
+                let served =
+                    catch_unwind(AssertUnwindSafe(|| restore::serve(&shared, &requested, &opened_by)));
                 if let Err(panic) = served {
                     let _ = failed.send(panicked("a restorer", &*panic));
                 }
@@ -105,8 +106,13 @@ impl Member {
         }
         let settings = &shared.settings;
         let inputs: Vec<&PlanInput> = shared.plan.sub_topologies.iter().flat_map(|sub| &sub.inputs).collect();
-        let partitions: usize =
-            shared.plan.sub_topologies.iter().zip(&shared.counts).map(|(sub, count)| sub.inputs.len() * *count as usize).sum();
+        let partitions: usize = shared
+            .plan
+            .sub_topologies
+            .iter()
+            .zip(&shared.counts)
+            .map(|(sub, count)| sub.inputs.len() * *count as usize)
+            .sum();
         let options = GroupOptions {
             group: shared.app.clone(),
             session_timeout: settings.session_timeout,
@@ -142,7 +148,9 @@ impl Member {
                 return Ok(());
             }
             match self.consumer.poll(LISTEN) {
-                Some(GroupEvent::Assigned { partitions, metadata }) => self.assigned(&partitions, metadata)?,
+                Some(GroupEvent::Assigned { partitions, metadata }) => {
+                    self.assigned(&partitions, metadata)?
+                }
                 Some(GroupEvent::Revoked { lost, .. }) => self.revoked(lost)?,
                 Some(GroupEvent::Error(error)) => self.group_error(error)?,
                 None => {}
@@ -195,7 +203,8 @@ impl Member {
                 positions.push((*id, input, TopicPartition { topic, partition: id.partition }));
             }
         }
-        let asked: Vec<TopicPartition> = positions.iter().map(|(_, _, partition)| partition.clone()).collect();
+        let asked: Vec<TopicPartition> =
+            positions.iter().map(|(_, _, partition)| partition.clone()).collect();
         let committed = self.consumer.committed(&asked, ANSWER);
         let committed = committed.map_err(|error| Trouble::kafka("read committed offsets", error))?;
         let offsets = self.offsets(&positions, &committed)?;
@@ -215,7 +224,13 @@ impl Member {
             fetched.entry(*id).or_default().push(Fetched { queue, partition, consumer });
         }
         for id in ids {
-            let own = || positions.iter().enumerate().filter(move |(_, (of, _, _))| *of == id).map(|(number, _)| number);
+            let own = || {
+                positions
+                    .iter()
+                    .enumerate()
+                    .filter(move |(_, (of, _, _))| *of == id)
+                    .map(|(number, _)| number)
+            };
             let task_offsets: Vec<i64> = own().filter_map(|number| offsets.get(number).copied()).collect();
             let first = own().next().and_then(|number| Some((committed.get(number)?, asked.get(number)?)));
             let metadata = match first {
@@ -412,7 +427,8 @@ impl Member {
         for (_, opening) in self.opening.drain() {
             opening.cancelled.store(true, Ordering::Relaxed);
         }
-        let stuck = matches!(&outcome, Err(Trouble::Failed(error)) if matches!(**error, RuntimeError::Stuck { .. }));
+        let stuck =
+            matches!(&outcome, Err(Trouble::Failed(error)) if matches!(**error, RuntimeError::Stuck { .. }));
         let mut tasks: Vec<OpenTask> = self.parked.drain().map(|(_, task)| task).collect();
         let released = match &outcome {
             _ if stuck => Ok(Vec::new()),

@@ -133,9 +133,10 @@ impl Shared {
             return;
         }
         let mut consumed = self.consumed.lock().unwrap_or_else(PoisonError::into_inner);
-        for committed in offsets.iter().filter(|committed| {
-            self.repartitions.iter().any(|topic| **topic == *committed.partition.topic)
-        }) {
+        for committed in offsets
+            .iter()
+            .filter(|committed| self.repartitions.iter().any(|topic| **topic == *committed.partition.topic))
+        {
             consumed.insert(committed.partition.clone(), committed.offset);
         }
     }
@@ -172,10 +173,11 @@ pub fn run(
     let server = Server::start(&settings.listen, status.clone(), metrics.clone())?;
     tracing::info!(app = topology.app.id, instance = instance.name, http = %server.address(), "starting");
     let client = settings.client(&format!("{}-{}-admin", topology.app.id, instance.name));
-    let admin = Arc::new(Admin::new(&client, topics::ANSWER).map_err(|error| RuntimeError::Kafka {
-        action: "make a client of the cluster".to_owned(),
-        error,
-    })?);
+    let admin =
+        Arc::new(Admin::new(&client, topics::ANSWER).map_err(|error| RuntimeError::Kafka {
+            action: "make a client of the cluster".to_owned(),
+            error,
+        })?);
     let topics = Topics::new(admin.clone());
     let reached = || {
         let answer = admin.check(&topology.app.id);

@@ -164,7 +164,8 @@ impl Opening<'_> {
         }
         let ends = |spec| {
             let offsets = self.shared.admin.offsets(&changelogs, spec);
-            offsets.map_err(|error| Trouble::kafka(format!("find the ends of the changelogs of {name}"), error))
+            offsets
+                .map_err(|error| Trouble::kafka(format!("find the ends of the changelogs of {name}"), error))
         };
         let targets = ends(OffsetSpec::Latest)?;
         let starts = ends(OffsetSpec::Earliest)?;
@@ -184,7 +185,10 @@ impl Opening<'_> {
         let cut = from.iter().zip(&starts).any(|(offset, start)| *offset > 0 && offset < start);
         if cut {
             // What was removed in between could have deleted entries that the database still has.
-            tracing::warn!(task = name, "the changelog begins after what is on disk: the state is restored from its start");
+            tracing::warn!(
+                task = name,
+                "the changelog begins after what is on disk: the state is restored from its start"
+            );
             self.start_empty(sub, name, state)?;
             from.clone_from(&state.checkpoint().changelog_offsets);
         }
@@ -266,9 +270,7 @@ impl Opening<'_> {
                 let done = position >= part.target;
                 if part.bytes >= BATCH_BYTES || (done && (!part.batch.is_empty() || position > part.from)) {
                     let next = if done { part.target.max(position) } else { position };
-                    state
-                        .restore(part.store, &mut part.batch.drain(..), next)
-                        .map_err(RuntimeError::from)?;
+                    state.restore(part.store, &mut part.batch.drain(..), next).map_err(RuntimeError::from)?;
                     part.bytes = 0;
                     part.from = next;
                 }

@@ -44,7 +44,8 @@ pub enum TopicError {
     /// An internal topic has other settings.
     #[error(
         "the internal topic `{topic}` has `{setting} = {found}`, it needs {expected}{}. Run: kafka-configs.sh --bootstrap-server … --alter \
-         --topic {topic} --add-config {setting}={fix}", why(setting)
+         --topic {topic} --add-config {setting}={fix}",
+        why(setting)
     )]
     Setting {
         /// The topic.
@@ -89,7 +90,9 @@ fn missing(topics: &[(String, String)]) -> String {
 
 fn why(setting: &str) -> &'static str {
     match setting {
-        "cleanup.policy" => ", else the broker removes state that is still needed, or keeps all of it for ever",
+        "cleanup.policy" => {
+            ", else the broker removes state that is still needed, or keeps all of it for ever"
+        }
         "message.timestamp.type" => ", else the broker would remove state by event times of the past",
         _ => "",
     }
@@ -129,12 +132,7 @@ impl Topics {
 
     /// Checks the topics of the user, then makes or checks those of the application. Gives the partition counts of the
     /// sub-topologies.
-    pub fn prepare(
-        &self,
-        plan: &Plan,
-        defaults: &TopicDefaults,
-        create: bool,
-    ) -> Result<Vec<u32>, Trouble> {
+    pub fn prepare(&self, plan: &Plan, defaults: &TopicDefaults, create: bool) -> Result<Vec<u32>, Trouble> {
         let mut users: BTreeMap<&str, &str> = BTreeMap::new();
         for sub in &plan.sub_topologies {
             for input in &sub.inputs {
@@ -259,10 +257,16 @@ fn internal_topics(plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> Vec
     let mut topics = Vec::new();
     let mut add = |name: &str, partitions: u32, needed: Vec<(&'static str, Needed)>| {
         let mut config: Vec<(String, String)> = defaults.config().collect();
-        config.extend(defaults.max_message_bytes.map(|bytes| ("max.message.bytes".to_owned(), bytes.to_string())));
+        config.extend(
+            defaults.max_message_bytes.map(|bytes| ("max.message.bytes".to_owned(), bytes.to_string())),
+        );
         config.extend(needed.iter().map(|(setting, needed)| ((*setting).to_owned(), needed.fix())));
-        let new =
-            NewTopic { name: name.to_owned(), partitions: partitions as i32, replication: defaults.replication(), config };
+        let new = NewTopic {
+            name: name.to_owned(),
+            partitions: partitions as i32,
+            replication: defaults.replication(),
+            config,
+        };
         topics.push(Internal { new, needed });
     };
     for (sub, count) in plan.sub_topologies.iter().zip(counts) {

@@ -17,8 +17,8 @@ use super::inputs::{Fetched, Inputs, Next};
 use super::{OpenTask, Shared, clock};
 use crate::http::{InputStatus, TaskState, TaskStatus};
 use crate::kafka::{
-    ClientSettings, GroupConsumer, GroupMetadata, KafkaError, OffsetAndMetadata, Producer, ProducerOptions, SendError,
-    TopicHandle, TopicPartition,
+    ClientSettings, GroupConsumer, GroupMetadata, KafkaError, OffsetAndMetadata, Producer, ProducerOptions,
+    SendError, TopicHandle, TopicPartition,
 };
 use crate::metrics::{AbortReason, Client, TaskMetrics};
 use crate::record::Record;
@@ -122,7 +122,9 @@ impl Worker {
                 Ok(false) => return,
                 Err(trouble) => {
                     self.output.abort(match &trouble {
-                        Trouble::Failed(error) if matches!(**error, RuntimeError::Fenced { .. }) => AbortReason::Fenced,
+                        Trouble::Failed(error) if matches!(**error, RuntimeError::Fenced { .. }) => {
+                            AbortReason::Fenced
+                        }
                         Trouble::Failed(error) if matches!(**error, RuntimeError::Stopped(_)) => {
                             AbortReason::FailedRecord
                         }
@@ -229,9 +231,9 @@ impl Worker {
         let task = &mut running.open.task;
         let name = &running.open.name;
         let failed = |error| Trouble::from(RuntimeError::Task { task: name.clone(), error });
-        let next = running.inputs.next(rows, Instant::now(), |input, records| {
-            task.event_times(input, records).map_err(failed)
-        });
+        let next = running
+            .inputs
+            .next(rows, Instant::now(), |input, records| task.event_times(input, records).map_err(failed));
         let records = match next? {
             Next::Epoch(records) => records,
             Next::Nothing => {
@@ -341,7 +343,8 @@ impl Worker {
             for change in std::mem::take(&mut commit.changelog) {
                 if let Some((records, bytes)) = written.get_mut(change.store.0) {
                     *records += 1;
-                    *bytes += (change.key.len() + change.value.as_ref().map_or(0, |value| value.len())) as u64;
+                    *bytes +=
+                        (change.key.len() + change.value.as_ref().map_or(0, |value| value.len())) as u64;
                 }
                 let Some(store) = sub.stores.get(change.store.0) else { continue };
                 self.output.send(
@@ -415,7 +418,9 @@ impl Running {
                 }
             })
             .collect();
-        for (number, lag) in inputs.iter().enumerate().filter_map(|(number, input)| Some((number, input.lag?))) {
+        for (number, lag) in
+            inputs.iter().enumerate().filter_map(|(number, input)| Some((number, input.lag?)))
+        {
             self.metrics.lag(number, lag);
         }
         self.metrics.staged(task.staged_bytes());
@@ -457,7 +462,9 @@ impl Output {
         }
         if self.producer.is_spent() {
             self.shared.metrics.producer_replaced();
-            tracing::warn!("a request of the producer got no clear answer: it is replaced before the next transaction");
+            tracing::warn!(
+                "a request of the producer got no clear answer: it is replaced before the next transaction"
+            );
             self.topics.clear();
             self.producer = started(&self.client, &self.options)?;
             self.id = new_id();

@@ -138,7 +138,11 @@ impl Application {
         let mut expected: BTreeMap<String, Vec<Json>> = BTreeMap::new();
         for line in ran.lines() {
             let topic = line["topic"].as_str().unwrap().to_owned();
-            expected.entry(topic).or_default().push(row(&line["key"], line["value"].clone(), &line["timestamp"]));
+            expected.entry(topic).or_default().push(row(
+                &line["key"],
+                line["value"].clone(),
+                &line["timestamp"],
+            ));
         }
         expected
     }
