@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::client::{Client, Event, Kind, Properties, Queue, millis, written};
 use super::error::{KafkaError, code, text};
-use super::partition::{Committed, Entry, PartitionList, TopicPartition, c_string, entries};
+use super::partition::{Committed, Entry, PartitionList, TopicPartition, c_string, committed, entries};
 use super::settings::ClientSettings;
 use super::sys;
 
@@ -56,6 +56,7 @@ pub struct Cluster {
 /// Asks brokers and waits for the answer, up to a time that is set once.
 pub struct Admin {
     client: Client,
+    settings: ClientSettings,
     timeout: Duration,
 }
 
@@ -65,17 +66,17 @@ impl Admin {
         let mut properties =
             Properties::new(settings, Kind::Writer, &[], &[("allow.auto.create.topics", "false")])?;
         properties.events(sys::RD_KAFKA_EVENT_ERROR);
-        Ok(Self { client: properties.client(Kind::Writer)?, timeout })
+        Ok(Self { client: properties.client(Kind::Writer)?, settings: settings.clone(), timeout })
     }
 
     /// Whether the cluster answers and can do what exactly-once needs (Kafka 2.5 or newer), and the group's offsets may be
     /// read. An error says what keeps it: no connection, wrong password, an untrusted certificate, a missing permission.
     pub fn check(&self, group: &str) -> Result<Cluster, KafkaError> {
         let brokers = self.brokers()?;
-        self.client.shared().offset_fetch.store(-1, Ordering::Relaxed);
-        self.read_committed(group, None)?;
-        let version = self.client.shared().offset_fetch.load(Ordering::Relaxed);
-        if version < STABLE_OFFSET_FETCH {
+        // Any partition will do: the question is whether the group may be asked, and how.
+        let reader = GroupReader::new(&self.settings, group)?;
+        reader.committed(&[TopicPartition::new("__consumer_offsets", 0)], self.timeout)?;
+        if reader.version() < STABLE_OFFSET_FETCH {
             let message = "the brokers are too old for exactly-once: Kafka 2.5 or newer is needed";
             return Err(KafkaError::new(code::UNSUPPORTED_FEATURE, message));
         }
@@ -381,63 +382,8 @@ impl Admin {
         if partitions.is_empty() {
             return Ok(Vec::new());
         }
-        let list = PartitionList::of(partitions)?;
-        let mut found = self.read_committed(group, Some(&list))?;
-        let committed = |partition| {
-            found.remove(partition).ok_or_else(|| {
-                KafkaError::new(
-                    code::NO_OFFSET,
-                    format!("the committed offset of {partition} is missing in the answer"),
-                )
-            })
-        };
-        partitions.iter().map(committed).collect()
-    }
-
-    fn read_committed(
-        &self,
-        group: &str,
-        partitions: Option<&PartitionList>,
-    ) -> Result<BTreeMap<TopicPartition, Committed>, KafkaError> {
-        let what = format!("cannot read the offsets of group {group:?}");
-        let group = c_string(group)?;
-        let list = partitions.map_or(std::ptr::null_mut(), PartitionList::as_ptr);
-        // SAFETY: the group's name and the list are copied; the object is destroyed once, after the request has copied it.
-        let event = unsafe {
-            let request = sys::rd_kafka_ListConsumerGroupOffsets_new(group.as_ptr(), list);
-            let mut requests = [request];
-            let operation = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS;
-            let event = self.ask(operation, |options, queue| {
-                sys::rd_kafka_ListConsumerGroupOffsets(
-                    self.client.as_ptr(),
-                    requests.as_mut_ptr(),
-                    requests.len(),
-                    options,
-                    queue,
-                );
-            });
-            sys::rd_kafka_ListConsumerGroupOffsets_destroy(request);
-            event.map_err(|error| error.during(&what))?
-        };
-        let mut found = BTreeMap::new();
-        // SAFETY: the event is the answer to this request; all it holds lives as long as it and is copied. The error is
-        // the group's and stays so.
-        unsafe {
-            let result = sys::rd_kafka_event_ListConsumerGroupOffsets_result(event.as_ptr());
-            let mut count = 0;
-            let groups = sys::rd_kafka_ListConsumerGroupOffsets_result_groups(result, &mut count);
-            for group in slice(groups, count) {
-                let error = sys::rd_kafka_group_result_error(*group);
-                if !error.is_null() {
-                    return Err(KafkaError::from_code(sys::rd_kafka_error_code(error)).during(&what));
-                }
-                for entry in entries(sys::rd_kafka_group_result_partitions(*group)) {
-                    let (partition, committed) = entry.committed()?;
-                    found.insert(partition, committed);
-                }
-            }
-        }
-        Ok(found)
+        let entries = GroupReader::new(&self.settings, group)?.committed(partitions, self.timeout)?;
+        committed(entries, partitions)
     }
 
     /// The client's main queue, where its errors arrive.
@@ -477,13 +423,70 @@ impl Admin {
     }
 }
 
+/// Reads a group's offsets without joining it. librdkafka has an administrative request for it, but a client that is no
+/// member of any group dies of the answer "not coordinator" (2.12.1: `rd_kafka_handle_OffsetFetch` uses the group that it
+/// does not have), which is the usual one while a cluster makes its first group.
+struct GroupReader {
+    // Before the client: a queue has to go first.
+    main: Queue,
+    client: Client,
+    group: String,
+}
+
+impl GroupReader {
+    fn new(settings: &ClientSettings, group: &str) -> Result<Self, KafkaError> {
+        let mut owned = super::READ.to_vec();
+        owned.extend([("group.id", group), ("group.protocol", "classic")]);
+        let mut properties = Properties::new(settings, Kind::Reader, &[], &owned)?;
+        properties.events(sys::RD_KAFKA_EVENT_ERROR);
+        let client = properties.client(Kind::Reader)?;
+        // SAFETY: the client is valid; the queue is ours and is dropped before it.
+        let main = unsafe {
+            KafkaError::check(sys::rd_kafka_poll_set_consumer(client.as_ptr()))?;
+            Queue::own(sys::rd_kafka_queue_get_consumer(client.as_ptr()))
+        };
+        let main = main.ok_or_else(|| KafkaError::from_code(code::STATE))?;
+        Ok(Self { main, client, group: group.to_owned() })
+    }
+
+    /// The partitions with what is committed for them, or their own errors.
+    fn committed(&self, partitions: &[TopicPartition], timeout: Duration) -> Result<Vec<Entry>, KafkaError> {
+        let deadline = Instant::now() + timeout;
+        let mut cause = None;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let list = PartitionList::of(partitions)?;
+            // In short steps: what will not get better is said at once.
+            let step = millis(left.min(Duration::from_millis(500)));
+            // SAFETY: the client and the list are valid. Stable offsets are asked for because the client reads committed
+            // records only.
+            let result = unsafe { sys::rd_kafka_committed(self.client.as_ptr(), list.as_ptr(), step) };
+            if result == code::NONE {
+                return Ok(list.entries());
+            }
+            cause = told_by(&self.main, cause);
+            let error = self.client.error(result);
+            let hopeless = |error: &KafkaError| error.is_authorization() || error.is_authentication();
+            if !error.is_retriable() || cause.as_ref().is_some_and(hopeless) || left.is_zero() {
+                let what = format!("cannot read the offsets of group {:?}", self.group);
+                return Err(cause.unwrap_or(error).during(what));
+            }
+        }
+    }
+
+    /// The version of the last answered OffsetFetch.
+    fn version(&self) -> i16 {
+        self.client.shared().offset_fetch.load(Ordering::Relaxed)
+    }
+}
+
 /// The version of OffsetFetch from which on stable offsets can be asked for (KIP-447, Kafka 2.5).
 const STABLE_OFFSET_FETCH: i16 = 7;
 
 /// The most telling of the errors that wait in a queue, and of the one known already.
 fn told_by(events: &Queue, known: Option<KafkaError>) -> Option<KafkaError> {
     let told = |error: &KafkaError| match error.code() {
-        _ if error.is_authentication() => 4,
+        _ if error.is_authentication() || error.is_authorization() => 4,
         code::RESOLVE => 3,
         code::TRANSPORT => 2,
         _ => 1,
@@ -533,9 +536,6 @@ impl Options {
                     reason.len(),
                 );
                 KafkaError::check(set).map_err(|error| error.during(written(&reason)))?;
-            }
-            if operation == op::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS {
-                KafkaError::take(sys::rd_kafka_AdminOptions_set_require_stable_offsets(options.as_ptr(), 1))?;
             }
         }
         Ok(this)

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::client::{Client, Event, Kind, Properties, Queue, lock, millis};
 use super::error::{KafkaError, code, text};
-use super::partition::{Committed, OffsetAndMetadata, PartitionList, TopicPartition, entries};
+use super::partition::{Committed, OffsetAndMetadata, PartitionList, TopicPartition, committed, entries};
 use super::queue::{self, PartitionQueue};
 use super::settings::ClientSettings;
 use super::sys;
@@ -264,12 +264,7 @@ impl GroupConsumer {
         // records only.
         let result = unsafe { sys::rd_kafka_committed(self.client.as_ptr(), list.as_ptr(), millis(timeout)) };
         self.client.check(result).map_err(|error| error.during("cannot read the committed offsets"))?;
-        let entries = list.entries();
-        // The client answers in the list that it was given: nothing may be missing, and the order is ours.
-        if !entries.iter().map(|entry| &entry.partition).eq(partitions) {
-            return Err(KafkaError::new(code::NO_OFFSET, "committed offsets are missing in the answer"));
-        }
-        entries.into_iter().map(|entry| entry.committed().map(|(_, committed)| committed)).collect()
+        committed(list.entries(), partitions)
     }
 
     /// Commits offsets outside of any transaction, and waits until it is done. After a time-out it may have happened.

@@ -189,16 +189,27 @@ impl Entry {
             }
         }
     }
+}
 
-    /// What was committed, or the error of this partition.
-    pub fn committed(self) -> Result<(TopicPartition, Committed), KafkaError> {
-        if self.err != code::NONE {
-            let what = format!("cannot read the committed offset of {}", self.partition);
-            return Err(KafkaError::from_code(self.err).during(what));
-        }
-        let offset = (self.offset >= 0).then_some(self.offset);
-        Ok((self.partition, Committed { offset, metadata: offset.and(self.metadata) }))
+/// What is committed for these partitions, in their order. An error of one of them is an error, and so is one that is
+/// missing.
+pub(super) fn committed(
+    entries: Vec<Entry>,
+    partitions: &[TopicPartition],
+) -> Result<Vec<Committed>, KafkaError> {
+    // The client answers in the list that it was given.
+    if !entries.iter().map(|entry| &entry.partition).eq(partitions) {
+        return Err(KafkaError::new(code::NO_OFFSET, "committed offsets are missing in the answer"));
     }
+    let committed = |entry: Entry| {
+        if entry.err != code::NONE {
+            let what = format!("cannot read the committed offset of {}", entry.partition);
+            return Err(KafkaError::from_code(entry.err).during(what));
+        }
+        let offset = (entry.offset >= 0).then_some(entry.offset);
+        Ok(Committed { offset, metadata: offset.and(entry.metadata) })
+    };
+    entries.into_iter().map(committed).collect()
 }
 
 /// Copies the entries of a list; entries of one topic that follow each other share its name.

@@ -965,7 +965,8 @@ fn users_prove_who_they_are_and_may_do_what_is_allowed() {
     };
     allow("group", "group", &["read", "describe"]);
     allow("topic", "mine", &["read", "write", "describe"]);
-    assert_eq!(check(&settings).0.unwrap().brokers, 1);
+    // What is allowed is known a little later.
+    wait_until("permission", || check(&settings).0.is_ok_and(|cluster| cluster.brokers == 1));
 
     let admin = Admin::new(&settings, SECONDS).unwrap();
     assert_eq!(admin.topics(&["mine"]).unwrap()[0].as_ref().unwrap().partitions, 1);
