@@ -203,6 +203,7 @@ pub struct Dev {
 
 /// `run`.
 #[derive(Debug, Args)]
+#[command(args_override_self = true)]
 #[command(after_help = "\
 The topology runs against a Kafka cluster until it is asked to end: Ctrl-C or SIGTERM commits what is done and leaves.
 Processes with one `app.id` share the work; each needs a state directory of its own.
@@ -221,7 +222,7 @@ pub struct Run {
     /// The topology
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Makes topics of sources and sinks that are missing, as [kafka.topics] says
+    /// Makes topics of sources and sinks that are missing, as [kafka.topics] says; their records are kept for ever
     #[arg(long)]
     pub create_topics: bool,
     /// How the log is written on stderr; `json` gives one object a line

@@ -161,7 +161,7 @@ impl Topics {
                 name: (*name).to_owned(),
                 partitions: defaults.partitions.unwrap_or(1) as i32,
                 replication: defaults.replication(),
-                config: Vec::new(),
+                config: defaults.config().chain([kept_for_ever()]).collect(),
             });
             self.create(&topics.collect::<Vec<_>>())?;
             found = self.describe(&names)?;
@@ -239,6 +239,11 @@ impl Topics {
     }
 }
 
+/// Brokers remove records by their timestamps, and events may be as old as they are.
+fn kept_for_ever() -> (String, String) {
+    ("retention.ms".to_owned(), "-1".to_owned())
+}
+
 /// What a setting of an internal topic must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Needed {
@@ -255,20 +260,22 @@ struct Internal {
 
 fn internal_topics(plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> Vec<Internal> {
     let mut topics = Vec::new();
-    let mut add = |name: &str, partitions: u32, needed: Vec<(&'static str, Needed)>| {
-        let mut config: Vec<(String, String)> = defaults.config().collect();
-        config.extend(
-            defaults.max_message_bytes.map(|bytes| ("max.message.bytes".to_owned(), bytes.to_string())),
-        );
-        config.extend(needed.iter().map(|(setting, needed)| ((*setting).to_owned(), needed.fix())));
-        let new = NewTopic {
-            name: name.to_owned(),
-            partitions: partitions as i32,
-            replication: defaults.replication(),
-            config,
+    let mut add =
+        |name: &str, partitions: u32, needed: Vec<(&'static str, Needed)>, more: Option<(String, String)>| {
+            let mut config: Vec<(String, String)> = defaults.config().collect();
+            config.extend(
+                defaults.max_message_bytes.map(|bytes| ("max.message.bytes".to_owned(), bytes.to_string())),
+            );
+            config.extend(needed.iter().map(|(setting, needed)| ((*setting).to_owned(), needed.fix())));
+            config.extend(more);
+            let new = NewTopic {
+                name: name.to_owned(),
+                partitions: partitions as i32,
+                replication: defaults.replication(),
+                config,
+            };
+            topics.push(Internal { new, needed });
         };
-        topics.push(Internal { new, needed });
-    };
     for (sub, count) in plan.sub_topologies.iter().zip(counts) {
         for input in &sub.inputs {
             match &input.origin {
@@ -277,15 +284,16 @@ fn internal_topics(plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> Vec
                     &input.topic,
                     *count,
                     vec![("cleanup.policy", Needed::Is("delete")), ("retention.ms", Needed::AtLeast(-1))],
+                    None,
                 ),
                 Origin::Source(source) if source.on_error == OnError::DeadLetter => {
-                    add(&source.dead_letter, *count, Vec::new());
+                    add(&source.dead_letter, *count, Vec::new(), Some(kept_for_ever()));
                 }
                 Origin::Source(_) => {}
             }
         }
         for node in sub.nodes.iter().filter(|node| node.on_error == OnError::DeadLetter) {
-            add(&node.dead_letter, *count, Vec::new());
+            add(&node.dead_letter, *count, Vec::new(), Some(kept_for_ever()));
         }
         for store in &sub.stores {
             let needed = match store.kind {
@@ -299,7 +307,7 @@ fn internal_topics(plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> Vec
                     ),
                 ],
             };
-            add(&store.changelog, *count, needed);
+            add(&store.changelog, *count, needed, None);
         }
     }
     topics.sort_by(|a, b| a.new.name.cmp(&b.new.name));
