@@ -6,17 +6,22 @@ import java.io.BufferedReader;
 import java.io.File;
 import java.io.InputStreamReader;
 import java.io.PrintStream;
+import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.ArrayList;
-import java.util.Base64;
+import java.util.Arrays;
 import java.util.Collection;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Properties;
+import java.util.Set;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Future;
+import java.util.function.Consumer;
+import java.util.regex.Pattern;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.AlterConfigOp;
 import org.apache.kafka.clients.admin.ConfigEntry;
@@ -91,10 +96,12 @@ public final class Client {
             case "create-topic": return createTopic();
             case "add-partitions": return addPartitions();
             case "delete-topic": return deleteTopic();
+            case "delete-topics": return deleteTopics();
             case "configure-topic": return configureTopic();
             case "describe-topic": return describeTopic();
             case "produce": return produce();
             case "consume": return consume();
+            case "count": return count();
             case "ends": return ends();
             case "committed": return committed();
             case "group": return group();
@@ -139,6 +146,14 @@ public final class Client {
 
     private ObjectNode deleteTopic() throws Exception {
         admin().deleteTopics(List.of(topic())).all().get();
+        return done();
+    }
+
+    /** {@code prefix} of their names. */
+    private ObjectNode deleteTopics() throws Exception {
+        String prefix = command.required("prefix").asText();
+        admin().deleteTopics(admin().listTopics().names().get().stream().filter(name -> name.startsWith(prefix)).toList())
+            .all().get();
         return done();
     }
 
@@ -223,14 +238,32 @@ public final class Client {
      * {@code records} up to what is the end when the command comes, by partition and offset.
      */
     private ObjectNode consume() {
+        ObjectNode answer = done();
+        ArrayNode records = answer.putArray("records");
+        read(record -> describe(record, records.addObject()));
+        return answer;
+    }
+
+    /** What {@code consume} takes. Gives how many {@code records} and different {@code keys} there are. */
+    private ObjectNode count() {
+        long[] records = new long[1];
+        Set<ByteBuffer> keys = new HashSet<>();
+        read(record -> {
+            records[0]++;
+            if (record.key() != null) {
+                keys.add(ByteBuffer.wrap(record.key()));
+            }
+        });
+        return done().put("records", records[0]).put("keys", keys.size());
+    }
+
+    private void read(Consumer<ConsumerRecord<byte[], byte[]>> take) {
         Properties settings = new Properties();
         settings.put("bootstrap.servers", brokers);
         settings.put("isolation.level", command.path("isolation").asText("read_committed"));
         settings.put("auto.offset.reset", "earliest");
         settings.put("enable.auto.commit", "false");
         settings.put("max.poll.records", "10000");
-        ObjectNode answer = done();
-        ArrayNode records = answer.putArray("records");
         try (KafkaConsumer<byte[], byte[]> consumer =
             new KafkaConsumer<>(settings, new ByteArrayDeserializer(), new ByteArrayDeserializer())) {
             int count = consumer.partitionsFor(topic()).size();
@@ -242,13 +275,12 @@ public final class Client {
                 while (consumer.position(partition) < end) {
                     for (ConsumerRecord<byte[], byte[]> record : consumer.poll(Duration.ofMillis(100))) {
                         if (record.offset() < end) {
-                            describe(record, records.addObject());
+                            take.accept(record);
                         }
                     }
                 }
             }
         }
-        return answer;
     }
 
     private static void describe(ConsumerRecord<byte[], byte[]> record, ObjectNode answer) {
@@ -276,11 +308,15 @@ public final class Client {
         return answer;
     }
 
-    /** {@code group}, {@code topic}. Gives {@code offsets} and {@code metadata} of each partition, null where there is none. */
+    /**
+     * {@code group}, {@code topic}. Gives {@code offsets} and {@code metadata} by partition, null where there is none; the
+     * lists end with the last partition that has one.
+     */
     private ObjectNode committed() throws Exception {
         String group = command.required("group").asText();
         var found = admin().listConsumerGroupOffsets(group).partitionsToOffsetAndMetadata().get();
-        int count = admin().describeTopics(List.of(topic())).allTopicNames().get().get(topic()).partitions().size();
+        int count = 1 + found.keySet().stream().filter(partition -> partition.topic().equals(topic()))
+            .mapToInt(TopicPartition::partition).max().orElse(-1);
         ObjectNode answer = done();
         ArrayNode offsets = answer.putArray("offsets");
         ArrayNode metadata = answer.putArray("metadata");
@@ -336,11 +372,11 @@ public final class Client {
         long[] markers = new long[2];
         long abortedRecords = 0;
         for (File log : new File(command.required("directory").asText()).listFiles()) {
-            if (!log.getName().matches(java.util.regex.Pattern.quote(topic()) + "-[0-9]+")) {
+            if (!log.getName().matches(Pattern.quote(topic()) + "-[0-9]+")) {
                 continue;
             }
             File[] segments = log.listFiles((directory, name) -> name.endsWith(".log"));
-            java.util.Arrays.sort(segments);
+            Arrays.sort(segments);
             Map<Long, Long> open = new HashMap<>();
             for (File segment : segments) {
                 try (FileRecords records = FileRecords.open(segment, false)) {
