@@ -15,8 +15,8 @@ pub fn run(arguments: &Run) -> Result<(), Failure> {
         .map_err(failure)
 }
 
-fn failure(error: RuntimeError) -> Failure {
-    match error {
+fn failure(error: Box<RuntimeError>) -> Failure {
+    match *error {
         RuntimeError::Stopped(error) => Failure::stopped(&error),
         RuntimeError::Plan(error) => error.into(),
         error => {

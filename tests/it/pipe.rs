@@ -202,7 +202,11 @@ fn keys_are_equal_as_numbers_are() {
     let ran = with_input(&["pipe", &file], &input).expect_code(0);
     let ks = of_topic(&ran, "ks");
     assert_eq!(ks.last().unwrap()["value"], json!({ "rows": 3 }));
-    assert!(ks.iter().all(|line| line["key"].to_string() == r#"{"k":0.0}"#), "{}", ran.stdout);
+    assert!(
+        ks.iter().all(|line| serde_json::to_string(&line["key"]).unwrap() == r#"{"k":0.0}"#),
+        "{}",
+        ran.stdout
+    );
 }
 
 #[test]

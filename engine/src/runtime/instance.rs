@@ -26,14 +26,14 @@ pub(super) fn instance(
     directory: &Path,
     given: Option<&str>,
     workers: usize,
-) -> Result<Instance, RuntimeError> {
+) -> Result<Instance, Box<RuntimeError>> {
     let path = directory.join(FILE);
     let io_error =
         |action: &str, source| RuntimeError::Io { action: format!("{action} {}", path.display()), source };
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(io_error("read", error)),
+        Err(error) => return Err(io_error("read", error).into()),
     };
     let mut lines = text.lines();
     let kept = lines.next().filter(|name| !name.is_empty()).map(str::to_owned);

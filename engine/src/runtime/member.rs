@@ -192,7 +192,7 @@ impl Member {
         self.metadata = Some(metadata);
         let gone = self.parked.extract_if(|id, _| !ids.contains(id)).collect::<Vec<_>>();
         for (_, task) in gone {
-            self.request(Request::Close(task))?;
+            self.request(Request::Close(Box::new(task)))?;
         }
         let plan = self.shared.plan.clone();
         let mut positions = Vec::new();
@@ -253,7 +253,7 @@ impl Member {
                     self.start(task, inputs)?;
                     continue;
                 }
-                Some(task) => self.request(Request::Close(task))?,
+                Some(task) => self.request(Request::Close(Box::new(task)))?,
                 None => {}
             }
             self.show(id, TaskState::Restoring);
@@ -324,7 +324,7 @@ impl Member {
         let opening = if assignment == self.assignment { self.opening.remove(&id) } else { None };
         match opening {
             Some(Opening { inputs, .. }) => self.start(task, inputs),
-            None => self.request(Request::Close(task)),
+            None => self.request(Request::Close(Box::new(task))),
         }
     }
 

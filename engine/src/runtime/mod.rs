@@ -160,17 +160,19 @@ pub fn run(
     settings: RunSettings,
     create_topics: bool,
     shutdown: Shutdown<'_>,
-) -> Result<(), RuntimeError> {
+) -> Result<(), Box<RuntimeError>> {
     if let Some(sub) = plan.sub_topologies.iter().find(|sub| !CommitMetadata::fits(sub)) {
-        return Err(RuntimeError::TooManySteps(sub.name.clone()));
+        return Err(RuntimeError::TooManySteps(sub.name.clone()).into());
     }
-    let directory = StateDirectory::open(&settings.state_dir, &topology.app.id)?;
+    let directory =
+        StateDirectory::open(&settings.state_dir, &topology.app.id).map_err(RuntimeError::from)?;
     let instance = instance::instance(directory.path(), settings.instance.as_deref(), settings.threads)?;
     let status = Arc::new(Status::new(&topology.app.id, &instance.name));
-    let metrics = Metrics::new(&topology.app.id, &instance.name)?;
+    let metrics = Metrics::new(&topology.app.id, &instance.name).map_err(RuntimeError::from)?;
     metrics.memory_limit(settings.memory);
     let pending = status.pending("the brokers and the topics");
-    let server = Server::start(&settings.listen, status.clone(), metrics.clone())?;
+    let server =
+        Server::start(&settings.listen, status.clone(), metrics.clone()).map_err(RuntimeError::from)?;
     tracing::info!(app = topology.app.id, instance = instance.name, http = %server.address(), "starting");
     let client = settings.client(&format!("{}-{}-admin", topology.app.id, instance.name));
     let admin =
@@ -221,13 +223,13 @@ pub fn run(
 }
 
 /// Sessions, one after the other, until one ends for good.
-fn sessions(shared: &Arc<Shared>, shutdown: Shutdown<'_>) -> Result<(), RuntimeError> {
+fn sessions(shared: &Arc<Shared>, shutdown: Shutdown<'_>) -> Result<(), Box<RuntimeError>> {
     let mut pause = Duration::ZERO;
     loop {
         let start = Instant::now();
         match member::session(shared, shutdown) {
             Ok(()) => return Ok(()),
-            Err(Trouble::Failed(error)) => return Err(*error),
+            Err(Trouble::Failed(error)) => return Err(error),
             Err(Trouble::Again(why)) => {
                 // A session that has lived a while was not begun in vain.
                 if start.elapsed() > Duration::from_secs(30) {
@@ -247,12 +249,12 @@ fn sessions(shared: &Arc<Shared>, shutdown: Shutdown<'_>) -> Result<(), RuntimeE
 fn patiently<T>(
     shutdown: Shutdown<'_>,
     mut attempt: impl FnMut() -> Result<T, Trouble>,
-) -> Result<Option<T>, RuntimeError> {
+) -> Result<Option<T>, Box<RuntimeError>> {
     let mut pause = Duration::from_millis(250);
     loop {
         match attempt() {
             Ok(value) => return Ok(Some(value)),
-            Err(Trouble::Failed(error)) => return Err(*error),
+            Err(Trouble::Failed(error)) => return Err(error),
             Err(Trouble::Again(why)) => {
                 tracing::warn!("{why}; trying again in {pause:?}");
                 if !sleep(pause, shutdown) {

@@ -37,7 +37,7 @@ pub(super) enum Request {
     /// To open a task.
     Open(Box<Open>),
     /// To close a task that has gone to another process.
-    Close(OpenTask),
+    Close(Box<OpenTask>),
     /// To remove records of repartition topics that are committed.
     Remove(Vec<(TopicPartition, i64)>),
 }
