@@ -115,7 +115,7 @@ impl From<DriverError> for Failure {
 }
 
 /// State that may be another's, or of another form, is left as it is.
-fn of_state(error: &StateError) -> Exit {
+pub fn of_state(error: &StateError) -> Exit {
     match error {
         StateError::InUse { .. }
         | StateError::ForeignDirectory { .. }

@@ -3,7 +3,7 @@
 use millstream::engine::runtime::{self, RuntimeError};
 
 use crate::arguments::Run;
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, of_state};
 use crate::files::{load, settings};
 use crate::interrupt::{self, interrupted};
 
@@ -20,7 +20,11 @@ fn failure(error: Box<RuntimeError>) -> Failure {
         RuntimeError::Stopped(error) => Failure::stopped(&error),
         RuntimeError::Plan(error) => error.into(),
         error => {
-            let exit = if error.is_refusal() { Exit::Refused } else { Exit::Failed };
+            let exit = match error.state() {
+                Some(state) => of_state(state),
+                None if error.is_refusal() => Exit::Refused,
+                None => Exit::Failed,
+            };
             Failure::new(exit, error.to_string()).code(error.code())
         }
     }

@@ -306,7 +306,7 @@ impl Member {
                 .filter_map(|number| positions.get(*number))
                 .map(|(_, _, partition)| partition.clone())
                 .collect();
-            let found = self.shared.admin.offsets(&partitions, spec);
+            let found = self.shared.topics.admin().offsets(&partitions, spec);
             let found = found.map_err(|error| Trouble::kafka("find where to start", error))?;
             for (number, offset) in numbers.into_iter().zip(found) {
                 if let Some(slot) = offsets.get_mut(number) {

@@ -79,7 +79,6 @@ struct Shared {
     settings: RunSettings,
     client: ClientSettings,
     instance: String,
-    admin: Arc<Admin>,
     topics: Topics,
     directory: StateDirectory,
     state: StateOptions,
@@ -201,7 +200,6 @@ pub fn run(
         counts,
         client,
         instance: instance.name,
-        admin,
         topics,
         directory,
         state: StateOptions::new(settings.memory / 2),
@@ -237,6 +235,9 @@ fn sessions(shared: &Arc<Shared>, shutdown: Shutdown<'_>) -> Result<(), Box<Runt
                 }
                 pause = (pause * 2).clamp(Duration::from_millis(250), LONGEST_PAUSE);
                 tracing::warn!("{why}; everything is opened anew from what was committed, in {pause:?}");
+                if let Err(Trouble::Failed(error)) = shared.topics.renew(&shared.client_of("admin")) {
+                    return Err(error);
+                }
                 if !sleep(pause, shutdown) {
                     return Ok(());
                 }

@@ -78,7 +78,7 @@ pub(super) fn serve(shared: &Arc<Shared>, requests: &Receiver<Request>, opened: 
                 task.close();
             }
             Request::Remove(offsets) => {
-                if let Err(error) = shared.admin.delete_records(&offsets) {
+                if let Err(error) = shared.topics.admin().delete_records(&offsets) {
                     tracing::debug!(%error, "records of repartition topics were not removed; they will be later");
                 }
             }
@@ -163,7 +163,7 @@ impl Opening<'_> {
             return Ok(true);
         }
         let ends = |spec| {
-            let offsets = self.shared.admin.offsets(&changelogs, spec);
+            let offsets = self.shared.topics.admin().offsets(&changelogs, spec);
             offsets
                 .map_err(|error| Trouble::kafka(format!("find the ends of the changelogs of {name}"), error))
         };

@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use millstream_operators::operator::StoreKind;
 
 use super::error::{RuntimeError, Trouble};
-use crate::kafka::{Admin, NewTopic};
+use crate::kafka::{Admin, ClientSettings, NewTopic};
 use crate::plan::{Origin, Plan, PlanOutput};
 use crate::topology::{OnError, SinkTopic, TopicDefaults};
 
@@ -100,7 +100,7 @@ fn why(setting: &str) -> &'static str {
 
 /// What is known of topics' partitions.
 pub(super) struct Topics {
-    admin: Arc<Admin>,
+    admin: Mutex<Arc<Admin>>,
     known: Mutex<HashMap<String, u32>>,
 }
 
@@ -109,7 +109,20 @@ pub(super) const ANSWER: Duration = Duration::from_secs(15);
 
 impl Topics {
     pub fn new(admin: Arc<Admin>) -> Self {
-        Topics { admin, known: Mutex::default() }
+        Topics { admin: Mutex::new(admin), known: Mutex::default() }
+    }
+
+    /// The client that asks the brokers.
+    pub fn admin(&self) -> Arc<Admin> {
+        self.admin.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A new client in its place: one that has seen leaders before a broker was away goes on asking them.
+    pub fn renew(&self, settings: &ClientSettings) -> Result<(), Trouble> {
+        let admin = Admin::new(settings, ANSWER);
+        let admin = admin.map_err(|error| Trouble::kafka("make a client of the cluster", error))?;
+        *self.admin.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(admin);
+        Ok(())
     }
 
     /// How many partitions a topic has that is to be written.
@@ -118,7 +131,7 @@ impl Topics {
         if let Some(count) = known.get(name) {
             return Ok(*count);
         }
-        let found = self.admin.topics(&[name]);
+        let found = self.admin().topics(&[name]);
         let found = found.map_err(|error| Trouble::kafka(format!("describe topic `{name}`"), error))?;
         match found.into_iter().next().flatten() {
             Some(topic) => {
@@ -174,7 +187,7 @@ impl Topics {
     }
 
     fn describe(&self, names: &[&str]) -> Result<BTreeMap<String, u32>, Trouble> {
-        let found = self.admin.topics(names).map_err(|error| Trouble::kafka("describe topics", error))?;
+        let found = self.admin().topics(names).map_err(|error| Trouble::kafka("describe topics", error))?;
         let found: BTreeMap<String, u32> = names
             .iter()
             .zip(found)
@@ -190,7 +203,7 @@ impl Topics {
             tracing::info!(topic = topic.name, partitions = topic.partitions, "making topic");
         }
         let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
-        self.admin
+        self.admin()
             .create_topics(topics)
             .map_err(|error| Trouble::kafka(format!("make the topics {}", names.join(", ")), error))
     }
@@ -216,7 +229,7 @@ impl Topics {
                 );
             }
             if !needed.is_empty() {
-                let config = self.admin.topic_config(&new.name).map_err(|error| {
+                let config = self.admin().topic_config(&new.name).map_err(|error| {
                     Trouble::kafka(format!("read the settings of topic `{}`", new.name), error)
                 })?;
                 check_settings(&new.name, needed, &config)?;
