@@ -12,11 +12,11 @@ pub fn run(arguments: &Run) -> Result<(), Failure> {
     let settings = settings(&arguments.file, &loaded.topology, &arguments.flags())?;
     interrupt::listen();
     runtime::run(&loaded.topology, loaded.plan, settings, arguments.create_topics, &interrupted)
-        .map_err(failure)
+        .map_err(|error| failure(*error))
 }
 
-fn failure(error: Box<RuntimeError>) -> Failure {
-    match *error {
+fn failure(error: RuntimeError) -> Failure {
+    match error {
         RuntimeError::Stopped(error) => Failure::stopped(&error),
         RuntimeError::Plan(error) => error.into(),
         error => {
