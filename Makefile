@@ -2,6 +2,7 @@
 # make test          every test: Rust's, and the [[tests]] of the examples, plain and with restarts
 # make lint          format, clippy, and the dependencies' licences if cargo-deny is installed
 # make bench-engine  records a second in one process
+# make bench         Millstream beside Kafka Streams on a real broker, 40 minutes
 #
 # The first build compiles RocksDB and DataFusion; later ones take seconds. Everything that is built goes to
 # CARGO_TARGET_DIR, by default ~/.cache/millstream/target, so that several checkouts share it.
@@ -13,7 +14,7 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 millstream := $(CARGO_TARGET_DIR)/debug/millstream
 examples := $(wildcard topology-examples/*/topology.toml)
 
-.PHONY: help demo test lint bench-engine build prerequisites
+.PHONY: help demo test lint bench bench-engine build prerequisites
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -41,3 +42,13 @@ lint:
 # The dependencies of the tests, our own code optimised fully: no second build of everything.
 bench-engine: prerequisites
 	CARGO_PROFILE_DEV_OPT_LEVEL=3 cargo bench --locked --workspace --profile dev --bench engine
+
+# Millstream beside Kafka Streams on a real broker: BENCH_FLAGS names some of it, such as "json-filter --rounds 1".
+bench: export CARGO_PROFILE_DEV_OPT_LEVEL = 3
+bench: export CARGO_PROFILE_DEV_CODEGEN_UNITS = 1
+bench: export CARGO_PROFILE_DEV_DEBUG_ASSERTIONS = false
+bench: export CARGO_PROFILE_DEV_OVERFLOW_CHECKS = false
+bench: export CARGO_PROFILE_DEV_INCREMENTAL = false
+bench: prerequisites
+	@scripts/kafka fetch
+	cargo bench --locked --workspace --profile dev --bench kafka -- $(BENCH_FLAGS)

@@ -11,11 +11,7 @@ pub enum Security {
     /// Without any.
     #[default]
     Plaintext,
-    /// TLS; a client may show a certificate.
-    Ssl,
-    /// PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 and OAUTHBEARER with unsigned tokens.
-    SaslPlaintext,
-    /// The same over TLS.
+    /// TLS, with PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER with unsigned tokens.
     SaslSsl,
 }
 
@@ -57,8 +53,6 @@ impl Broker {
         let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka"));
         command.arg("hold").arg("--security").arg(match options.security {
             Security::Plaintext => "plaintext",
-            Security::Ssl => "ssl",
-            Security::SaslPlaintext => "sasl_plaintext",
             Security::SaslSsl => "sasl_ssl",
         });
         for (name, password) in &options.users {
