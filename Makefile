@@ -3,6 +3,7 @@
 # make kafka         a local Kafka broker for trying things, in the background
 # make lint          format, clippy, and the dependencies' licences if cargo-deny is installed
 # make bench-engine  records a second in one process
+# make bench         Millstream beside Kafka Streams on a real broker, 40 minutes
 #
 # The first build compiles RocksDB and DataFusion; later ones take seconds. Everything that is built goes to
 # CARGO_TARGET_DIR, by default ~/.cache/millstream/target, so that a fresh clone finds the dependencies built. Checkouts that
@@ -15,7 +16,7 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 millstream := $(CARGO_TARGET_DIR)/debug/millstream
 examples := $(wildcard topology-examples/*/topology.toml)
 
-.PHONY: help demo test kafka lint bench-engine build prerequisites
+.PHONY: help demo test kafka lint bench bench-engine build prerequisites
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -49,10 +50,15 @@ lint:
 	@if cargo deny --version > /dev/null 2>&1; then cargo deny check licenses bans sources; else echo "cargo-deny is not installed: licences are not checked"; fi
 
 # The dependencies of the tests, and our own code as a release builds it: no second build of everything.
-bench-engine: export CARGO_PROFILE_DEV_OPT_LEVEL = 3
-bench-engine: export CARGO_PROFILE_DEV_CODEGEN_UNITS = 1
-bench-engine: export CARGO_PROFILE_DEV_DEBUG_ASSERTIONS = false
-bench-engine: export CARGO_PROFILE_DEV_OVERFLOW_CHECKS = false
-bench-engine: export CARGO_PROFILE_DEV_INCREMENTAL = false
+bench bench-engine: export CARGO_PROFILE_DEV_OPT_LEVEL = 3
+bench bench-engine: export CARGO_PROFILE_DEV_CODEGEN_UNITS = 1
+bench bench-engine: export CARGO_PROFILE_DEV_DEBUG_ASSERTIONS = false
+bench bench-engine: export CARGO_PROFILE_DEV_OVERFLOW_CHECKS = false
+bench bench-engine: export CARGO_PROFILE_DEV_INCREMENTAL = false
 bench-engine: prerequisites
 	cargo bench --locked --workspace --profile dev --bench engine
+
+# Millstream beside Kafka Streams on a real broker: BENCH_FLAGS names some of it, such as "json-filter --rounds 1".
+bench: prerequisites
+	@scripts/kafka fetch
+	cargo bench --locked --workspace --profile dev --bench kafka -- $(BENCH_FLAGS)

@@ -1,0 +1,426 @@
+//! Millstream and Kafka Streams doing the same on one broker, in turns: `make bench`.
+//!
+//! Every workload runs with both guarantees, one thread each, and prints one line,
+//! `NAME/GUARANTEE millstream=… kafka_streams=… ratio=… cpu_ratio=…`: records a second and their ratio, and the ratio of CPU
+//! seconds a record, above 1 where Millstream is better, medians of three. Both are watched from outside in the same way, by
+//! the offsets that they commit and the CPU time of their process. Compared is the second half of the records, when Java has
+//! compiled its program; the figures of the whole run, start included, follow in brackets. The command fails where Kafka
+//! Streams is better in anything.
+//!
+//! `cargo bench --bench kafka -- [NAME…] [--records N] [--rounds N] [--guarantee G] [--millstream BINARY]` runs a part of it.
+//! It reads `/proc` and so needs Linux.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a benchmark that cannot run has nothing to say"
+)]
+
+#[expect(dead_code, reason = "the tests use the rest")]
+#[path = "../../tests/it/kafka/broker.rs"]
+mod broker;
+#[expect(dead_code, reason = "the tests use the rest")]
+#[path = "../../tests/it/kafka/java.rs"]
+mod java;
+
+mod application;
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+use tempfile::TempDir;
+
+use application::{Application, ENGINES, Engine, Process, Until, tool};
+use broker::{Broker, BrokerOptions};
+
+struct Workload {
+    name: &'static str,
+    /// What `benches/topologies` and `Streams.java` call it.
+    program: &'static str,
+    /// Cards in its input.
+    keys: u32,
+    /// Whether the number of results depends on nothing but the input. A table sends the newest value at each commit.
+    exact: bool,
+    /// Where throughput and CPU time should be, against Kafka Streams.
+    target: f64,
+}
+
+const WORKLOADS: &[Workload] = &[
+    Workload { name: "passthrough", program: "passthrough", keys: 100_000, exact: true, target: 2.5 },
+    Workload { name: "json-filter", program: "json-filter", keys: 100_000, exact: true, target: 3.0 },
+    Workload { name: "keyed-count-100k", program: "keyed-count", keys: 100_000, exact: false, target: 4.0 },
+    Workload { name: "keyed-count-2m", program: "keyed-count", keys: 2_000_000, exact: false, target: 4.0 },
+    Workload { name: "tumbling-count", program: "tumbling-count", keys: 10_000, exact: false, target: 4.0 },
+    Workload {
+        name: "trailing-features",
+        program: "trailing-features",
+        keys: 100_000,
+        exact: true,
+        target: 7.0,
+    },
+    Workload { name: "trees-100x6", program: "trees", keys: 100_000, exact: true, target: 4.0 },
+];
+
+/// The workload whose store `restore` brings back.
+const RESTORED: &str = "keyed-count-2m";
+const RESTORE_TARGET: f64 = 2.0;
+/// Of the latency's load: records a second, seconds that are measured, and seconds before them.
+const LOAD: [&str; 3] = ["10000", "20", "10"];
+/// What exactly once may cost of our own at least once.
+const EXACTLY_ONCE_COST: f64 = 0.15;
+
+/// Records a second, and CPU seconds a record.
+#[derive(Clone, Copy, Default)]
+struct Rate {
+    throughput: f64,
+    cpu: f64,
+}
+
+/// What one run gave: the second half of the records, and all of them with the start.
+struct Run {
+    warm: Rate,
+    whole: Rate,
+}
+
+struct Options {
+    only: Vec<String>,
+    records: u64,
+    rounds: u64,
+    guarantees: Vec<&'static str>,
+    millstream: PathBuf,
+}
+
+struct Bench {
+    options: Options,
+    broker: Broker,
+    directory: TempDir,
+    /// How many applications there have been.
+    applications: usize,
+    /// Lines that are worse than Kafka Streams.
+    lost: Vec<String>,
+    /// Lines that are below their target.
+    missed: Vec<String>,
+}
+
+fn main() {
+    let mut bench = Bench::start(options());
+    for workload in WORKLOADS {
+        let restore = workload.name == RESTORED && bench.wants("restore");
+        if bench.wants(workload.name) || restore {
+            bench.load(workload);
+            let rates: Vec<f64> = bench
+                .options
+                .guarantees
+                .clone()
+                .iter()
+                .map(|guarantee| bench.compare(workload, guarantee, restore).throughput)
+                .collect();
+            if let [exactly, at_least] = rates[..]
+                && exactly < (1.0 - EXACTLY_ONCE_COST) * at_least
+            {
+                let cost = 100.0 * (1.0 - exactly / at_least);
+                bench.missed.push(format!("{}: exactly once costs {cost:.0} %", workload.name));
+            }
+        }
+    }
+    if bench.wants("latency") {
+        for guarantee in bench.options.guarantees.clone() {
+            bench.latency(guarantee);
+        }
+    }
+    for missed in &bench.missed {
+        eprintln!("missed: {missed}");
+    }
+    if !bench.lost.is_empty() {
+        eprintln!("worse than Kafka Streams: {}", bench.lost.join(", "));
+        std::process::exit(1);
+    }
+}
+
+fn options() -> Options {
+    let mut options = Options {
+        only: Vec::new(),
+        records: 2_000_000,
+        rounds: 3,
+        guarantees: vec!["exactly-once", "at-least-once"],
+        millstream: env!("CARGO_BIN_EXE_millstream").into(),
+    };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut next = || arguments.next().unwrap_or_else(|| panic!("{argument} needs a value"));
+        match argument.as_str() {
+            "--records" => options.records = next().parse().unwrap(),
+            "--rounds" => options.rounds = next().parse().unwrap(),
+            "--guarantee" => {
+                let name = next();
+                options.guarantees.retain(|guarantee| *guarantee == name);
+            }
+            "--millstream" => options.millstream = next().into(),
+            // Cargo's own.
+            "--bench" => {}
+            _ => options.only.push(argument),
+        }
+    }
+    options
+}
+
+impl Bench {
+    fn start(options: Options) -> Bench {
+        // No compaction and no retention in the middle of somebody's run.
+        let properties = vec![
+            ("log.cleaner.enable", "false"),
+            ("log.retention.ms", "-1"),
+            ("log.retention.check.interval.ms", "86400000"),
+            ("log.segment.delete.delay.ms", "1000"),
+        ];
+        let broker = Broker::start(&BrokerOptions { properties, measured: true, ..BrokerOptions::default() });
+        let directory = TempDir::new().unwrap();
+        Bench { options, broker, directory, applications: 0, lost: Vec::new(), missed: Vec::new() }
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.options.only.is_empty() || self.options.only.iter().any(|only| name.contains(only.as_str()))
+    }
+
+    /// Fills the input of a workload.
+    fn load(&self, workload: &Workload) {
+        let topic = input(workload);
+        java::create_topic(&self.broker, &topic, 4);
+        let mut arguments = vec![
+            self.broker.brokers().to_owned(),
+            topic.clone(),
+            self.options.records.to_string(),
+            workload.keys.to_string(),
+        ];
+        if workload.program == "trees" {
+            arguments.push("trees".to_owned());
+        }
+        let status = tool("Load", "512m").args(&arguments).stdout(Stdio::null()).status().unwrap();
+        assert!(status.success(), "{topic} cannot be filled");
+        let ends = java::call(&self.broker, json!({ "do": "ends", "topic": topic }));
+        assert_eq!(sum(&ends["offsets"]), self.options.records, "{topic}");
+    }
+
+    /// A new application, with an output topic of its own.
+    fn application(
+        &mut self,
+        engine: Engine,
+        program: &'static str,
+        guarantee: &'static str,
+        input: &str,
+    ) -> Application {
+        self.applications += 1;
+        let id = format!("bench-{}", self.applications);
+        let output = format!("{id}-results");
+        java::create_topic(&self.broker, &output, 4);
+        Application {
+            engine,
+            program,
+            guarantee,
+            brokers: self.broker.brokers().to_owned(),
+            directory: self.directory.path().join(&id),
+            id,
+            input: input.to_owned(),
+            output,
+            millstream: self.options.millstream.clone(),
+        }
+    }
+
+    fn remove(&self, application: &Application) {
+        java::call(&self.broker, json!({ "do": "delete-topics", "prefix": format!("{}-", application.id) }));
+        let _ = std::fs::remove_dir_all(&application.directory);
+    }
+
+    /// Both engines in turns, each followed by the restore of its store if that is wanted. Gives our warm rate.
+    fn compare(&mut self, workload: &Workload, guarantee: &'static str, restore: bool) -> Rate {
+        let mut runs = ENGINES.map(|_| Vec::new());
+        let mut restores = ENGINES.map(|_| Vec::new());
+        let mut results = ENGINES.map(|_| Json::Null);
+        for round in 0..self.options.rounds {
+            for (index, engine) in ENGINES.into_iter().enumerate() {
+                let application = self.application(engine, workload.program, guarantee, &input(workload));
+                runs[index].push(self.run(&application));
+                if round == 0 {
+                    results[index] =
+                        java::call(&self.broker, json!({ "do": "count", "topic": application.output }));
+                }
+                if restore {
+                    restores[index].push(restored(&application, results[index]["keys"].as_f64().unwrap()));
+                }
+                self.remove(&application);
+            }
+        }
+        let [ours, theirs] = &results;
+        assert_eq!(ours["keys"], theirs["keys"], "{}: the results are not the same", workload.name);
+        assert!(
+            !workload.exact || ours["records"] == theirs["records"],
+            "{}: {ours} {theirs}",
+            workload.name
+        );
+
+        let [ours, theirs] = runs.map(|runs| {
+            let [warm, whole] =
+                [|run: &Run| run.warm, |run: &Run| run.whole].map(|part| runs.iter().map(part).collect());
+            Run { warm: median(warm), whole: median(whole) }
+        });
+        let more = format!(
+            "whole run: {:.0} : {:.0} records/s, {:.2} : {:.2} us",
+            ours.whole.throughput,
+            theirs.whole.throughput,
+            ours.whole.cpu * 1e6,
+            theirs.whole.cpu * 1e6,
+        );
+        self.report(
+            &format!("{}/{guarantee}", workload.name),
+            ours.warm,
+            theirs.warm,
+            &more,
+            workload.target,
+        );
+        if restore {
+            let [ours, theirs] = restores.map(median);
+            self.report(
+                &format!("restore/{guarantee}"),
+                ours,
+                theirs,
+                "keys, from start to ready",
+                RESTORE_TARGET,
+            );
+        }
+        ours.warm
+    }
+
+    /// Runs an application over its input, until that is committed.
+    fn run(&self, application: &Application) -> Run {
+        let process = application.start(Until::Committed(self.options.records), &[]);
+        let half = self.await_committed(application, &process, self.options.records / 2);
+        let end = self.await_committed(application, &process, self.options.records);
+        process.end();
+        Run { warm: end.since(&half), whole: end.since(&Sample { seconds: 0.0, cpu: 0.0, records: 0 }) }
+    }
+
+    fn await_committed(&self, application: &Application, process: &Process, records: u64) -> Sample {
+        let committed = json!({ "do": "committed", "group": application.id, "topic": application.input });
+        loop {
+            let records_now = sum(&java::call(&self.broker, committed.clone())["offsets"]);
+            let sample =
+                Sample { seconds: process.seconds(), cpu: process.cpu_seconds(), records: records_now };
+            if records_now >= records {
+                return sample;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn report(&mut self, name: &str, ours: Rate, theirs: Rate, more: &str, target: f64) {
+        let ratio = ours.throughput / theirs.throughput;
+        let cpu_ratio = theirs.cpu / ours.cpu;
+        println!(
+            "{name} millstream={:.0} kafka_streams={:.0} ratio={ratio:.2} cpu_ratio={cpu_ratio:.2} \
+             (CPU {:.2} : {:.2} us a record; {more})",
+            ours.throughput,
+            theirs.throughput,
+            ours.cpu * 1e6,
+            theirs.cpu * 1e6,
+        );
+        self.judge(name, ratio.min(cpu_ratio), target);
+    }
+
+    fn judge(&mut self, name: &str, ratio: f64, target: f64) {
+        if ratio < 1.0 {
+            self.lost.push(name.to_owned());
+        } else if ratio < target {
+            self.missed.push(format!("{name}: {ratio:.2} of {target}"));
+        }
+    }
+
+    /// Milliseconds from the moment a record is due to that at which its result is read, through the JSON filter.
+    fn latency(&mut self, guarantee: &'static str) {
+        let mut probe = |engine, flags: &[&str]| {
+            let input = format!("bench-{}-input", self.applications + 1);
+            java::create_topic(&self.broker, &input, 4);
+            let application = self.application(engine, "json-filter", guarantee, &input);
+            let mut process = application.start(Until::Told, flags);
+            process.await_ready();
+            let output = tool("Latency", "512m")
+                .args([self.broker.brokers(), &input, &application.output])
+                .args(LOAD)
+                .output()
+                .unwrap();
+            process.end();
+            self.remove(&application);
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let measured: Json =
+                serde_json::from_str(&text).unwrap_or_else(|error| panic!("Latency: {error}: {text}"));
+            ["p50", "p99"].map(|name| measured[name].as_f64().unwrap())
+        };
+        let ours = probe(Engine::Millstream, &[]);
+        let theirs = probe(Engine::KafkaStreams, &[]);
+        let fast = probe(Engine::Millstream, &["--commit-every", "20ms"]);
+        let unbuffered = probe(Engine::KafkaStreams, &["--linger", "0"]);
+        let name = format!("latency/{guarantee}");
+        let text = |[p50, p99]: [f64; 2]| format!("{p50:.0}/{p99:.0}");
+        println!(
+            "{name} millstream={} kafka_streams={} ratio={:.2}/{:.2} (p50/p99 in ms; millstream with commit-every = \"20ms\" {}, \
+             kafka_streams with linger.ms = 0 {})",
+            text(ours),
+            text(theirs),
+            theirs[0] / ours[0],
+            theirs[1] / ours[1],
+            text(fast),
+            text(unbuffered),
+        );
+        self.judge(&name, (theirs[0] / ours[0]).min(theirs[1] / ours[1]), 1.0);
+        if fast[1] > 30.0 {
+            self.missed
+                .push(format!("{name}: p99 is {:.0} ms of 30 ms with commit-every = \"20ms\"", fast[1]));
+        }
+    }
+}
+
+/// Where a process is.
+struct Sample {
+    /// Since it started.
+    seconds: f64,
+    cpu: f64,
+    /// That are committed.
+    records: u64,
+}
+
+impl Sample {
+    fn since(&self, other: &Sample) -> Rate {
+        let records = (self.records - other.records) as f64;
+        Rate { throughput: records / (self.seconds - other.seconds), cpu: (self.cpu - other.cpu) / records }
+    }
+}
+
+/// Starts an application again, without its local state: until all keys are there.
+fn restored(application: &Application, keys: f64) -> Rate {
+    std::fs::remove_dir_all(application.state()).unwrap();
+    let mut process = application.start(Until::Restored, &[]);
+    process.await_ready();
+    let rate = Rate { throughput: keys / process.seconds(), cpu: process.cpu_seconds() / keys };
+    process.end();
+    rate
+}
+
+fn input(workload: &Workload) -> String {
+    format!("events-{}", workload.name)
+}
+
+fn sum(offsets: &Json) -> u64 {
+    offsets.as_array().unwrap().iter().filter_map(Json::as_u64).sum()
+}
+
+/// Of each figure.
+fn median(rates: Vec<Rate>) -> Rate {
+    let middle = |figure: fn(&Rate) -> f64| {
+        let mut figures: Vec<f64> = rates.iter().map(figure).collect();
+        figures.sort_by(f64::total_cmp);
+        figures[figures.len() / 2]
+    };
+    Rate { throughput: middle(|rate| rate.throughput), cpu: middle(|rate| rate.cpu) }
+}
