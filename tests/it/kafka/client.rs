@@ -40,7 +40,9 @@ fn admin() -> Admin {
 
 fn topic(name: &str, partitions: i32) -> String {
     let name = unique(name);
-    let topic = NewTopic { name: name.clone(), partitions, replication: -1, config: Vec::new() };
+    // The records here are of 1970.
+    let config = vec![("retention.ms".to_owned(), "-1".to_owned())];
+    let topic = NewTopic { name: name.clone(), partitions, replication: -1, config };
     admin().create_topics(&[topic]).unwrap();
     name
 }
@@ -805,7 +807,15 @@ fn a_producer_is_spent_when_a_request_got_no_answer() {
     let broker = Broker::start(&BrokerOptions::default());
     let settings = settings_of(&broker);
     java::create_topic(&broker, "input", 1);
-    java::create_topic(&broker, "output", 1);
+    java::call(
+        &broker,
+        json!({ "do": "create-topic", "topic": "output", "config": { "retention.ms": "-1" } }),
+    );
+    // The signal takes a moment on a busy machine.
+    let pause = || {
+        broker.pause();
+        sleep(Duration::from_millis(300));
+    };
     let patient = GroupOptions {
         session_timeout: Duration::from_secs(40),
         max_poll_interval: Duration::from_secs(60),
@@ -834,7 +844,7 @@ fn a_producer_is_spent_when_a_request_got_no_answer() {
 
     // Slow is not lost: the commit is under way, is asked for again and comes to its end.
     transaction(&first, 2);
-    broker.pause();
+    pause();
     let error = first.commit(Duration::from_millis(500)).unwrap_err();
     assert!(error.is_retriable() && error.is_timeout() && !error.requires_abort(), "{error:?}");
     // What needs the brokers gives up in time.
@@ -850,7 +860,7 @@ fn a_producer_is_spent_when_a_request_got_no_answer() {
 
     // The broker dies with the commit in its hands.
     transaction(&first, 3);
-    broker.pause();
+    pause();
     assert!(first.commit(Duration::from_millis(500)).unwrap_err().is_retriable());
     broker.kill();
     wait_until("the connection ends", || first.is_spent());
@@ -878,7 +888,7 @@ fn a_producer_is_spent_when_a_request_got_no_answer() {
     other.subscribe(&["input"]).unwrap();
     let (partitions, _) = assigned(&other);
     let others = other.assign(&from_start(&partitions), &quiet).unwrap();
-    broker.pause();
+    pause();
     let start = Instant::now();
     drop(queues);
     consumer.close(Duration::from_secs(1));
