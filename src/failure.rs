@@ -66,8 +66,12 @@ impl Failure {
             _ => "set `on-error = \"skip\"` or `\"dead-letter\"` there",
         };
         let RecordError { node, topic, partition, offset, message, .. } = error;
+        let place = match offset {
+            0.. => format!("at record {topic}/{partition} offset {offset}"),
+            _ => format!("when its time went on, in partition {partition} of {topic}"),
+        };
         let message = format!(
-            "`{node}` stopped at record {topic}/{partition} offset {offset}: {message}\n  Nothing after it was processed. To go \
+            "`{node}` stopped {place}: {message}\n  Nothing after it was processed. To go \
              on without such records, {advice}"
         );
         Failure::new(Exit::Failed, message).code(Some(error.code))

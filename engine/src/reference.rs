@@ -8,7 +8,7 @@ use millstream_operators::operator::{Arity, OperatorSpec};
 use millstream_operators::registry::OPERATORS;
 use serde_json::{Map, Value as Json, json};
 
-use crate::topology::allowed_properties;
+use crate::kafka::ALLOWED_PROPERTIES;
 
 /// The tables of a topology file, in the order of the language page. A step has the keys of its operator besides.
 pub const TABLES: &[Table] = &[
@@ -55,11 +55,11 @@ pub struct Table {
     /// What it declares.
     pub doc: &'static str,
     /// Its keys; for `sources`, `steps`, `models` and `sinks` those of each named table in it. Those of `kafka.properties` are
-    /// [`allowed_properties`].
+    /// [`ALLOWED_PROPERTIES`].
     pub fields: &'static [Field],
 }
 
-/// The name of the table whose keys are [`allowed_properties`].
+/// The name of the table whose keys are [`ALLOWED_PROPERTIES`].
 const PROPERTIES: &str = "kafka.properties";
 
 const fn required(name: &'static str, kind: FieldKind, doc: &'static str) -> Field {
@@ -381,10 +381,11 @@ pub fn json_schema() -> Json {
 
 /// The properties of the client library. Written without quotes, `linger.ms` is a table `linger` with a key `ms`.
 fn client_properties() -> Json {
-    let properties: Map<String, Json> = allowed_properties()
+    let properties: Map<String, Json> = ALLOWED_PROPERTIES
+        .iter()
         .map(|(name, doc)| {
             let types = json!(["string", "integer", "boolean"]);
-            (name.to_owned(), json!({ "type": types, "description": doc }))
+            ((*name).to_owned(), json!({ "type": types, "description": doc }))
         })
         .collect();
     json!({ "type": "object", "properties": properties, "additionalProperties": { "type": "object" } })
@@ -496,7 +497,7 @@ pub fn table_page(table: &Table) -> String {
 
 fn properties_table() -> String {
     let mut table = "| property | |\n|---|---|\n".to_owned();
-    for (name, doc) in allowed_properties() {
+    for (name, doc) in ALLOWED_PROPERTIES {
         let _ = writeln!(table, "| `{name}` | {doc} |");
     }
     table

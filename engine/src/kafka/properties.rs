@@ -33,7 +33,6 @@ pub const ALLOWED_PROPERTIES: &[(&str, &str)] = &[
     ("request.timeout.ms", "how long a broker waits for its replicas before it fails a write"),
     ("retry.backoff.max.ms", "the longest pause before a request is sent again"),
     ("retry.backoff.ms", "the first pause before a request is sent again"),
-    ("session.timeout.ms", "after which silence of a process its tasks go to others"),
     ("socket.connection.setup.timeout.ms", "how long connecting may take, TLS and login included"),
     ("socket.keepalive.enable", "TCP keep-alive"),
     ("socket.max.fails", "failed requests after which a connection is closed"),
@@ -49,7 +48,6 @@ pub const ALLOWED_PROPERTIES: &[(&str, &str)] = &[
     ("ssl.sigalgs.list", "the signature algorithms that may be used"),
     ("topic.metadata.refresh.fast.interval.ms", "the first pause before a lost leader is asked for again"),
     ("topic.metadata.refresh.interval.ms", "how often topics and leaders are asked for"),
-    ("transaction.timeout.ms", "after which a broker ends the transaction of a process that is gone"),
 ];
 
 /// What may not be set because the engine's promises rest on it, or because it is written elsewhere: the name, and the
@@ -67,7 +65,7 @@ pub const OWNED_PROPERTIES: &[(&str, &str)] = &[
     ("compression.codec", "it is written as `compression.type`"),
     ("debug", "what is logged is chosen by the log level of the process"),
     ("delivery.report.only.error", "the changelog's offsets come from the reports of delivery"),
-    ("delivery.timeout.ms", "it follows from `transaction.timeout.ms`"),
+    ("delivery.timeout.ms", "it follows from `runtime.transaction-timeout`"),
     ("enable.auto.commit", "offsets are committed together with the results"),
     ("auto.commit.interval.ms", "it is written as `runtime.commit-every`"),
     ("auto.commit.enable", "offsets are committed together with the results"),
@@ -137,7 +135,9 @@ pub const OWNED_PROPERTIES: &[(&str, &str)] = &[
         "ssl.keystore.password",
         "the certificate and key are PEM files: `kafka.security.certificate` and `kafka.security.key`",
     ),
+    ("session.timeout.ms", "it is written as `runtime.session-timeout`"),
     ("statistics.interval.ms", "metrics are served at `runtime.listen`"),
+    ("transaction.timeout.ms", "it is written as `runtime.transaction-timeout`"),
     ("transactional.id", "it is made of the application's id and `runtime.instance`"),
 ];
 
@@ -150,7 +150,6 @@ const READERS: &[&str] = &[
     "fetch.wait.max.ms",
     "heartbeat.interval.ms",
     "max.partition.fetch.bytes",
-    "session.timeout.ms",
 ];
 
 /// What only a client that writes knows; the others would warn of it.
@@ -161,7 +160,6 @@ const WRITERS: &[&str] = &[
     "compression.type",
     "linger.ms",
     "request.timeout.ms",
-    "transaction.timeout.ms",
 ];
 
 /// Whether a client that reads has this property.

@@ -279,5 +279,5 @@ fn sleep(pause: Duration, shutdown: Shutdown<'_>) -> bool {
     !shutdown()
 }
 
-/// Set when a session ends, so that its threads stop what they do.
+/// Set when nobody wants a task any more that is being opened.
 type Cancelled = Arc<AtomicBool>;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select};
+use millstream_operators::operator::Advance;
 
 use super::commit_metadata::{CommitId, CommitMetadata};
 use super::error::{RuntimeError, Trouble};
@@ -22,7 +23,7 @@ use crate::kafka::{
 };
 use crate::metrics::{AbortReason, Client, TaskMetrics};
 use crate::record::Record;
-use crate::task::{OutputRecord, Rank, RecordError};
+use crate::task::{Epoch, OutputRecord, Rank};
 use crate::topology::Guarantee;
 
 /// How long one call to Kafka may take before the session begins anew. Within it the client retries by itself.
@@ -246,27 +247,39 @@ impl Worker {
             }
         };
         running.wait_until = None;
-        running.dirty = true;
         let now = clock::now();
         running.last_input = now;
         running.followed = now;
         let epoch = task.process(records, now).map_err(failed)?;
-        report(&epoch.errors);
+        self.take_over(position, epoch)?;
+        Ok(true)
+    }
+
+    /// Writes what an epoch of a task gave. If it was stopped everything before that is committed, and the run is over.
+    fn take_over(&mut self, position: usize, epoch: Epoch) -> Result<(), Trouble> {
+        let Some(running) = self.tasks.get_mut(position) else { return Ok(()) };
+        running.dirty = true;
+        for error in &epoch.errors {
+            tracing::warn!("{error}");
+        }
         self.output.begin()?;
         self.output.write_all(running.open.id.partition, &epoch.outputs, &mut running.metrics)?;
+        let task = &running.open.task;
         running.metrics.epoch(&epoch, task.counters(), task.stream_time());
-        if let Some(stopped) = epoch.stopped {
-            // What came before the record counts.
-            self.commit()?;
-            return Err(RuntimeError::Stopped(Box::new(stopped)).into());
+        match epoch.stopped {
+            None => Ok(()),
+            Some(stopped) => {
+                self.commit()?;
+                Err(RuntimeError::Stopped(Box::new(stopped)).into())
+            }
         }
-        Ok(true)
     }
 
     /// Where all inputs have been silent for `idle-after`, stream time follows the wall clock.
     fn follow_the_clock(&mut self) -> Result<(), Trouble> {
         let now = clock::now();
-        for running in &mut self.tasks {
+        for position in 0..self.tasks.len() {
+            let Some(running) = self.tasks.get_mut(position) else { continue };
             let Some(idle_after) = running.open.task.sub_topology().idle_after else { continue };
             if now - running.last_input < idle_after || running.inputs.has_lag() {
                 continue;
@@ -277,13 +290,10 @@ impl Worker {
                 continue;
             }
             running.followed = now;
-            running.dirty = true;
-            let epoch = running.open.task.advance(millstream_operators::operator::Advance::To(to));
-            let epoch = epoch
-                .map_err(|error| RuntimeError::Task { task: running.open.name.clone(), error })
-                .map_err(Trouble::from)?;
-            self.output.begin()?;
-            self.output.write_all(running.open.id.partition, &epoch.outputs, &mut running.metrics)?;
+            let epoch = running.open.task.advance(Advance::To(to));
+            let epoch =
+                epoch.map_err(|error| RuntimeError::Task { task: running.open.name.clone(), error })?;
+            self.take_over(position, epoch)?;
         }
         Ok(())
     }
@@ -624,12 +634,6 @@ fn started(client: &ClientSettings, options: &ProducerOptions) -> Result<Produce
 
 fn new_id() -> CommitId {
     CommitId { producer: RandomState::new().hash_one(clock::now()), number: 0 }
-}
-
-fn report(errors: &[RecordError]) {
-    for error in errors {
-        tracing::warn!("{error}");
-    }
 }
 
 /// Ends the transactions that workers of these numbers, which exist no more, may have left open.

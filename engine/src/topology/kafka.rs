@@ -13,12 +13,6 @@ use super::variables::{Variables, is_file};
 use super::{Kafka, Setting, TopicDefaults};
 use crate::kafka::{ALLOWED_PROPERTIES, Mechanism, OWNED_PROPERTIES, Protocol, Secret, Security};
 
-/// Properties with a key of their own in `[runtime]`.
-const OF_RUNTIME: &[(&str, &str)] = &[
-    ("session.timeout.ms", "it is written as `runtime.session-timeout`"),
-    ("transaction.timeout.ms", "it is written as `runtime.transaction-timeout`"),
-];
-
 /// `[kafka]`. What this machine does not have for it goes to `deferred`.
 pub(super) fn kafka(root: &Fields<'_>, variables: &Variables<'_>, deferred: &Diagnostics) -> Option<Kafka> {
     let fields = root.table("kafka", "`[kafka]`")?;
@@ -202,7 +196,7 @@ impl Reader<'_> {
 
     /// Whether a property may be set; reports why not.
     fn is_allowed(&self, fields: &Fields<'_>, name: &Text) -> bool {
-        let owned = OF_RUNTIME.iter().chain(OWNED_PROPERTIES).find(|(owned, _)| *owned == name.value);
+        let owned = OWNED_PROPERTIES.iter().find(|(owned, _)| *owned == name.value);
         if let Some((_, reason)) = owned {
             fields.diagnostics().push(
                 Diagnostic::error(
@@ -214,10 +208,10 @@ impl Reader<'_> {
             );
             return false;
         }
-        if allowed_properties().any(|(allowed, _)| allowed == name.value) {
+        if ALLOWED_PROPERTIES.iter().any(|(allowed, _)| *allowed == name.value) {
             return true;
         }
-        let help = did_you_mean(name, allowed_properties().map(|(allowed, _)| allowed))
+        let help = did_you_mean(name, ALLOWED_PROPERTIES.iter().map(|(allowed, _)| *allowed))
             .unwrap_or_else(|| "`millstream explain kafka.properties` lists those that can".to_owned());
         fields.diagnostics().push(
             Diagnostic::error(
@@ -286,10 +280,4 @@ impl Reader<'_> {
             }
         }
     }
-}
-
-/// The properties that may be set, and what they are for.
-pub fn allowed_properties() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let of_runtime = |name: &str| OF_RUNTIME.iter().any(|(of_runtime, _)| *of_runtime == name);
-    ALLOWED_PROPERTIES.iter().copied().filter(move |(name, _)| !of_runtime(name))
 }

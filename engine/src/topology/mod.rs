@@ -34,7 +34,6 @@ use millstream_operators::sql::Expression;
 use serde_json::Value as Json;
 
 pub use self::explain::explain;
-pub use self::kafka::allowed_properties;
 pub(crate) use self::partitions::rekeys_with_topic;
 pub use self::read::{read, read_without_tests};
 pub use self::render::{render, to_json};

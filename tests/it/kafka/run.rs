@@ -1,7 +1,6 @@
 //! `millstream run` on a real broker: what it commits is what an undisturbed run over the same input gives.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::broker::{Broker, BrokerOptions, unique};
 use super::java::{self, Record};
-use crate::support::{command, run as run_to_end};
+use crate::support::{Folder, command, run as run_to_end};
 
 /// Steps of every kind of state on one source. `{app}` is the application's id, which its topics begin with.
 const TOPOLOGY: &str = r#"
@@ -68,15 +67,15 @@ const TABLES: [&str; 2] = ["totals", "minutes"];
 /// An application in a folder of its own.
 struct Application {
     id: String,
-    folder: tempfile::TempDir,
+    folder: Folder,
 }
 
 impl Application {
     /// Writes the topology, and makes its topics with one partition each.
     fn new(broker: &Broker, name: &str, topology: &str) -> Self {
         let id = unique(name);
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("topology.toml"), topology.replace("{app}", &id)).unwrap();
+        let folder = Folder::new();
+        folder.write("topology.toml", topology.replace("{app}", &id));
         for topic in ["payments", "large", "totals", "minutes", "featured"] {
             java::create_topic(broker, &format!("{id}-{topic}"), 1);
         }
@@ -87,18 +86,14 @@ impl Application {
         format!("{}-{name}", self.id)
     }
 
-    fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
-    }
-
     /// Starts a process that commits often; `more` are flags.
     fn start(&self, broker: &Broker, state: &str, more: &[&str]) -> Running {
-        let (file, state) = (self.path("topology.toml"), self.path(state));
+        let (file, state) = (self.folder.at("topology.toml"), self.folder.at(state));
         let mut arguments = vec!["run", &file, "--brokers", broker.brokers(), "--state-dir", &state];
         arguments.extend(["--listen", "127.0.0.1:0", "--commit-every", "20ms", "--session-timeout", "1s"]);
         arguments.extend(["--threads", "1"]);
         arguments.extend(more);
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.at("log")).unwrap();
         Running(
             command(&arguments)
                 .env("MILLSTREAM_LOG", "info")
@@ -110,7 +105,7 @@ impl Application {
     }
 
     fn log(&self) -> String {
-        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+        std::fs::read_to_string(self.folder.at("log")).unwrap_or_default()
     }
 
     /// Waits until the offset after the last payment is committed.
@@ -141,7 +136,7 @@ impl Application {
             input.extend(line.to_string().into_bytes());
             input.push(b'\n');
         }
-        let ran = run_to_end(command(&["pipe", &self.path("topology.toml")]), &input).expect_code(0);
+        let ran = run_to_end(command(&["pipe", &self.folder.at("topology.toml")]), &input).expect_code(0);
         let mut expected: BTreeMap<String, Vec<Json>> = BTreeMap::new();
         for line in ran.lines() {
             let topic = line["topic"].as_str().unwrap().to_owned();
@@ -232,7 +227,7 @@ fn newest(rows: &[Json]) -> BTreeMap<String, Json> {
 }
 
 /// Payments of 50 cards, one each millisecond, some of them late.
-fn payments(count: i64, path: &Path) {
+fn payments(count: i64, application: &Application) {
     let mut text = String::from("card,at,amount\n");
     let mut random: u64 = 7;
     for number in 0..count {
@@ -241,13 +236,13 @@ fn payments(count: i64, path: &Path) {
         let at = 1_767_225_600_000 + number;
         text.push_str(&format!("card-{card:02},{at},{amount}\n"));
     }
-    std::fs::write(path, text).unwrap();
+    application.folder.write("payments.csv", text);
 }
 
 /// Starts to write payments to the topic, `speed` times as fast as they were made.
 fn feed(broker: &Broker, application: &Application, speed: &str) -> Running {
-    let feed = format!("payments={}", application.path("payments.csv"));
-    let file = application.path("topology.toml");
+    let feed = format!("payments={}", application.folder.at("payments.csv"));
+    let file = application.folder.at("topology.toml");
     let arguments = ["feed", &file, "--feed", &feed, "--brokers", broker.brokers(), "--speed", speed];
     Running(command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
 }
@@ -258,14 +253,14 @@ fn feed(broker: &Broker, application: &Application, speed: &str) -> Running {
 fn twenty_kills_lose_and_double_nothing() {
     let broker = Broker::start(&BrokerOptions::default());
     let application = Application::new(&broker, "killed", TOPOLOGY);
-    payments(150_000, &application.folder.path().join("payments.csv"));
+    payments(150_000, &application);
     let mut feeding = feed(&broker, &application, "4");
     for number in 0..20_u64 {
         let running = application.start(&broker, "state", &["--instance", "one"]);
         std::thread::sleep(Duration::from_millis(1600 + number * 97 % 500));
         running.kill();
         if number % 4 == 3 {
-            std::fs::remove_dir_all(application.path("state")).unwrap();
+            std::fs::remove_dir_all(application.folder.at("state")).unwrap();
         }
     }
     let running = application.start(&broker, "state", &["--instance", "one"]);
@@ -287,7 +282,7 @@ fn twenty_kills_lose_and_double_nothing() {
 fn a_process_that_is_asked_to_end_commits_and_another_goes_on() {
     let broker = Broker::start(&BrokerOptions::default());
     let application = Application::new(&broker, "asked", TOPOLOGY);
-    payments(40_000, &application.folder.path().join("payments.csv"));
+    payments(40_000, &application);
     let mut feeding = feed(&broker, &application, "4");
     // The first leaves, the second has state of its own, the third takes up that of the first.
     for state in ["first", "second", "first"] {
@@ -308,7 +303,7 @@ fn a_process_that_is_asked_to_end_commits_and_another_goes_on() {
 fn a_broker_that_is_away_is_waited_for() {
     let broker = Broker::start(&BrokerOptions::default());
     let application = Application::new(&broker, "away", TOPOLOGY);
-    payments(30_000, &application.folder.path().join("payments.csv"));
+    payments(30_000, &application);
     broker.kill();
     let running = application.start(&broker, "state", &[]);
     std::thread::sleep(Duration::from_secs(1));
@@ -343,10 +338,9 @@ fn a_record_that_fails_stops_the_process_before_it_and_poison_is_set_aside() {
     assert!(said.contains(&format!("`payments` stopped at record {topic}/0 offset 1")), "{said}");
     assert_eq!(java::consume(broker, &application.topic("large")).len(), 1);
 
-    let file = application.path("topology.toml");
-    let text = std::fs::read_to_string(&file).unwrap();
+    let text = application.folder.read("topology.toml");
     let text = text.replace("time  = \"at\"", "time  = \"at\"\non-error = \"dead-letter\"");
-    std::fs::write(&file, text).unwrap();
+    application.folder.write("topology.toml", text);
     let running = application.start(broker, "state", &[]);
     application.await_end(broker);
     assert_eq!(running.end(), Some(0), "{}", application.log());
@@ -362,13 +356,57 @@ fn a_record_that_fails_stops_the_process_before_it_and_poison_is_set_aside() {
 }
 
 #[test]
+fn a_window_that_the_clock_closes_and_that_fails_stops_the_process() {
+    const CLOSING: &str = r#"
+[app]
+id = "{app}"
+
+[sources.payments]
+topic      = "{app}-payments"
+key        = { card = "string" }
+value      = { at = "timestamp", amount = "int64" }
+time       = "at"
+idle-after = "500ms"
+
+[steps.shares]
+op      = "aggregate"
+from    = "payments"
+window  = { tumbling = "1s" }
+emit    = "close"
+columns = { share = "1 / (count(*) - 1)" }
+
+[sinks.large]
+from  = "shares"
+topic = "{app}-large"
+"#;
+    let broker = Broker::shared();
+    let application = Application::new(broker, "clock", CLOSING);
+    let topic = application.topic("payments");
+    let records = json!([{ "key": "a", "value": "{\"at\":1000,\"amount\":700}" }]);
+    java::call(broker, json!({ "do": "produce", "topic": topic, "records": records }));
+    let mut running = application.start(broker, "state", &[]);
+    let start = Instant::now();
+    while running.goes_on() {
+        assert!(start.elapsed() < Duration::from_secs(30), "{}", application.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(running.0.wait().unwrap().code(), Some(1), "{}", application.log());
+    let said = application.log();
+    assert!(
+        said.contains(&format!("`shares` stopped when its time went on, in partition 0 of {topic}")),
+        "{said}"
+    );
+    application.await_end(broker);
+}
+
+#[test]
 fn topics_that_are_missing_or_other_than_needed_are_said() {
     let broker = Broker::shared();
     let application = Application::new(broker, "topics", TOPOLOGY);
-    let file = application.path("topology.toml");
+    let file = application.folder.at("topology.toml");
     let run = |more: &[&str]| {
         let mut arguments = vec!["run", &file, "--brokers", broker.brokers(), "--listen", "127.0.0.1:0"];
-        let state = application.path("state");
+        let state = application.folder.at("state");
         arguments.extend(["--state-dir", &state]);
         arguments.extend(more);
         run_to_end(command(&arguments), b"")
@@ -415,14 +453,14 @@ fn a_password_that_is_wrong_is_said_at_once_and_a_right_one_runs() {
         broker.certificate("ca.pem").display()
     );
     let application = Application::new(&broker, "secure", &TOPOLOGY.replacen("[sources", &security, 1));
-    std::fs::write(application.folder.path().join("password"), "wrong").unwrap();
+    application.folder.write("password", "wrong");
     let mut running = application.start(&broker, "state", &[]);
     assert_eq!(running.0.wait().unwrap().code(), Some(1));
     assert!(application.log().to_lowercase().contains("authentication"), "{}", application.log());
     assert!(!application.log().contains("`wrong`"), "{}", application.log());
 
-    std::fs::write(application.folder.path().join("password"), "right").unwrap();
-    payments(500, &application.folder.path().join("payments.csv"));
+    application.folder.write("password", "right");
+    payments(500, &application);
     let running = application.start(&broker, "state", &[]);
     let mut feeding = feed(&broker, &application, "100");
     while feeding.goes_on() {
