@@ -8,6 +8,7 @@
 //! What the bytes mean is the business of the operators; [`mod@key`] and [`mod@value`] give them the two encodings:
 //! keys that sort as their columns do, and values that are compact.
 
+mod changelog;
 mod database;
 mod directory;
 mod error;
@@ -23,10 +24,11 @@ mod table;
 mod task_state;
 pub mod value;
 
+pub use changelog::{Changelog, ChangelogRecord};
 pub use directory::{FORMAT_VERSION, StateDirectory};
 pub use error::StateError;
 pub use fingerprint::Fingerprint;
 pub use options::StateOptions;
 pub use scan::{Entry, Scan};
 pub use slice::Slice;
-pub use task_state::{ChangelogRecord, Checkpoint, StoreId, StoreSpec, TaskState};
+pub use task_state::{Checkpoint, StoreId, StoreSpec, TaskState};

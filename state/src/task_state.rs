@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use crate::{
-    Fingerprint, Scan, Slice, StateDirectory, StateError, StateOptions,
+    Changelog, Fingerprint, Scan, Slice, StateDirectory, StateError, StateOptions,
     database::{Database, Write},
     options::CacheShare,
     staged::Staged,
@@ -35,17 +35,6 @@ pub struct Checkpoint {
     pub changelog_offsets: Vec<i64>,
     /// What the task wants to keep besides: stream times, for example.
     pub metadata: Vec<u8>,
-}
-
-/// A write as the changelog gets it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ChangelogRecord {
-    /// The store that was written.
-    pub store: StoreId,
-    /// The key.
-    pub key: Box<[u8]>,
-    /// The newest value; `None` deletes.
-    pub value: Option<Box<[u8]>>,
 }
 
 /// The stores of one task.
@@ -181,15 +170,12 @@ impl TaskState {
 
     /// The newest value of every key written since the last call: each key once, by store and in the order of their
     /// first writes. Ends the epoch, for what was handed out cannot be undone.
-    pub fn changelog(&mut self) -> Vec<ChangelogRecord> {
-        let mut records = Vec::with_capacity(self.stores.iter().map(Staged::unlogged).sum());
+    pub fn changelog(&mut self) -> Changelog {
+        let mut changelog = Changelog::with_capacity(self.stores.iter().map(Staged::unlogged).sum());
         for (store, staged) in self.stores.iter_mut().enumerate() {
-            let store = StoreId(store);
-            staged.take_unlogged(|key, value| {
-                records.push(ChangelogRecord { store, key: key.into(), value: value.map(Box::from) });
-            });
+            staged.take_unlogged(|key, value| changelog.push(StoreId(store), key, value));
         }
-        records
+        changelog
     }
 
     /// What the staged writes take in memory, about. They are held until the commit, so it is wise to commit early

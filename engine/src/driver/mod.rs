@@ -17,7 +17,9 @@ use millstream_operators::batch::Batch;
 use millstream_operators::diagnostic::Code;
 use millstream_operators::operator::{Advance, OperatorError};
 use millstream_operators::schema::Kind;
-use millstream_state::{StateDirectory, StateError, StateOptions, StoreId, TaskState};
+use millstream_state::{
+    Changelog, ChangelogRecord, StateDirectory, StateError, StateOptions, StoreId, TaskState,
+};
 
 use crate::plan::{Origin, Plan, PlanError, SubTopology};
 use crate::record::Record;
@@ -167,8 +169,7 @@ struct Waiting {
 struct Running {
     task: Task,
     waiting: Vec<Waiting>,
-    /// Per store, its changelog partition, compacted.
-    changelogs: Vec<Changelog>,
+    changelogs: Changelogs,
     /// Offsets and metadata of the last commit.
     committed: Option<(Vec<i64>, Vec<u8>)>,
     /// Wall clock of the last input.
@@ -178,10 +179,58 @@ struct Running {
     dirty: bool,
 }
 
-#[derive(Clone, Default)]
-struct Changelog {
-    newest: HashMap<Box<[u8]>, Box<[u8]>>,
-    next_offset: i64,
+/// How much a task's changelogs may hold besides the newest record of each key.
+const UNCOMPACTED_BYTES: usize = 64 << 20;
+
+/// The changelog partitions of a task, in the order in which they were written.
+struct Changelogs {
+    commits: Vec<Changelog>,
+    bytes: usize,
+    /// What the last compaction left.
+    compacted_bytes: usize,
+    /// By store.
+    next_offsets: Vec<i64>,
+}
+
+impl Changelogs {
+    fn new(stores: usize) -> Self {
+        Changelogs { commits: Vec::new(), bytes: 0, compacted_bytes: 0, next_offsets: vec![0; stores] }
+    }
+
+    fn append(&mut self, commit: Changelog) {
+        for record in commit.iter() {
+            if let Some(next) = self.next_offsets.get_mut(record.store.0) {
+                *next += 1;
+            }
+        }
+        self.bytes += commit.bytes();
+        self.commits.push(commit);
+        if self.bytes > 2 * self.compacted_bytes + UNCOMPACTED_BYTES {
+            self.compact();
+        }
+    }
+
+    fn records(&self) -> impl Iterator<Item = ChangelogRecord<'_>> {
+        self.commits.iter().flat_map(Changelog::iter)
+    }
+
+    /// Keeps the newest record of each key, and none that deletes.
+    fn compact(&mut self) {
+        let mut newest = HashMap::new();
+        for (position, record) in self.records().enumerate() {
+            newest.insert((record.store, record.key), position);
+        }
+        let mut compacted = Changelog::default();
+        for (position, record) in self.records().enumerate() {
+            if record.value.is_some() && newest.get(&(record.store, record.key)) == Some(&position) {
+                compacted.push(record.store, record.key, record.value);
+            }
+        }
+        drop(newest);
+        self.bytes = compacted.bytes();
+        self.compacted_bytes = self.bytes;
+        self.commits = vec![compacted];
+    }
 }
 
 /// An application in memory.
@@ -255,7 +304,7 @@ impl Driver {
         for (sub, count) in driver.plan.clone().sub_topologies.iter().zip(counts) {
             let mut tasks = Vec::new();
             for partition in 0..count {
-                let changelogs = vec![Changelog::default(); sub.stores.len()];
+                let changelogs = Changelogs::new(sub.stores.len());
                 let task = driver.open(sub, partition, &changelogs, None)?;
                 let (waiting, committed) = (Vec::new(), None);
                 tasks.push(Running {
@@ -278,7 +327,7 @@ impl Driver {
         &self,
         sub: &Arc<SubTopology>,
         partition: u32,
-        changelogs: &[Changelog],
+        changelogs: &Changelogs,
         committed: Option<&(Vec<i64>, Vec<u8>)>,
     ) -> Result<Task, DriverError> {
         let specs = Task::store_specs(sub);
@@ -297,18 +346,23 @@ impl Driver {
             }
             None => TaskState::in_memory(&specs),
         };
-        for (store, changelog) in changelogs.iter().enumerate() {
-            let mut records: Vec<_> =
-                changelog.newest.iter().map(|(key, value)| (key.to_vec(), Some(value.to_vec()))).collect();
-            records.sort();
+        for (store, next_offset) in changelogs.next_offsets.iter().enumerate() {
+            let store = StoreId(store);
+            let mut count = 0;
+            let mut records = changelogs
+                .records()
+                .filter(|record| record.store == store)
+                .map(|record| (record.key.to_vec(), record.value.map(<[u8]>::to_vec)))
+                .inspect(|_| count += 1);
+            state.restore(store, &mut records, *next_offset)?;
+            drop(records);
             tracing::debug!(
                 sub_topology = sub.name,
                 partition,
-                store,
-                records = records.len(),
+                store = store.0,
+                records = count,
                 "store restored"
             );
-            state.restore(StoreId(store), &mut records.into_iter(), changelog.next_offset)?;
         }
         let offsets = committed.map_or_else(|| vec![0; sub.inputs.len()], |(offsets, _)| offsets.clone());
         let metadata = committed.map(|(_, metadata)| metadata.as_slice());
@@ -562,16 +616,9 @@ impl Driver {
             running.dirty = false;
             let mut commit = running.task.commit();
             tracing::debug!(task = running.task.name(), changes = commit.changelog.len(), "commit");
-            for change in std::mem::take(&mut commit.changelog) {
-                let Some(changelog) = running.changelogs.get_mut(change.store.0) else { continue };
-                changelog.next_offset += 1;
-                match change.value {
-                    Some(value) => changelog.newest.insert(change.key, value),
-                    None => changelog.newest.remove(&change.key),
-                };
-            }
+            running.changelogs.append(std::mem::take(&mut commit.changelog));
             running.committed = Some((commit.offsets.clone(), commit.metadata.clone()));
-            let offsets = running.changelogs.iter().map(|changelog| changelog.next_offset).collect();
+            let offsets = running.changelogs.next_offsets.clone();
             running.task.committed(commit, offsets)?;
         }
         Ok(())

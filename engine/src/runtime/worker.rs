@@ -347,21 +347,20 @@ impl Worker {
         let mut offsets = Vec::new();
         for running in self.tasks.iter_mut().filter(|running| running.dirty) {
             let sub = running.open.task.sub_topology().clone();
-            let mut commit = running.open.task.commit();
+            let commit = running.open.task.commit();
             let partition = running.open.id.partition;
             let mut written = vec![(0, 0); sub.stores.len()];
-            for change in std::mem::take(&mut commit.changelog) {
+            for change in commit.changelog.iter() {
                 if let Some((records, bytes)) = written.get_mut(change.store.0) {
                     *records += 1;
-                    *bytes +=
-                        (change.key.len() + change.value.as_ref().map_or(0, |value| value.len())) as u64;
+                    *bytes += (change.key.len() + change.value.map_or(0, <[u8]>::len)) as u64;
                 }
                 let Some(store) = sub.stores.get(change.store.0) else { continue };
                 self.output.send(
                     &store.changelog,
                     partition,
-                    Some(&change.key),
-                    change.value.as_deref(),
+                    Some(change.key),
+                    change.value,
                     clock::now(),
                 )?;
             }

@@ -18,7 +18,7 @@ use millstream_operators::columns::UnsupportedType;
 use millstream_operators::diagnostic::Code;
 use millstream_operators::operator::{Advance, Context, DropReason, Operator, OperatorError, Wanted};
 use millstream_operators::row::{RowCodec, RowDecoder};
-use millstream_state::{ChangelogRecord, Checkpoint, StateError, StoreId, StoreSpec, TaskState};
+use millstream_state::{Changelog, Checkpoint, StateError, StoreId, StoreSpec, TaskState};
 
 use self::output::{OutputWriter, dead_letter};
 use crate::codec::decode::SourceDecoder;
@@ -122,7 +122,7 @@ pub struct Commit {
     /// Stream times; kept as the metadata of the committed offset.
     pub metadata: Vec<u8>,
     /// Changes of the stores.
-    pub changelog: Vec<ChangelogRecord>,
+    pub changelog: Changelog,
 }
 
 /// Key and value of an entry of a store.

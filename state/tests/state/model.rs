@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use millstream_state::{ChangelogRecord, Checkpoint, StateDirectory, StoreId, TaskState};
+use millstream_state::{Changelog, Checkpoint, StateDirectory, StoreId, TaskState};
 use proptest::{collection::vec, prelude::*};
 
 use crate::support::{Disk, checkpoint, specs};
@@ -10,6 +10,9 @@ use crate::support::{Disk, checkpoint, specs};
 const STORES: usize = 2;
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// A record of the changelog.
+type Logged = (StoreId, Vec<u8>, Option<Vec<u8>>);
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -68,8 +71,8 @@ struct Model {
     kept: Level,
     now: Level,
     /// The changelog of the running commit, and that of all commits.
-    uncommitted: Vec<ChangelogRecord>,
-    committed: Vec<ChangelogRecord>,
+    uncommitted: Vec<Logged>,
+    committed: Vec<Logged>,
     expired: Vec<(usize, Vec<u8>, Vec<u8>)>,
     /// What was promoted by each commit, and how long the changelog was then.
     history: Vec<(Level, usize)>,
@@ -95,12 +98,12 @@ impl Model {
         self.expired.push((store, from.to_vec(), to.to_vec()));
     }
 
-    fn changelog(&mut self) -> Vec<ChangelogRecord> {
+    fn changelog(&mut self) -> Vec<Logged> {
         let mut records = Vec::new();
         for store in 0..STORES {
             for key in std::mem::take(&mut self.now.unlogged[store]) {
-                let value = self.now.stores[store].get(&key).map(|value| value.as_slice().into());
-                records.push(ChangelogRecord { store: StoreId(store), key: key.into(), value });
+                let value = self.now.stores[store].get(&key).cloned();
+                records.push((StoreId(store), key, value));
             }
         }
         self.kept = self.now.clone();
@@ -163,8 +166,11 @@ fn contents(state: &mut TaskState, store: usize) -> Map {
 }
 
 /// Records by store and key: in which order the changelog gets different keys means nothing.
-fn sorted(mut records: Vec<ChangelogRecord>) -> Vec<ChangelogRecord> {
-    records.sort_by(|a, b| (a.store, &a.key).cmp(&(b.store, &b.key)));
+fn sorted(changelog: Changelog) -> Vec<Logged> {
+    let records =
+        changelog.iter().map(|record| (record.store, record.key.to_vec(), record.value.map(<[u8]>::to_vec)));
+    let mut records: Vec<Logged> = records.collect();
+    records.sort();
     records
 }
 
@@ -256,9 +262,8 @@ fn run(place: &Place, ops: &[Op]) {
     // The changelog alone gives the same contents, but for what expired: that may come back.
     let (mut restored, _) = Place::Memory.open();
     for store in 0..STORES {
-        let records = model.committed.iter().filter(|record| record.store == StoreId(store));
-        let mut records =
-            records.map(|record| (record.key.to_vec(), record.value.as_ref().map(|v| v.to_vec())));
+        let records = model.committed.iter().filter(|(of, ..)| *of == StoreId(store));
+        let mut records = records.map(|(_, key, value)| (key.clone(), value.clone()));
         restored.restore(StoreId(store), &mut records, 77).unwrap();
         let mut contents = contents(&mut restored, store);
         contents.retain(|key, _| {

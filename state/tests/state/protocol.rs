@@ -3,7 +3,9 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
+    process,
 };
 
 use millstream_state::{StateDirectory, StateError, StateOptions, StoreId, TaskState};
@@ -185,16 +187,29 @@ fn commit_of(state: &mut TaskState, history: &[BTreeMap<Vec<u8>, Vec<u8>>]) -> R
     Ok(offset as usize)
 }
 
+/// Set for a process that has to crash: where its state is.
+const CRASH_IN: &str = "MILLSTREAM_TEST_CRASH_IN";
+
 #[test]
 fn after_a_crash_data_and_checkpoint_agree() {
-    let disk = Disk::new(64 << 20);
-    let (mut state, _directory) = disk.open(&specs(&["a", "b"])).unwrap();
-    let history = history(&mut state);
-    commit(&mut state, 5);
-    // What a crash leaves is what the files hold while the process still runs: the last commit was not flushed.
-    let crashed = TempDir::new().unwrap();
-    copy(&disk.folder.path().join("app"), &crashed.path().join("app"));
-    let (mut state, _directory) = open(crashed.path()).unwrap();
+    if let Some(folder) = std::env::var_os(CRASH_IN) {
+        let (mut state, _directory) = open(Path::new(&folder)).unwrap();
+        history(&mut state);
+        // The sixth commit was flushed, the seventh is not, and the rest is only staged.
+        state.put(A, b"unflushed", b"");
+        commit(&mut state, 7);
+        state.put(A, b"staged", b"");
+        process::abort();
+    }
+    let history = history(&mut TaskState::in_memory(&specs(&["a", "b"])));
+    let folder = TempDir::new().unwrap();
+    let crashed = process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "protocol::after_a_crash_data_and_checkpoint_agree"])
+        .env(CRASH_IN, folder.path())
+        .output()
+        .unwrap();
+    assert_eq!(crashed.status.signal(), Some(6), "{crashed:?}");
+    let (mut state, _directory) = open(folder.path()).unwrap();
     assert_eq!(commit_of(&mut state, &history).unwrap(), 6);
 }
 
