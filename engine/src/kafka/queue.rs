@@ -1,7 +1,7 @@
 //! The queue of one partition: what was fetched, until a worker takes it.
 
 use std::ffi::{CString, c_void};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, TryLockError};
 
 use super::client::{Client, Queue, lock};
 use super::error::{KafkaError, code, text};
@@ -45,7 +45,37 @@ unsafe extern "C" fn on_records(_rk: *mut sys::rd_kafka_t, opaque: *mut c_void) 
     }
 }
 
-/// The fetched records of one assigned partition, for one worker.
+/// One assignment of a consumer. librdkafka gives every assignment of a partition the same queue: this tells whose it is.
+#[derive(Clone, Default)]
+pub(super) struct Assignment {
+    number: u64,
+    /// The number of the one in force. Held shared while records are taken, and alone while the assignment changes.
+    current: Arc<RwLock<u64>>,
+}
+
+impl Assignment {
+    /// The consumer's next assignment, which is in force from now on. As long as the guard is held no queue gives
+    /// anything.
+    pub fn next(current: &Arc<RwLock<u64>>) -> (Self, RwLockWriteGuard<'_, u64>) {
+        let mut number = current.write().unwrap_or_else(PoisonError::into_inner);
+        *number += 1;
+        (Self { number: *number, current: current.clone() }, number)
+    }
+
+    /// Takes records, if the assignment is in force and does not change before they are taken.
+    fn while_in_force(&self, take: impl FnOnce() -> bool) -> bool {
+        let current = match self.current.try_read() {
+            Ok(current) => current,
+            Err(TryLockError::Poisoned(current)) => current.into_inner(),
+            // It is changing: the queues of the next one are only given out when it has changed.
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        *current == self.number && take()
+    }
+}
+
+/// The fetched records of one assigned partition, for one worker. When the partition is given up, or assigned anew, it gives
+/// nothing any more.
 ///
 /// Offsets are counted here: librdkafka's own position is wrong after batches that end in an error or the end of the
 /// partition (2.12, fixed in 2.13.2), and it is never read. Back-pressure is not to take.
@@ -53,6 +83,7 @@ pub struct PartitionQueue {
     // Before the client: a queue has to go first.
     queue: Queue,
     client: Arc<Client>,
+    assignment: Assignment,
     waker: Arc<Waker>,
     ticket: u64,
     partition: TopicPartition,
@@ -68,6 +99,7 @@ impl PartitionQueue {
     /// good, so that the limits on what is fetched ahead hold for each partition alone.
     pub(super) fn detach(
         client: &Arc<Client>,
+        assignment: Assignment,
         partition: TopicPartition,
         offset: i64,
         wake: Wake,
@@ -98,6 +130,7 @@ impl PartitionQueue {
         Ok(Self {
             queue,
             client: client.clone(),
+            assignment,
             waker,
             ticket,
             partition,
@@ -125,7 +158,9 @@ impl PartitionQueue {
             return Err(error.clone());
         }
         let mut taken = 0;
-        while taken < max && self.batch.fill(&self.queue, max - taken) {
+        while taken < max
+            && self.assignment.while_in_force(|| self.batch.fill(&self.queue, max - taken))
+        {
             while taken < max
                 && let Some(message) = self.batch.next()
             {

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -588,6 +588,67 @@ fn a_queue_wakes_when_it_gets_its_first_record() {
     producer.flush(SECONDS).unwrap();
     sleep(Duration::from_millis(200));
     assert_eq!(woken[1].load(Ordering::SeqCst), before);
+    consumer.close(SECONDS);
+}
+
+#[test]
+fn a_queue_of_an_earlier_assignment_gives_nothing_and_leaves_the_next_alone() {
+    let mut end = 20_000;
+    let input = topic("earlier", 1);
+    let producer = producer(None);
+    let to_input = producer.topic(&input).unwrap();
+    for _ in 0..end {
+        send(&producer, to_input, 0, b"1");
+    }
+    producer.flush(SECONDS).unwrap();
+    let (consumer, mut queues, _) = member(&unique("group"), &input);
+    let woken = Arc::new(AtomicUsize::new(0));
+    let wake = |_: usize| -> Arc<dyn Fn() + Send + Sync> {
+        let woken = woken.clone();
+        Arc::new(move || {
+            woken.fetch_add(1, Ordering::SeqCst);
+        })
+    };
+    let in_order = |queue: &mut PartitionQueue| {
+        let mut next = queue.next_offset();
+        let take = queue.take(100, &mut |message| {
+            assert_eq!(message.offset, next);
+            next += 1;
+        });
+        take.unwrap()
+    };
+    for round in 0..10 {
+        let mut earlier = queues.remove(0);
+        let (begun, over) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|threads| {
+            // A worker that was not told goes on.
+            threads.spawn(|| {
+                while !over.load(Ordering::SeqCst) {
+                    in_order(&mut earlier);
+                    begun.store(true, Ordering::SeqCst);
+                }
+            });
+            wait_until("the worker", || begun.load(Ordering::SeqCst));
+            if round % 2 == 0 {
+                consumer.unassign().unwrap();
+            }
+            queues = consumer.assign(&[(partition(&input, 0), round)], &wake).unwrap();
+            wait_until("every record of the new assignment", || {
+                in_order(&mut queues[0]);
+                queues[0].next_offset() == end
+            });
+            over.store(true, Ordering::SeqCst);
+        });
+        assert_eq!(earlier.take(100, &mut |_| {}).unwrap(), 0);
+        drop(earlier);
+        assert_eq!(in_order(&mut queues[0]), 0);
+        woken.store(0, Ordering::SeqCst);
+        send(&producer, to_input, 0, b"1");
+        producer.flush(SECONDS).unwrap();
+        end += 1;
+        wait_until("a wake-up", || woken.load(Ordering::SeqCst) > 0 && in_order(&mut queues[0]) == 1);
+    }
+    drop(queues);
     consumer.close(SECONDS);
 }
 
