@@ -554,7 +554,15 @@ fn a_queue_wakes_when_it_gets_its_first_record() {
             woken[index].fetch_add(1, Ordering::SeqCst);
         })
     };
-    let drain = |queue: &mut PartitionQueue| queue.take(1_000, &mut |_| {}).unwrap();
+    // Each partition's records come from its own queue, whoever looks first.
+    let drain = |queue: &mut PartitionQueue| {
+        let own = queue.partition().partition.to_string();
+        queue.take(1_000, &mut |message| assert_eq!(message.value, Some(own.as_bytes()))).unwrap()
+    };
+    for _ in 0..100 {
+        send(&producer, to_input, 0, b"0");
+    }
+    producer.flush(SECONDS).unwrap();
     // Looks only when woken: a wake-up that is lost is a record that never comes.
     let wait_for = |queue: &mut PartitionQueue, seen: &mut usize, records: usize| {
         let mut taken = 0;
@@ -579,6 +587,11 @@ fn a_queue_wakes_when_it_gets_its_first_record() {
             producer.flush(SECONDS).unwrap();
             wait_for(&mut queues[1], &mut seen, 1);
         }
+        let mut others = 0;
+        wait_until("the other partition", || {
+            others += drain(&mut queues[0]);
+            others == 100
+        });
         drop(queues);
     }
     sleep(SOON);
