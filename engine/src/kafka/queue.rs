@@ -62,15 +62,15 @@ impl Assignment {
         (Self { number: *number, current: current.clone() }, number)
     }
 
-    /// Takes records, if the assignment is in force and does not change before they are taken.
-    fn while_in_force(&self, take: impl FnOnce() -> bool) -> bool {
+    /// Looks into a queue, if the assignment is in force; it does not change meanwhile.
+    fn if_in_force<T>(&self, look: impl FnOnce() -> T) -> Option<T> {
         let current = match self.current.try_read() {
             Ok(current) => current,
             Err(TryLockError::Poisoned(current)) => current.into_inner(),
             // It is changing: the queues of the next one are only given out when it has changed.
-            Err(TryLockError::WouldBlock) => return false,
+            Err(TryLockError::WouldBlock) => return None,
         };
-        *current == self.number && take()
+        (*current == self.number).then(look)
     }
 }
 
@@ -92,6 +92,8 @@ pub struct PartitionQueue {
     end: Option<i64>,
     failed: Option<KafkaError>,
     batch: Batch,
+    /// Records taken so far, and the bytes of their keys and values.
+    taken: (u64, u64),
 }
 
 impl PartitionQueue {
@@ -139,6 +141,7 @@ impl PartitionQueue {
             end: None,
             failed: None,
             batch: Batch::default(),
+            taken: (0, 0),
         })
     }
 
@@ -158,9 +161,7 @@ impl PartitionQueue {
             return Err(error.clone());
         }
         let mut taken = 0;
-        while taken < max
-            && self.assignment.while_in_force(|| self.batch.fill(&self.queue, max - taken))
-        {
+        while taken < max && self.assignment.if_in_force(|| self.batch.fill(&self.queue, max - taken)) == Some(true) {
             while taken < max
                 && let Some(message) = self.batch.next()
             {
@@ -175,7 +176,10 @@ impl PartitionQueue {
                         self.next = offset + 1;
                         taken += 1;
                         // SAFETY: as above; the closure cannot keep what it is shown.
-                        each(unsafe { Message::new(message.0) });
+                        let message = unsafe { Message::new(message.0) };
+                        let bytes = message.key.map_or(0, <[u8]>::len) + message.value.map_or(0, <[u8]>::len);
+                        self.taken = (self.taken.0 + 1, self.taken.1 + bytes as u64);
+                        each(message);
                     }
                     code::PARTITION_EOF => self.end = Some(offset),
                     error => {
@@ -212,6 +216,20 @@ impl PartitionQueue {
     /// passes transaction markers and aborted records.
     pub fn position(&self) -> i64 {
         self.end.map_or(self.next, |end| end.max(self.next))
+    }
+
+    /// What fetched records that were not taken yet occupy, about: as many bytes as those taken so far had on average, and
+    /// what librdkafka adds to each.
+    pub fn queued_bytes(&self) -> usize {
+        let Some(records) = self.assignment.if_in_force(|| {
+            // SAFETY: the queue is valid.
+            unsafe { sys::rd_kafka_queue_length(self.queue.as_ptr()) }
+        }) else {
+            return 0;
+        };
+        let (taken, bytes) = self.taken;
+        let each = bytes.checked_div(taken).unwrap_or_default() as usize + RECORD_BYTES;
+        records * each
     }
 
     /// The high watermark that the last fetch saw, open transactions included; `None` before the first. No network.
@@ -279,6 +297,9 @@ struct Batch {
 
 // SAFETY: messages may be used and destroyed by any thread, one at a time.
 unsafe impl Send for Batch {}
+
+/// What librdkafka needs for a fetched record besides its key and value, about.
+const RECORD_BYTES: usize = 300;
 
 /// Messages taken at a time, at most: enough to make the call cheap, few enough to stay in the cache.
 const BATCH: usize = 512;

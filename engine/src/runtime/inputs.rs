@@ -19,6 +19,9 @@ pub(super) trait RecordQueue {
 
     /// Whether there is more than was taken, fetched or not.
     fn has_lag(&self) -> bool;
+
+    /// Bytes of memory that fetched records occupy which were not taken, about.
+    fn queued_bytes(&self) -> usize;
 }
 
 /// A partition of a topic.
@@ -52,6 +55,10 @@ impl RecordQueue for Fetched {
         }
         self.consumer.end_offset(&self.partition).is_none_or(|end| end > next)
     }
+
+    fn queued_bytes(&self) -> usize {
+        self.queue.queued_bytes()
+    }
 }
 
 fn record(message: &Message<'_>) -> Record {
@@ -72,6 +79,21 @@ struct Input<Q> {
     queue: Q,
     /// Fetched records with their event times.
     buffer: VecDeque<(i64, Record)>,
+    /// What they occupy.
+    bytes: usize,
+}
+
+impl<Q> Input<Q> {
+    fn put(&mut self, times: Vec<i64>, records: &mut Vec<Record>) {
+        self.bytes += records.iter().map(Record::bytes).sum::<usize>();
+        self.buffer.extend(times.into_iter().zip(records.drain(..)));
+    }
+
+    fn pop(&mut self) -> Option<Record> {
+        let (_, record) = self.buffer.pop_front()?;
+        self.bytes -= record.bytes();
+        Some(record)
+    }
 }
 
 /// The inputs of one task, in the order of its sub-topology.
@@ -96,7 +118,7 @@ pub(super) enum Next {
 
 impl<Q: RecordQueue> Inputs<Q> {
     pub fn new(queues: Vec<Q>, max_task_idle: Duration) -> Self {
-        let inputs = queues.into_iter().map(|queue| Input { queue, buffer: VecDeque::new() }).collect();
+        let inputs = queues.into_iter().map(|queue| Input { queue, buffer: VecDeque::new(), bytes: 0 }).collect();
         Inputs { inputs, max_task_idle, waiting_since: None, taken: Vec::new() }
     }
 
@@ -120,7 +142,7 @@ impl<Q: RecordQueue> Inputs<Q> {
             input.queue.take(max, &mut self.taken)?;
             if !self.taken.is_empty() {
                 let times = times(number, &self.taken)?;
-                input.buffer.extend(times.into_iter().zip(self.taken.drain(..)));
+                input.put(times, &mut self.taken);
             }
         }
         if self.inputs.iter().all(|input| input.buffer.is_empty()) {
@@ -151,13 +173,18 @@ impl<Q: RecordQueue> Inputs<Q> {
             let Some((_, number, input)) = heads.min_by_key(|(time, number, _)| (*time, *number)) else {
                 break;
             };
-            let Some((_, record)) = input.buffer.pop_front() else { break };
+            let Some(record) = input.pop() else { break };
             epoch.push((number, record));
             if input.buffer.is_empty() {
                 break;
             }
         }
         epoch
+    }
+
+    /// Bytes of memory that fetched records occupy which were not processed, about.
+    pub fn bytes(&self) -> usize {
+        self.inputs.iter().map(|input| input.bytes + input.queue.queued_bytes()).sum()
     }
 
     /// Whether anything was fetched and not taken, or is known to be there.
@@ -192,6 +219,10 @@ mod tests {
 
         fn has_lag(&self) -> bool {
             self.lag || !self.fetches.is_empty()
+        }
+
+        fn queued_bytes(&self) -> usize {
+            0
         }
     }
 

@@ -9,6 +9,7 @@ pub mod assignment;
 pub mod clock;
 mod commit_metadata;
 mod error;
+mod in_doubt;
 mod inputs;
 mod instance;
 mod member;
@@ -27,6 +28,7 @@ use millstream_state::{Fingerprint, StateDirectory, StateOptions};
 use self::assignment::TaskId;
 use self::commit_metadata::{CommitId, CommitMetadata};
 use self::error::Trouble;
+use self::in_doubt::InDoubt;
 use self::places::{Place, Places};
 use self::topics::Topics;
 use crate::http::{Heartbeat, Server, Status};
@@ -39,6 +41,9 @@ use crate::topology::{Guarantee, Topology};
 
 pub use self::error::RuntimeError;
 pub use self::topics::TopicError;
+
+/// How often the memory that is in use is counted.
+const COUNT_MEMORY_EVERY: Duration = Duration::from_secs(1);
 
 /// The longest pause before a session begins anew.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -90,6 +95,7 @@ struct Shared {
     /// Committed offsets of repartition topics: records before them can be removed.
     consumed: Mutex<HashMap<TopicPartition, i64>>,
     repartitions: Vec<String>,
+    in_doubt: Mutex<Vec<InDoubt>>,
 }
 
 impl Shared {
@@ -137,6 +143,20 @@ impl Shared {
             .filter(|committed| self.repartitions.iter().any(|topic| **topic == *committed.partition.topic))
         {
             consumed.insert(committed.partition.clone(), committed.offset);
+        }
+    }
+
+    /// A commit's answer was lost.
+    fn in_doubt(&self, commit: InDoubt) {
+        self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner).push(commit);
+    }
+
+    /// Counts what became of the commits in doubt, now that the last commits of the tasks are known.
+    fn resolve(&self, committed: &[(TaskId, Option<CommitId>)]) {
+        for commit in self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            let outcome = commit.outcome(committed);
+            tracing::info!(outcome = outcome.name(), "a commit had got no answer");
+            self.metrics.resolved(outcome);
         }
     }
 
@@ -210,10 +230,11 @@ pub fn run(
         status,
         metrics,
         consumed: Mutex::default(),
+        in_doubt: Mutex::default(),
         settings,
     });
     let former = shared.settings.threads..instance.workers_before;
-    if patiently(shutdown, || worker::end_transactions(&shared, former.clone()))?.is_none() {
+    if patiently(shutdown, || worker::end_transactions(&shared, former.clone(), shutdown))?.is_none() {
         return Ok(());
     }
     drop(pending);
@@ -279,5 +300,5 @@ fn sleep(pause: Duration, shutdown: Shutdown<'_>) -> bool {
     !shutdown()
 }
 
-/// Set when nobody wants a task any more that is being opened.
+/// Set when nobody wants any more what is being begun.
 type Cancelled = Arc<AtomicBool>;

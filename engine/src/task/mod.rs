@@ -561,6 +561,11 @@ impl Task {
     pub fn staged_bytes(&self) -> usize {
         self.state.staged_bytes()
     }
+
+    /// Bytes of what the stores keep in memory of what is committed.
+    pub fn cache_bytes(&self) -> usize {
+        self.state.cache_bytes()
+    }
 }
 
 impl Failure {

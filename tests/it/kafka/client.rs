@@ -666,6 +666,31 @@ fn a_queue_of_an_earlier_assignment_gives_nothing_and_leaves_the_next_alone() {
 }
 
 #[test]
+fn what_waits_in_memory_is_counted() {
+    let input = topic("waiting", 1);
+    let producer = producer(None);
+    let to_input = producer.topic(&input).unwrap();
+    for _ in 0..1_000 {
+        send(&producer, to_input, 0, &[7; 100]);
+    }
+    assert_eq!(producer.buffered_bytes(), 100_000);
+    producer.flush(SECONDS).unwrap();
+    assert_eq!(producer.buffered_bytes(), 0);
+
+    let (consumer, mut queues, _) = member(&unique("group"), &input);
+    let queue = &mut queues[0];
+    wait_until("a record", || queue.take(1, &mut |_| {}).unwrap() == 1);
+    wait_until("the other records", || queue.queued_bytes() >= 999 * 100);
+    wait_until("the last record", || {
+        queue.take(1_000, &mut |_| {}).unwrap();
+        queue.next_offset() == 1_000
+    });
+    wait_until("an empty queue", || queue.take(1, &mut |_| {}).unwrap() == 0 && queue.queued_bytes() == 0);
+    drop(queues);
+    consumer.close(SECONDS);
+}
+
+#[test]
 fn an_offset_that_is_gone_is_an_error_and_stays_one() {
     let (input, group) = (topic("gone", 1), unique("group"));
     let producer = producer(None);

@@ -1,13 +1,17 @@
 //! `millstream run` on a real broker: what it commits is what an undisturbed run over the same input gives.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use millstream::engine::kafka::{ClientSettings, GroupConsumer, GroupEvent, GroupOptions};
 use serde_json::{Value as Json, json};
 
 use super::broker::{Broker, BrokerOptions, unique};
 use super::java::{self, Record};
+use super::proxy::{END_TRANSACTION, Lost, Proxy};
 use crate::support::{Folder, command, run as run_to_end};
 
 /// Steps of every kind of state on one source. `{app}` is the application's id, which its topics begin with.
@@ -106,6 +110,22 @@ impl Application {
 
     fn log(&self) -> String {
         std::fs::read_to_string(self.folder.at("log")).unwrap_or_default()
+    }
+
+    /// What the process that was started last answers.
+    fn get(&self, path: &str) -> Option<String> {
+        let log = self.log();
+        let (_, address) = log.rsplit_once("http=")?;
+        let mut server = TcpStream::connect(address.split_whitespace().next()?.trim_matches('"')).ok()?;
+        write!(server, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        server.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+
+    /// The value of a series of the process that was started last.
+    fn metric(&self, series: &str) -> Option<f64> {
+        self.get("/metrics")?.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
     }
 
     /// Waits until the offset after the last payment is committed.
@@ -316,6 +336,75 @@ fn a_broker_that_is_away_is_waited_for() {
         std::thread::sleep(Duration::from_millis(50));
     }
     application.await_end(&broker);
+    assert_eq!(running.end(), Some(0), "{}", application.log());
+    application.check(&broker);
+}
+
+#[test]
+fn a_process_that_is_asked_to_end_while_it_joins_does_not_wait_for_the_group() {
+    let broker = Broker::shared();
+    let application = Application::new(broker, "joining", TOPOLOGY);
+    // A member that does not answer the group keeps everybody else out.
+    let settings = ClientSettings { brokers: broker.brokers().to_owned(), ..ClientSettings::default() };
+    let options = GroupOptions {
+        group: application.id.clone(),
+        session_timeout: Duration::from_secs(60),
+        max_poll_interval: Duration::from_secs(60),
+        queued_bytes_per_partition: 1 << 20,
+        wait: None,
+    };
+    let member = GroupConsumer::new(&settings, &options).unwrap();
+    member.subscribe(&[&application.topic("payments")]).unwrap();
+    let start = Instant::now();
+    while !matches!(member.poll(Duration::from_millis(100)), Some(GroupEvent::Assigned { .. })) {
+        assert!(start.elapsed() < Duration::from_secs(30));
+    }
+    let running = application.start(broker, "state", &[]);
+    while application.get("/readyz").is_none_or(|answer| !answer.contains("its place in the consumer group"))
+    {
+        assert!(start.elapsed() < Duration::from_secs(60), "{}", application.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let start = Instant::now();
+    assert_eq!(running.end(), Some(0), "{}", application.log());
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}\n{}", application.log());
+}
+
+#[test]
+fn a_commit_that_gets_no_answer_counts_as_what_it_was() {
+    let proxy = Proxy::new();
+    let broker = Broker::start(&BrokerOptions { proxy: Some(proxy.port()), ..BrokerOptions::default() });
+    proxy.connect(broker.brokers());
+    let application = Application::new(&broker, "answer", TOPOLOGY);
+    payments(20_000, &application);
+    let more = ["--brokers", &proxy.address(), "--transaction-timeout", "2s"];
+    let running = application.start(&broker, "state", &more);
+    for (lost, outcome) in [(Lost::Answer, "committed"), (Lost::Request, "aborted")] {
+        proxy.lose(END_TRANSACTION, 5, lost);
+        let mut feeding = feed(&broker, &application, "10");
+        proxy.await_loss();
+        // Until the process has given the answer up.
+        std::thread::sleep(Duration::from_secs(4));
+        proxy.heal();
+        while feeding.goes_on() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        application.await_end(&broker);
+        let series = |outcome: &str| {
+            let id = &application.id;
+            format!("millstream_transactions_unknown_total{{app=\"{id}\",outcome=\"{outcome}\"}}")
+        };
+        assert_eq!(application.metric(&series(outcome)), Some(1.0), "{outcome}\n{}", application.log());
+        assert_ne!(application.metric(&series("unresolved")), Some(1.0), "{}", application.log());
+    }
+    for owner in ["state-cache", "write-buffers", "input-queues", "producer-buffers"] {
+        let series = format!("millstream_memory_bytes{{app=\"{}\",owner=\"{owner}\"}}", application.id);
+        let bytes = application.metric(&series);
+        let held = owner.starts_with("state") || owner.starts_with("write");
+        assert!(bytes.is_some_and(|bytes| bytes > 0.0 || !held), "{owner}: {bytes:?}");
+    }
     assert_eq!(running.end(), Some(0), "{}", application.log());
     application.check(&broker);
 }
