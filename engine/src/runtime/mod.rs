@@ -40,7 +40,7 @@ use crate::task::Task;
 use crate::topology::{Guarantee, Topology};
 
 pub use self::error::RuntimeError;
-pub use self::topics::TopicError;
+pub use self::topics::{ShortRetention, TopicError, TopicFinding, retention, set_retention};
 
 /// How often the memory that is in use is counted.
 const COUNT_MEMORY_EVERY: Duration = Duration::from_secs(1);
@@ -239,6 +239,29 @@ pub fn run(
     }
     drop(pending);
     sessions(&shared, shutdown)
+}
+
+/// What keeps an application from running on the topics of its cluster, and what it would warn of. Nothing is changed.
+///
+/// # Errors
+/// If the brokers cannot be asked.
+pub fn check_topics(
+    topology: &Topology,
+    plan: &Plan,
+    settings: &RunSettings,
+) -> Result<Vec<TopicFinding>, Box<RuntimeError>> {
+    let asked = || {
+        let action = || format!("work with the brokers {}", settings.brokers);
+        let trouble = |error| Trouble::kafka(action(), error);
+        let client = settings.client(&format!("{}-check", topology.app.id));
+        let admin = Admin::new(&client, topics::ANSWER).map_err(trouble)?;
+        admin.check(&topology.app.id).map_err(trouble)?;
+        Topics::new(Arc::new(admin)).examine(plan, &settings.topics)
+    };
+    asked().map_err(|trouble| match trouble {
+        Trouble::Failed(error) => error,
+        Trouble::Again(why) => RuntimeError::Unanswered(why).into(),
+    })
 }
 
 /// Sessions, one after the other, until one ends for good.

@@ -1,17 +1,19 @@
 //! The topics of a run: those of the user are checked, those of the application are made.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hashbrown::HashMap;
+use millstream_operators::config::format_duration;
+use millstream_operators::diagnostic::{Code, Severity};
 use millstream_operators::operator::StoreKind;
 
 use super::error::{RuntimeError, Trouble};
 use crate::kafka::{Admin, ClientSettings, NewTopic};
-use crate::plan::{Origin, Plan, PlanOutput};
-use crate::topology::{OnError, SinkTopic, TopicDefaults};
+use crate::plan::{Origin, Plan, PlanError, PlanOutput};
+use crate::topology::{OnError, SinkTopic, Source, TopicDefaults};
 
 const HOUR: i64 = 3_600_000;
 
@@ -67,10 +69,73 @@ pub enum TopicError {
 }
 
 impl TopicError {
+    /// The stable code, if the error has one.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            TopicError::Missing { .. } => Some(Code::TopicMissing),
+            TopicError::Partitions { .. } => Some(Code::TopicPartitions),
+            TopicError::Setting { .. } => Some(Code::TopicSetting),
+            TopicError::Computed(_) => None,
+        }
+    }
+
     /// Whether going on would lose data.
     pub fn is_refusal(&self) -> bool {
         matches!(self, TopicError::Partitions { .. } | TopicError::Setting { .. })
     }
+}
+
+/// A topic whose records are removed before what reads it has forgotten them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShortRetention {
+    /// The topic.
+    pub topic: String,
+    /// How long the brokers keep its records, in milliseconds.
+    pub retention: i64,
+    /// The step that looks back furthest.
+    pub step: String,
+    /// How far, in milliseconds.
+    pub window: i64,
+}
+
+impl fmt::Display for ShortRetention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ShortRetention { topic, retention, step, window } = self;
+        let (kept, wanted) = (format_duration(*retention), format_duration(*window));
+        write!(
+            f,
+            "topic `{topic}` keeps its records for {kept}, but `{step}` looks back {wanted}: an application that starts anew, \
+             or was away, misses records that its windows should hold. Run: {}",
+            set_retention(topic, *window)
+        )
+    }
+}
+
+/// The command that sets how long a topic keeps its records; -1 is for ever.
+pub fn set_retention(topic: &str, millis: i64) -> String {
+    format!(
+        "kafka-configs.sh --bootstrap-server … --alter --topic {topic} --add-config retention.ms={millis}"
+    )
+}
+
+/// How long the brokers keep the records of a topic with this configuration, in milliseconds; `None`: for ever.
+pub fn retention(config: &BTreeMap<String, String>) -> Option<i64> {
+    let removes = config.get("cleanup.policy").is_none_or(|policy| policy.contains("delete"));
+    let millis = config.get("retention.ms").and_then(|millis| millis.parse::<i64>().ok())?;
+    (removes && millis >= 0).then_some(millis)
+}
+
+/// What is wrong with a topic of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicFinding {
+    /// The source, step or sink that the topic belongs to.
+    pub node: String,
+    /// The stable code.
+    pub code: Code,
+    /// Whether it could run all the same.
+    pub severity: Severity,
+    /// What was found, and the fix.
+    pub message: String,
 }
 
 fn missing(topics: &[(String, String)]) -> String {
@@ -146,21 +211,7 @@ impl Topics {
     /// Checks the topics of the user, then makes or checks those of the application. Gives the partition counts of the
     /// sub-topologies.
     pub fn prepare(&self, plan: &Plan, defaults: &TopicDefaults, create: bool) -> Result<Vec<u32>, Trouble> {
-        let mut users: BTreeMap<&str, &str> = BTreeMap::new();
-        for sub in &plan.sub_topologies {
-            for input in &sub.inputs {
-                if let Origin::Source(source) = &input.origin {
-                    users.insert(&source.topic, &source.name);
-                }
-            }
-            for output in &sub.outputs {
-                if let PlanOutput::Sink { sink, .. } = output
-                    && let SinkTopic::Fixed(topic) = &sink.topic
-                {
-                    users.entry(topic).or_insert(&sink.name);
-                }
-            }
-        }
+        let users = topics_of_users(plan);
         let names: Vec<&str> = users.keys().copied().collect();
         let mut found = self.describe(&names)?;
         let absent: Vec<&str> = names.iter().copied().filter(|name| !found.contains_key(*name)).collect();
@@ -183,7 +234,93 @@ impl Topics {
             .partitions(|topic| found.get(topic).copied().unwrap_or(1))
             .map_err(|error| Trouble::from(RuntimeError::Plan(error)))?;
         self.prepare_internal(&internal_topics(plan, &counts, defaults))?;
+        for source in sources(plan) {
+            match self.short_retention(plan, &source.topic) {
+                Ok(Some(short)) => tracing::warn!("{short}"),
+                Ok(None) => {}
+                // It could run all the same.
+                Err(Trouble::Failed(error)) => tracing::warn!("how long topic `{}` keeps records is not known: {error}", source.topic),
+                Err(trouble) => return Err(trouble),
+            }
+        }
         Ok(counts)
+    }
+
+    fn short_retention(&self, plan: &Plan, topic: &str) -> Result<Option<ShortRetention>, Trouble> {
+        let Some((step, window)) = plan.looks_back(topic) else { return Ok(None) };
+        let retention = retention(&self.config(topic)?).filter(|retention| *retention < window);
+        Ok(retention.map(|retention| ShortRetention {
+            topic: topic.to_owned(),
+            retention,
+            step: step.to_owned(),
+            window,
+        }))
+    }
+
+    fn config(&self, topic: &str) -> Result<BTreeMap<String, String>, Trouble> {
+        let config = self.admin().topic_config(topic);
+        config.map_err(|error| Trouble::kafka(format!("read the settings of topic `{topic}`"), error))
+    }
+
+    /// Everything that keeps [`prepare`](Self::prepare) from succeeding, and what it warns of. Nothing is made.
+    pub fn examine(&self, plan: &Plan, defaults: &TopicDefaults) -> Result<Vec<TopicFinding>, Trouble> {
+        let mut findings = Vec::new();
+        let mut found = BTreeMap::new();
+        for (topic, node) in topics_of_users(plan) {
+            let Some(described) = looked_at(&mut findings, node, self.describe(&[topic]))? else { continue };
+            if described.is_empty() {
+                let topics = vec![(topic.to_owned(), node.to_owned())];
+                findings.push(wrong(node, &TopicError::Missing { topics }));
+            }
+            found.extend(described);
+        }
+        for source in sources(plan).filter(|source| found.contains_key(&source.topic)) {
+            let short = self.short_retention(plan, &source.topic);
+            if let Some(Some(short)) = looked_at(&mut findings, &source.name, short)? {
+                findings.push(TopicFinding {
+                    node: source.name.clone(),
+                    code: Code::TopicRetention,
+                    severity: Severity::Warning,
+                    message: short.to_string(),
+                });
+            }
+        }
+        // What internal topics must be like follows from those of the sources.
+        if sources(plan).any(|source| !found.contains_key(&source.topic)) {
+            return Ok(findings);
+        }
+        let counts = match plan.partitions(|topic| found.get(topic).copied().unwrap_or(1)) {
+            Ok(counts) => counts,
+            Err(error) => {
+                let PlanError::PartitionCounts { second, .. } = &error else {
+                    return Err(RuntimeError::Plan(error).into());
+                };
+                findings.push(TopicFinding {
+                    node: second.clone(),
+                    code: Code::PartitionCounts,
+                    severity: Severity::Error,
+                    message: error.to_string(),
+                });
+                return Ok(findings);
+            }
+        };
+        for internal in internal_topics(plan, &counts, defaults) {
+            let checked = self.describe(&[&internal.new.name]).and_then(|found| {
+                match found.get(&internal.new.name) {
+                    Some(count) => self.check_internal(&internal, *count),
+                    None => Ok(()),
+                }
+            });
+            match checked {
+                Err(Trouble::Failed(error)) if matches!(*error, RuntimeError::Topics(_)) => {
+                    if let RuntimeError::Topics(error) = &*error {
+                        findings.push(wrong(&internal.node, error));
+                    }
+                }
+                checked => drop(looked_at(&mut findings, &internal.node, checked)?),
+            }
+        }
+        Ok(findings)
     }
 
     fn describe(&self, names: &[&str]) -> Result<BTreeMap<String, u32>, Trouble> {
@@ -220,22 +357,21 @@ impl Topics {
             self.create(&absent)?;
             self.await_topics(&absent)?;
         }
-        for Internal { new, needed } in topics.iter().filter(|topic| found.contains_key(&topic.new.name)) {
-            let count = found.get(&new.name).copied().unwrap_or_default();
-            if i64::from(count) != i64::from(new.partitions) {
-                let (topic, expected) = (new.name.clone(), new.partitions.unsigned_abs());
-                return Err(
-                    RuntimeError::Topics(TopicError::Partitions { topic, found: count, expected }).into()
-                );
-            }
-            if !needed.is_empty() {
-                let config = self.admin().topic_config(&new.name).map_err(|error| {
-                    Trouble::kafka(format!("read the settings of topic `{}`", new.name), error)
-                })?;
-                check_settings(&new.name, needed, &config)?;
+        for topic in topics {
+            if let Some(count) = found.get(&topic.new.name) {
+                self.check_internal(topic, *count)?;
             }
         }
         Ok(())
+    }
+
+    /// Checks a topic of the application that exists, with `count` partitions.
+    fn check_internal(&self, Internal { new, needed, .. }: &Internal, count: u32) -> Result<(), Trouble> {
+        if i64::from(count) != i64::from(new.partitions) {
+            let (topic, expected) = (new.name.clone(), new.partitions.unsigned_abs());
+            return Err(RuntimeError::Topics(TopicError::Partitions { topic, found: count, expected }).into());
+        }
+        if needed.is_empty() { Ok(()) } else { check_settings(&new.name, needed, &self.config(&new.name)?) }
     }
 
     /// Another process may have made them, and brokers learn of a new topic one after the other.
@@ -249,6 +385,60 @@ impl Topics {
             std::thread::sleep(Duration::from_millis(100));
         }
         Err(Trouble::Again("new topics do not appear".to_owned()))
+    }
+}
+
+/// The topics that the user has named, each with a node that does.
+fn topics_of_users(plan: &Plan) -> BTreeMap<&str, &str> {
+    let mut users: BTreeMap<&str, &str> =
+        sources(plan).map(|source| (source.topic.as_str(), source.name.as_str())).collect();
+    for output in plan.sub_topologies.iter().flat_map(|sub| &sub.outputs) {
+        if let PlanOutput::Sink { sink, .. } = output
+            && let SinkTopic::Fixed(topic) = &sink.topic
+        {
+            users.entry(topic).or_insert(&sink.name);
+        }
+    }
+    users
+}
+
+fn sources(plan: &Plan) -> impl Iterator<Item = &Source> {
+    let inputs = plan.sub_topologies.iter().flat_map(|sub| &sub.inputs);
+    inputs.filter_map(|input| match &input.origin {
+        Origin::Source(source) => Some(&**source),
+        Origin::Repartition { .. } => None,
+    })
+}
+
+fn wrong(node: &str, error: &TopicError) -> TopicFinding {
+    TopicFinding {
+        node: node.to_owned(),
+        code: error.code().unwrap_or(Code::TopicMissing),
+        severity: Severity::Error,
+        message: error.to_string(),
+    }
+}
+
+/// What was seen of a topic of `node`; that it may not be looked at is a finding.
+fn looked_at<T>(
+    findings: &mut Vec<TopicFinding>,
+    node: &str,
+    outcome: Result<T, Trouble>,
+) -> Result<Option<T>, Trouble> {
+    match outcome {
+        Ok(seen) => Ok(Some(seen)),
+        Err(Trouble::Failed(error))
+            if matches!(&*error, RuntimeError::Kafka { error, .. } if error.is_authorization()) =>
+        {
+            findings.push(TopicFinding {
+                node: node.to_owned(),
+                code: Code::TopicRefused,
+                severity: Severity::Error,
+                message: error.to_string(),
+            });
+            Ok(None)
+        }
+        Err(trouble) => Err(trouble),
     }
 }
 
@@ -267,6 +457,8 @@ enum Needed {
 }
 
 struct Internal {
+    /// The source or step that it belongs to.
+    node: String,
     new: NewTopic,
     needed: Vec<(&'static str, Needed)>,
 }
@@ -274,7 +466,7 @@ struct Internal {
 fn internal_topics(plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> Vec<Internal> {
     let mut topics = Vec::new();
     let mut add =
-        |name: &str, partitions: u32, needed: Vec<(&'static str, Needed)>, more: Option<(String, String)>| {
+        |node: &str, name: &str, partitions: u32, needed: Vec<(&'static str, Needed)>, more: Option<(String, String)>| {
             let mut config: Vec<(String, String)> = defaults.config().collect();
             config.extend(
                 defaults.max_message_bytes.map(|bytes| ("max.message.bytes".to_owned(), bytes.to_string())),
@@ -287,28 +479,30 @@ fn internal_topics(plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> Vec
                 replication: defaults.replication(),
                 config,
             };
-            topics.push(Internal { new, needed });
+            topics.push(Internal { node: node.to_owned(), new, needed });
         };
     for (sub, count) in plan.sub_topologies.iter().zip(counts) {
         for input in &sub.inputs {
             match &input.origin {
                 // Consumed records are removed by us: nothing else may.
                 Origin::Repartition { .. } => add(
+                    &input.node,
                     &input.topic,
                     *count,
                     vec![("cleanup.policy", Needed::Is("delete")), ("retention.ms", Needed::AtLeast(-1))],
                     None,
                 ),
                 Origin::Source(source) if source.on_error == OnError::DeadLetter => {
-                    add(&source.dead_letter, *count, Vec::new(), Some(kept_for_ever()));
+                    add(&source.name, &source.dead_letter, *count, Vec::new(), Some(kept_for_ever()));
                 }
                 Origin::Source(_) => {}
             }
         }
         for node in sub.nodes.iter().filter(|node| node.on_error == OnError::DeadLetter) {
-            add(&node.dead_letter, *count, Vec::new(), Some(kept_for_ever()));
+            add(&node.name, &node.dead_letter, *count, Vec::new(), Some(kept_for_ever()));
         }
-        for store in &sub.stores {
+        for (number, store) in sub.stores.iter().enumerate() {
+            let owner = sub.nodes.iter().find(|node| node.stores.contains(&number));
             let needed = match store.kind {
                 StoreKind::KeyValue => vec![("cleanup.policy", Needed::Is("compact"))],
                 StoreKind::Window { retention } => vec![
@@ -320,7 +514,7 @@ fn internal_topics(plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> Vec
                     ),
                 ],
             };
-            add(&store.changelog, *count, needed, None);
+            add(owner.map_or("", |node| &node.name), &store.changelog, *count, needed, None);
         }
     }
     topics.sort_by(|a, b| a.new.name.cmp(&b.new.name));

@@ -514,6 +514,57 @@ fn topics_that_are_missing_or_other_than_needed_are_said() {
 }
 
 #[test]
+fn check_says_at_once_what_is_wrong_with_the_topics() {
+    let broker = Broker::shared();
+    let application = Application::new(broker, "checked", TOPOLOGY);
+    let file = application.folder.at("topology.toml");
+    let brokers = format!("--brokers={}", broker.brokers());
+    let check = |more: &[&str]| run_to_end(command(&[&["check", &brokers, &file], more].concat()), b"");
+    check(&["--deny-warnings"]).expect_code(0);
+
+    let topic = |name: &str| application.topic(name);
+    for name in ["payments", "large"] {
+        java::call(broker, json!({ "do": "delete-topic", "topic": topic(name) }));
+    }
+    let short = json!({ "do": "create-topic", "topic": topic("payments"), "config": { "retention.ms": "3000" } });
+    java::call(broker, short);
+    java::create_topic(broker, &topic("totals-changelog"), 1);
+    let found = check(&["--format", "json"]).expect_code(2).lines();
+    let text = application.folder.read("topology.toml");
+    let found: Vec<(&str, &str)> = found
+        .iter()
+        .map(|finding| {
+            let line = finding["line"].as_u64().unwrap() as usize;
+            (finding["code"].as_str().unwrap(), text.lines().nth(line - 1).unwrap())
+        })
+        .collect();
+    let line = |name: &str| format!("topic = \"{}\"", topic(name));
+    assert_eq!(
+        found,
+        [("M0913", &*line("payments")), ("M0912", "[steps.totals]"), ("M0910", &line("large"))]
+    );
+
+    // What keeps nothing from running is said by those who run.
+    java::call(broker, json!({ "do": "delete-topic", "topic": topic("totals-changelog") }));
+    java::create_topic(broker, &topic("large"), 1);
+    let said = format!("topic `{}` keeps its records for 3s, but", topic("payments"));
+    let ran = check(&[]).expect_code(0).says(&[&said, "`recent` looks back 5s", "retention.ms=5000"]);
+    assert!(ran.stdout.contains("one warning") || ran.stdout.contains("1 warning"), "{}", ran.stdout);
+    check(&["--deny-warnings"]).expect_code(2);
+    payments(10, &application);
+    let feed = format!("payments={}", application.folder.at("payments.csv"));
+    let arguments = ["feed", &file, "--feed", &feed, "--brokers", broker.brokers()];
+    run_to_end(command(&arguments), b"").expect_code(0).says(&[&said, "old: the brokers remove"]);
+    let running = application.start(broker, "state", &[]);
+    let start = Instant::now();
+    while !application.log().contains(&said) {
+        assert!(start.elapsed() < Duration::from_secs(30), "{}", application.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(running.end(), Some(0), "{}", application.log());
+}
+
+#[test]
 fn two_processes_with_one_state_directory_are_told_apart() {
     let broker = Broker::shared();
     let application = Application::new(broker, "twice", TOPOLOGY);
