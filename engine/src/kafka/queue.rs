@@ -157,12 +157,26 @@ impl PartitionQueue {
     /// Records before an error are shown. After an error nothing more is, and every later call returns it again: whatever
     /// came behind it would leave a gap. Errors that librdkafka answers by fetching again are only logged.
     pub fn take(&mut self, max: usize, each: &mut dyn FnMut(Message<'_>)) -> Result<usize, KafkaError> {
+        self.take_up_to(max, usize::MAX, each)
+    }
+
+    /// As [`take`](Self::take), but ends with the record whose key and value reach `max_bytes` together with those before.
+    pub fn take_up_to(
+        &mut self,
+        max: usize,
+        max_bytes: usize,
+        each: &mut dyn FnMut(Message<'_>),
+    ) -> Result<usize, KafkaError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let mut taken = 0;
-        while taken < max && self.assignment.if_in_force(|| self.batch.fill(&self.queue, max - taken)) == Some(true) {
+        let (mut taken, mut taken_bytes) = (0, 0);
+        while taken < max
+            && taken_bytes < max_bytes
+            && self.assignment.if_in_force(|| self.batch.fill(&self.queue, max - taken)) == Some(true)
+        {
             while taken < max
+                && taken_bytes < max_bytes
                 && let Some(message) = self.batch.next()
             {
                 // SAFETY: the message is valid until it is dropped, at the end of this turn.
@@ -178,6 +192,7 @@ impl PartitionQueue {
                         // SAFETY: as above; the closure cannot keep what it is shown.
                         let message = unsafe { Message::new(message.0) };
                         let bytes = message.key.map_or(0, <[u8]>::len) + message.value.map_or(0, <[u8]>::len);
+                        taken_bytes += bytes;
                         self.taken = (self.taken.0 + 1, self.taken.1 + bytes as u64);
                         each(message);
                     }
@@ -227,6 +242,7 @@ impl PartitionQueue {
         }) else {
             return 0;
         };
+        let records = records + self.batch.left();
         let (taken, bytes) = self.taken;
         let each = bytes.checked_div(taken).unwrap_or_default() as usize + RECORD_BYTES;
         records * each
@@ -307,8 +323,8 @@ const BATCH: usize = 512;
 impl Batch {
     /// Takes the next messages, up to `max`, without waiting. False: the queue is empty.
     fn fill(&mut self, queue: &Queue, max: usize) -> bool {
-        // A panic may have left some behind.
-        if self.at < self.messages.len() {
+        // What was left behind comes first.
+        if self.left() > 0 {
             return true;
         }
         self.clear();
@@ -321,6 +337,10 @@ impl Batch {
         // SAFETY: so many pointers have been written.
         unsafe { self.messages.set_len(count) };
         count > 0
+    }
+
+    fn left(&self) -> usize {
+        self.messages.len() - self.at
     }
 
     fn next(&mut self) -> Option<Owned> {

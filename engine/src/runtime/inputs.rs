@@ -14,8 +14,8 @@ use crate::record::{Header, Record};
 
 /// Where the records of an input come from.
 pub(super) trait RecordQueue {
-    /// Adds up to `max` fetched records; never waits.
-    fn take(&mut self, max: usize, records: &mut Vec<Record>) -> Result<(), Trouble>;
+    /// Adds up to `max` fetched records, until they have `max_bytes`; never waits.
+    fn take(&mut self, max: usize, max_bytes: usize, records: &mut Vec<Record>) -> Result<(), Trouble>;
 
     /// Whether there is more than was taken, fetched or not.
     fn has_lag(&self) -> bool;
@@ -32,8 +32,8 @@ pub(super) struct Fetched {
 }
 
 impl RecordQueue for Fetched {
-    fn take(&mut self, max: usize, records: &mut Vec<Record>) -> Result<(), Trouble> {
-        let taken = self.queue.take(max, &mut |message| records.push(record(&message)));
+    fn take(&mut self, max: usize, max_bytes: usize, records: &mut Vec<Record>) -> Result<(), Trouble> {
+        let taken = self.queue.take_up_to(max, max_bytes, &mut |message| records.push(record(&message)));
         let TopicPartition { topic, partition } = &self.partition;
         match taken {
             Ok(_) => Ok(()),
@@ -100,6 +100,8 @@ impl<Q> Input<Q> {
 pub(super) struct Inputs<Q> {
     inputs: Vec<Input<Q>>,
     max_task_idle: Duration,
+    /// Bytes of records that are taken of an input at once.
+    max_bytes: usize,
     /// Since when some input had records and another had none.
     waiting_since: Option<Instant>,
     taken: Vec<Record>,
@@ -117,9 +119,10 @@ pub(super) enum Next {
 }
 
 impl<Q: RecordQueue> Inputs<Q> {
-    pub fn new(queues: Vec<Q>, max_task_idle: Duration) -> Self {
-        let inputs = queues.into_iter().map(|queue| Input { queue, buffer: VecDeque::new(), bytes: 0 }).collect();
-        Inputs { inputs, max_task_idle, waiting_since: None, taken: Vec::new() }
+    pub fn new(queues: Vec<Q>, max_task_idle: Duration, max_bytes: usize) -> Self {
+        let inputs =
+            queues.into_iter().map(|queue| Input { queue, buffer: VecDeque::new(), bytes: 0 }).collect();
+        Inputs { inputs, max_task_idle, max_bytes, waiting_since: None, taken: Vec::new() }
     }
 
     /// The next records, at most `max`. `times` gives the event times of records of an input.
@@ -131,7 +134,7 @@ impl<Q: RecordQueue> Inputs<Q> {
     ) -> Result<Next, Trouble> {
         if let [input] = self.inputs.as_mut_slice() {
             let mut records = Vec::new();
-            input.queue.take(max, &mut records)?;
+            input.queue.take(max, self.max_bytes, &mut records)?;
             if records.is_empty() {
                 return Ok(Next::Nothing);
             }
@@ -139,7 +142,7 @@ impl<Q: RecordQueue> Inputs<Q> {
         }
         for (number, input) in self.inputs.iter_mut().enumerate().filter(|(_, input)| input.buffer.is_empty())
         {
-            input.queue.take(max, &mut self.taken)?;
+            input.queue.take(max, self.max_bytes, &mut self.taken)?;
             if !self.taken.is_empty() {
                 let times = times(number, &self.taken)?;
                 input.put(times, &mut self.taken);
@@ -204,7 +207,7 @@ mod tests {
     }
 
     impl RecordQueue for Fake {
-        fn take(&mut self, max: usize, records: &mut Vec<Record>) -> Result<(), Trouble> {
+        fn take(&mut self, max: usize, _: usize, records: &mut Vec<Record>) -> Result<(), Trouble> {
             let fetched = self.fetches.pop_front().unwrap_or_default();
             assert!(fetched.len() <= max);
             records.extend(fetched.into_iter().map(|timestamp| Record {
@@ -229,7 +232,7 @@ mod tests {
     fn inputs(fetches: [&[&[i64]]; 2], idle: Duration) -> Inputs<Fake> {
         let queue =
             |fetches: &[&[i64]]| Fake { fetches: fetches.iter().map(|f| f.to_vec()).collect(), lag: false };
-        Inputs::new(fetches.map(queue).into_iter().collect(), idle)
+        Inputs::new(fetches.map(queue).into_iter().collect(), idle, usize::MAX)
     }
 
     fn next(inputs: &mut Inputs<Fake>, now: Instant) -> Result<Vec<(usize, i64)>, Next> {
@@ -250,7 +253,9 @@ mod tests {
         assert_eq!(next(&mut inputs, now).unwrap(), [(0, 1), (1, 2), (0, 4)]);
         // The first input has been fetched again: 6 comes before 9.
         assert_eq!(next(&mut inputs, now).unwrap(), [(1, 4), (0, 6)]);
+        assert!(inputs.bytes() > 0);
         assert_eq!(next(&mut inputs, now).unwrap(), [(1, 9)]);
+        assert_eq!(inputs.bytes(), 0);
         assert_eq!(next(&mut inputs, now), Err(Next::Nothing));
     }
 

@@ -115,18 +115,11 @@ impl Member {
         }
         let settings = &shared.settings;
         let inputs: Vec<&PlanInput> = shared.plan.sub_topologies.iter().flat_map(|sub| &sub.inputs).collect();
-        let partitions: usize = shared
-            .plan
-            .sub_topologies
-            .iter()
-            .zip(&shared.counts)
-            .map(|(sub, count)| sub.inputs.len() * *count as usize)
-            .sum();
         let options = GroupOptions {
             group: shared.app.clone(),
             session_timeout: settings.session_timeout,
             max_poll_interval: settings.max_poll_interval,
-            queued_bytes_per_partition: shared.fetched_bytes_per_partition(partitions),
+            queued_bytes_per_partition: shared.fetched_bytes_per_partition(),
             wait: None,
         };
         let trouble = |error| Trouble::kafka(format!("join the consumer group `{}`", shared.app), error);

@@ -120,8 +120,11 @@ impl Shared {
         (self.settings.memory / 10 / self.settings.threads.max(1)).max(1 << 20)
     }
 
-    fn fetched_bytes_per_partition(&self, partitions: usize) -> usize {
-        (self.settings.memory / 5 / partitions.max(1)).clamp(64 << 10, 64 << 20)
+    /// Half of what is for fetched records: as much may wait in the client, and as much with the task.
+    fn fetched_bytes_per_partition(&self) -> usize {
+        let inputs = self.plan.sub_topologies.iter().zip(&self.counts);
+        let partitions: usize = inputs.map(|(sub, count)| sub.inputs.len() * *count as usize).sum();
+        (self.settings.memory / 10 / partitions.max(1)).clamp(64 << 10, 64 << 20)
     }
 
     fn staged_bytes_per_worker(&self) -> usize {

@@ -239,7 +239,9 @@ impl Topics {
                 Ok(Some(short)) => tracing::warn!("{short}"),
                 Ok(None) => {}
                 // It could run all the same.
-                Err(Trouble::Failed(error)) => tracing::warn!("how long topic `{}` keeps records is not known: {error}", source.topic),
+                Err(Trouble::Failed(error)) => {
+                    tracing::warn!("how long topic `{}` keeps records is not known: {error}", source.topic)
+                }
                 Err(trouble) => return Err(trouble),
             }
         }
@@ -305,12 +307,11 @@ impl Topics {
             }
         };
         for internal in internal_topics(plan, &counts, defaults) {
-            let checked = self.describe(&[&internal.new.name]).and_then(|found| {
-                match found.get(&internal.new.name) {
+            let checked =
+                self.describe(&[&internal.new.name]).and_then(|found| match found.get(&internal.new.name) {
                     Some(count) => self.check_internal(&internal, *count),
                     None => Ok(()),
-                }
-            });
+                });
             match checked {
                 Err(Trouble::Failed(error)) if matches!(*error, RuntimeError::Topics(_)) => {
                     if let RuntimeError::Topics(error) = &*error {
@@ -427,8 +428,7 @@ fn looked_at<T>(
 ) -> Result<Option<T>, Trouble> {
     match outcome {
         Ok(seen) => Ok(Some(seen)),
-        Err(Trouble::Failed(error))
-            if matches!(&*error, RuntimeError::Kafka { error, .. } if error.is_authorization()) =>
+        Err(Trouble::Failed(error)) if matches!(&*error, RuntimeError::Kafka { error, .. } if error.is_authorization()) =>
         {
             findings.push(TopicFinding {
                 node: node.to_owned(),
@@ -465,22 +465,25 @@ struct Internal {
 
 fn internal_topics(plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> Vec<Internal> {
     let mut topics = Vec::new();
-    let mut add =
-        |node: &str, name: &str, partitions: u32, needed: Vec<(&'static str, Needed)>, more: Option<(String, String)>| {
-            let mut config: Vec<(String, String)> = defaults.config().collect();
-            config.extend(
-                defaults.max_message_bytes.map(|bytes| ("max.message.bytes".to_owned(), bytes.to_string())),
-            );
-            config.extend(needed.iter().map(|(setting, needed)| ((*setting).to_owned(), needed.fix())));
-            config.extend(more);
-            let new = NewTopic {
-                name: name.to_owned(),
-                partitions: partitions as i32,
-                replication: defaults.replication(),
-                config,
-            };
-            topics.push(Internal { node: node.to_owned(), new, needed });
+    let mut add = |node: &str,
+                   name: &str,
+                   partitions: u32,
+                   needed: Vec<(&'static str, Needed)>,
+                   more: Option<(String, String)>| {
+        let mut config: Vec<(String, String)> = defaults.config().collect();
+        config.extend(
+            defaults.max_message_bytes.map(|bytes| ("max.message.bytes".to_owned(), bytes.to_string())),
+        );
+        config.extend(needed.iter().map(|(setting, needed)| ((*setting).to_owned(), needed.fix())));
+        config.extend(more);
+        let new = NewTopic {
+            name: name.to_owned(),
+            partitions: partitions as i32,
+            replication: defaults.replication(),
+            config,
         };
+        topics.push(Internal { node: node.to_owned(), new, needed });
+    };
     for (sub, count) in plan.sub_topologies.iter().zip(counts) {
         for input in &sub.inputs {
             match &input.origin {

@@ -210,7 +210,11 @@ impl Worker {
                 self.tasks.push(Running {
                     open,
                     metrics,
-                    inputs: Inputs::new(inputs, self.shared.settings.max_task_idle),
+                    inputs: Inputs::new(
+                        inputs,
+                        self.shared.settings.max_task_idle,
+                        self.shared.fetched_bytes_per_partition(),
+                    ),
                     dirty: false,
                     wait_until: None,
                     last_input: now,
@@ -327,7 +331,8 @@ impl Worker {
         self.memory_counted = Instant::now();
         self.producer_bytes.set(self.output.producer.buffered_bytes());
         for Running { open, metrics, inputs, .. } in &mut self.tasks {
-            metrics.memory(open.task.staged_bytes(), open.task.cache_bytes(), inputs.bytes());
+            let queued = inputs.bytes() + open.task.decoded_bytes();
+            metrics.memory(open.task.staged_bytes(), open.task.cache_bytes(), queued);
         }
     }
 

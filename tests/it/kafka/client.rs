@@ -681,6 +681,10 @@ fn what_waits_in_memory_is_counted() {
     let queue = &mut queues[0];
     wait_until("a record", || queue.take(1, &mut |_| {}).unwrap() == 1);
     wait_until("the other records", || queue.queued_bytes() >= 999 * 100);
+    // The third reaches the limit; the others wait.
+    assert_eq!(queue.take_up_to(100, 250, &mut |_| {}).unwrap(), 3);
+    assert_eq!(queue.next_offset(), 4);
+    assert!(queue.queued_bytes() >= 996 * 100);
     wait_until("the last record", || {
         queue.take(1_000, &mut |_| {}).unwrap();
         queue.next_offset() == 1_000
