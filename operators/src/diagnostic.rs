@@ -143,7 +143,7 @@ codes! {
     TopicPartitions = "M0911", "an internal topic has another partition count";
     TopicSetting = "M0912", "an internal topic has another setting";
     TopicRetention = "M0913", "a topic keeps records for less time than is looked back";
-    TopicRefused = "M0914", "the brokers let nobody look at a topic";
+    TopicPermission = "M0914", "a permission for a topic is missing";
     ListenAddress = "M0920", "the address of the HTTP server cannot be had";
 }
 

@@ -33,7 +33,7 @@ mod settings;
 mod sys;
 mod token;
 
-pub use admin::{Admin, Cluster, NewTopic, OffsetSpec, TopicDescription};
+pub use admin::{Admin, Cluster, NewTopic, OffsetSpec, Operation, TopicDescription};
 pub use error::KafkaError;
 pub use group::{GroupConsumer, GroupEvent, GroupMetadata, GroupOptions};
 pub use message::{Headers, HeadersIter, Message};

@@ -1,17 +1,17 @@
 //! The topics of a run: those of the user are checked, those of the application are made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hashbrown::HashMap;
 use millstream_operators::config::format_duration;
-use millstream_operators::diagnostic::{Code, Severity};
+use millstream_operators::diagnostic::{Code, Severity, listed};
 use millstream_operators::operator::StoreKind;
 
 use super::error::{RuntimeError, Trouble};
-use crate::kafka::{Admin, ClientSettings, NewTopic};
+use crate::kafka::{Admin, ClientSettings, NewTopic, Operation, TopicDescription};
 use crate::plan::{Origin, Plan, PlanError, PlanOutput};
 use crate::topology::{OnError, SinkTopic, Source, TopicDefaults};
 
@@ -266,30 +266,28 @@ impl Topics {
 
     /// Everything that keeps [`prepare`](Self::prepare) from succeeding, and what it warns of. Nothing is made.
     pub fn examine(&self, plan: &Plan, defaults: &TopicDefaults) -> Result<Vec<TopicFinding>, Trouble> {
-        let mut findings = Vec::new();
+        let mut findings = Findings::default();
         let mut found = BTreeMap::new();
+        let read: BTreeSet<&str> = sources(plan).map(|source| source.topic.as_str()).collect();
         for (topic, node) in topics_of_users(plan) {
-            let Some(described) = looked_at(&mut findings, node, self.describe(&[topic]))? else { continue };
-            if described.is_empty() {
-                let topics = vec![(topic.to_owned(), node.to_owned())];
-                findings.push(wrong(node, &TopicError::Missing { topics }));
-            }
-            found.extend(described);
+            let described = self.look(topic).and_then(|found| {
+                let missing = || TopicError::Missing { topics: vec![(topic.to_owned(), node.to_owned())] };
+                found.ok_or_else(|| RuntimeError::Topics(missing()).into())
+            });
+            let Some(described) = findings.unless_said(node, described)? else { continue };
+            let source = [Operation::Read, Operation::DescribeConfigs];
+            let needed: &[Operation] = if read.contains(topic) { &source } else { &[Operation::Write] };
+            findings.permissions(node, topic, &described, needed);
+            found.insert(topic, described.partitions as u32);
         }
-        for source in sources(plan).filter(|source| found.contains_key(&source.topic)) {
-            let short = self.short_retention(plan, &source.topic);
-            if let Some(Some(short)) = looked_at(&mut findings, &source.name, short)? {
-                findings.push(TopicFinding {
-                    node: source.name.clone(),
-                    code: Code::TopicRetention,
-                    severity: Severity::Warning,
-                    message: short.to_string(),
-                });
+        for Source { name, topic, .. } in sources(plan).filter(|source| found.contains_key(&*source.topic)) {
+            if let Some(Some(short)) = findings.unless_said(name, self.short_retention(plan, topic))? {
+                findings.say(name, Code::TopicRetention, Severity::Warning, short.to_string());
             }
         }
         // What internal topics must be like follows from those of the sources.
-        if sources(plan).any(|source| !found.contains_key(&source.topic)) {
-            return Ok(findings);
+        if read.iter().any(|topic| !found.contains_key(topic)) {
+            return Ok(findings.0);
         }
         let counts = match plan.partitions(|topic| found.get(topic).copied().unwrap_or(1)) {
             Ok(counts) => counts,
@@ -297,31 +295,27 @@ impl Topics {
                 let PlanError::PartitionCounts { second, .. } = &error else {
                     return Err(RuntimeError::Plan(error).into());
                 };
-                findings.push(TopicFinding {
-                    node: second.clone(),
-                    code: Code::PartitionCounts,
-                    severity: Severity::Error,
-                    message: error.to_string(),
-                });
-                return Ok(findings);
+                findings.say(second, Code::PartitionCounts, Severity::Error, error.to_string());
+                return Ok(findings.0);
             }
         };
         for internal in internal_topics(plan, &counts, defaults) {
-            let checked =
-                self.describe(&[&internal.new.name]).and_then(|found| match found.get(&internal.new.name) {
-                    Some(count) => self.check_internal(&internal, *count),
-                    None => Ok(()),
-                });
-            match checked {
-                Err(Trouble::Failed(error)) if matches!(*error, RuntimeError::Topics(_)) => {
-                    if let RuntimeError::Topics(error) = &*error {
-                        findings.push(wrong(&internal.node, error));
-                    }
-                }
-                checked => drop(looked_at(&mut findings, &internal.node, checked)?),
+            let Internal { node, new, operations, .. } = &internal;
+            let described = findings.unless_said(node, self.look(&new.name))?;
+            // One that is missing is made.
+            if let Some(Some(described)) = described {
+                let checked = self.check_internal(&internal, described.partitions as u32);
+                findings.unless_said(node, checked)?;
+                findings.permissions(node, &new.name, &described, operations);
             }
         }
-        Ok(findings)
+        Ok(findings.0)
+    }
+
+    fn look(&self, topic: &str) -> Result<Option<TopicDescription>, Trouble> {
+        let found = self.admin().topics(&[topic]);
+        let found = found.map_err(|error| Trouble::kafka(format!("describe topic `{topic}`"), error))?;
+        Ok(found.into_iter().next().flatten())
     }
 
     fn describe(&self, names: &[&str]) -> Result<BTreeMap<String, u32>, Trouble> {
@@ -411,34 +405,44 @@ fn sources(plan: &Plan) -> impl Iterator<Item = &Source> {
     })
 }
 
-fn wrong(node: &str, error: &TopicError) -> TopicFinding {
-    TopicFinding {
-        node: node.to_owned(),
-        code: error.code().unwrap_or(Code::TopicMissing),
-        severity: Severity::Error,
-        message: error.to_string(),
-    }
-}
+/// What is found of topics.
+#[derive(Default)]
+struct Findings(Vec<TopicFinding>);
 
-/// What was seen of a topic of `node`; that it may not be looked at is a finding.
-fn looked_at<T>(
-    findings: &mut Vec<TopicFinding>,
-    node: &str,
-    outcome: Result<T, Trouble>,
-) -> Result<Option<T>, Trouble> {
-    match outcome {
-        Ok(seen) => Ok(Some(seen)),
-        Err(Trouble::Failed(error)) if matches!(&*error, RuntimeError::Kafka { error, .. } if error.is_authorization()) =>
-        {
-            findings.push(TopicFinding {
-                node: node.to_owned(),
-                code: Code::TopicRefused,
-                severity: Severity::Error,
-                message: error.to_string(),
-            });
-            Ok(None)
+impl Findings {
+    fn say(&mut self, node: &str, code: Code, severity: Severity, message: String) {
+        self.0.push(TopicFinding { node: node.to_owned(), code, severity, message });
+    }
+
+    /// What was seen of a topic of `node`. That it is not as it should be, or may not be looked at, is a finding.
+    fn unless_said<T>(&mut self, node: &str, outcome: Result<T, Trouble>) -> Result<Option<T>, Trouble> {
+        let error = match outcome {
+            Ok(seen) => return Ok(Some(seen)),
+            Err(Trouble::Failed(error)) => error,
+            Err(trouble) => return Err(trouble),
+        };
+        let code = match &*error {
+            RuntimeError::Topics(error) => error.code(),
+            RuntimeError::Kafka { error, .. } if error.is_authorization() => Some(Code::TopicPermission),
+            _ => None,
+        };
+        let Some(code) = code else { return Err(Trouble::Failed(error)) };
+        self.say(node, code, Severity::Error, error.to_string());
+        Ok(None)
+    }
+
+    fn permissions(&mut self, node: &str, topic: &str, found: &TopicDescription, needed: &[Operation]) {
+        let missing = needed.iter().filter(|operation| !found.allowed.contains(operation));
+        let missing: Vec<&str> = missing.map(|operation| operation.name()).collect();
+        if !missing.is_empty() {
+            let message = format!(
+                "the principal lacks {} on topic `{topic}`: see \"Permissions\" in docs/kafka.md. Run: kafka-acls.sh \
+                 --bootstrap-server … --add --allow-principal User:… --operation {} --topic {topic}",
+                listed(missing.iter().copied()),
+                missing.join(" --operation "),
+            );
+            self.say(node, Code::TopicPermission, Severity::Error, message);
         }
-        Err(trouble) => Err(trouble),
     }
 }
 
@@ -460,64 +464,86 @@ struct Internal {
     /// The source or step that it belongs to.
     node: String,
     new: NewTopic,
+    /// What the application does with it.
+    operations: &'static [Operation],
     needed: Vec<(&'static str, Needed)>,
+}
+
+/// What a topic of the application is for.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Repartition,
+    Changelog(StoreKind),
+    DeadLetters,
+}
+
+impl Purpose {
+    fn needed(self) -> Vec<(&'static str, Needed)> {
+        match self {
+            // Consumed records are removed by us: nothing else may.
+            Purpose::Repartition => {
+                vec![("cleanup.policy", Needed::Is("delete")), ("retention.ms", Needed::AtLeast(-1))]
+            }
+            Purpose::Changelog(StoreKind::KeyValue) => vec![("cleanup.policy", Needed::Is("compact"))],
+            Purpose::Changelog(StoreKind::Window { retention }) => vec![
+                ("cleanup.policy", Needed::Is("compact,delete")),
+                ("message.timestamp.type", Needed::Is("LogAppendTime")),
+                (
+                    "retention.ms",
+                    Needed::AtLeast(retention.saturating_mul(2).saturating_add(24 * HOUR).max(WEEK)),
+                ),
+            ],
+            Purpose::DeadLetters => Vec::new(),
+        }
+    }
+
+    fn operations(self) -> &'static [Operation] {
+        use Operation::{Delete, DescribeConfigs, Read, Write};
+        match self {
+            Purpose::Repartition => &[Read, Write, Delete, DescribeConfigs],
+            Purpose::Changelog(_) => &[Read, Write, DescribeConfigs],
+            Purpose::DeadLetters => &[Write],
+        }
+    }
 }
 
 fn internal_topics(plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> Vec<Internal> {
     let mut topics = Vec::new();
-    let mut add = |node: &str,
-                   name: &str,
-                   partitions: u32,
-                   needed: Vec<(&'static str, Needed)>,
-                   more: Option<(String, String)>| {
+    let mut add = |node: &str, name: &str, partitions: u32, purpose: Purpose| {
+        let needed = purpose.needed();
         let mut config: Vec<(String, String)> = defaults.config().collect();
         config.extend(
             defaults.max_message_bytes.map(|bytes| ("max.message.bytes".to_owned(), bytes.to_string())),
         );
         config.extend(needed.iter().map(|(setting, needed)| ((*setting).to_owned(), needed.fix())));
-        config.extend(more);
+        if matches!(purpose, Purpose::DeadLetters) {
+            config.push(kept_for_ever());
+        }
         let new = NewTopic {
             name: name.to_owned(),
             partitions: partitions as i32,
             replication: defaults.replication(),
             config,
         };
-        topics.push(Internal { node: node.to_owned(), new, needed });
+        topics.push(Internal { node: node.to_owned(), new, operations: purpose.operations(), needed });
     };
     for (sub, count) in plan.sub_topologies.iter().zip(counts) {
         for input in &sub.inputs {
             match &input.origin {
-                // Consumed records are removed by us: nothing else may.
-                Origin::Repartition { .. } => add(
-                    &input.node,
-                    &input.topic,
-                    *count,
-                    vec![("cleanup.policy", Needed::Is("delete")), ("retention.ms", Needed::AtLeast(-1))],
-                    None,
-                ),
+                Origin::Repartition { .. } => add(&input.node, &input.topic, *count, Purpose::Repartition),
                 Origin::Source(source) if source.on_error == OnError::DeadLetter => {
-                    add(&source.name, &source.dead_letter, *count, Vec::new(), Some(kept_for_ever()));
+                    add(&source.name, &source.dead_letter, *count, Purpose::DeadLetters);
                 }
                 Origin::Source(_) => {}
             }
         }
         for node in sub.nodes.iter().filter(|node| node.on_error == OnError::DeadLetter) {
-            add(&node.name, &node.dead_letter, *count, Vec::new(), Some(kept_for_ever()));
+            add(&node.name, &node.dead_letter, *count, Purpose::DeadLetters);
         }
         for (number, store) in sub.stores.iter().enumerate() {
             let owner = sub.nodes.iter().find(|node| node.stores.contains(&number));
-            let needed = match store.kind {
-                StoreKind::KeyValue => vec![("cleanup.policy", Needed::Is("compact"))],
-                StoreKind::Window { retention } => vec![
-                    ("cleanup.policy", Needed::Is("compact,delete")),
-                    ("message.timestamp.type", Needed::Is("LogAppendTime")),
-                    (
-                        "retention.ms",
-                        Needed::AtLeast(retention.saturating_mul(2).saturating_add(24 * HOUR).max(WEEK)),
-                    ),
-                ],
-            };
-            add(owner.map_or("", |node| &node.name), &store.changelog, *count, needed, None);
+            let owner = owner.map_or("", |node| &node.name);
+            add(owner, &store.changelog, *count, Purpose::Changelog(store.kind));
         }
     }
     topics.sort_by(|a, b| a.new.name.cmp(&b.new.name));

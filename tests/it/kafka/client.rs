@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use millstream::engine::kafka::{
     Admin, ClientSettings, GroupConsumer, GroupEvent, GroupMetadata, GroupOptions, KafkaError, Mechanism,
-    NewTopic, OffsetAndMetadata, OffsetSpec, PartitionQueue, Producer, ProducerOptions, Protocol,
+    NewTopic, OffsetAndMetadata, OffsetSpec, Operation, PartitionQueue, Producer, ProducerOptions, Protocol,
     RestoreConsumer, Secret, SendError, TopicHandle, TopicPartition,
 };
 use millstream::engine::partitioner;
@@ -1082,7 +1082,8 @@ fn users_prove_who_they_are_and_may_do_what_is_allowed() {
     wait_until("permission", || check(&settings).0.is_ok_and(|cluster| cluster.brokers == 1));
 
     let admin = Admin::new(&settings, SECONDS).unwrap();
-    assert_eq!(admin.topics(&["mine"]).unwrap()[0].as_ref().unwrap().partitions, 1);
+    let mine = admin.topics(&["mine"]).unwrap().remove(0).unwrap();
+    assert_eq!((mine.partitions, mine.allowed), (1, vec![Operation::Read, Operation::Write]));
     // A topic that may not be seen is not there, or is refused; in no case is it found.
     assert!(
         admin.topics(&["other"]).map_or_else(|error| error.is_topic_authorization(), |found| found == [None])

@@ -569,6 +569,47 @@ fn check_says_at_once_what_is_wrong_with_the_topics() {
 }
 
 #[test]
+fn check_names_the_permissions_that_are_missing() {
+    let broker = Broker::start(&BrokerOptions {
+        security: super::broker::Security::SaslSsl,
+        users: vec![("ada", "right")],
+        acl: true,
+        ..BrokerOptions::default()
+    });
+    let security = format!(
+        "[kafka.security]\nprotocol = \"sasl-ssl\"\nca = \"{}\"\nmechanism = \"SCRAM-SHA-512\"\nusername = \"ada\"\n\
+         password = \"${{file:password}}\"\n\n[sources",
+        broker.certificate("ca.pem").display()
+    );
+    let application = Application::new(&broker, "allowed", &TOPOLOGY.replacen("[sources", &security, 1));
+    application.folder.write("password", "right");
+    let allow = |resource: &str, name: &str, operations: &[&str]| {
+        let command = json!({ "do": "allow", "user": "ada", "resource": resource, "name": name,
+            "operations": operations });
+        java::call(&broker, command);
+    };
+    for topic in ["large", "totals", "minutes", "featured"] {
+        allow("topic", &application.topic(topic), &["write", "describe"]);
+    }
+    allow("topic", &application.topic("payments"), &["describe_configs", "describe"]);
+    allow("group", &application.id, &["read", "describe"]);
+    let file = application.folder.at("topology.toml");
+    let brokers = format!("--brokers={}", broker.brokers());
+    let check = || run_to_end(command(&["check", &brokers, &file]), b"");
+    let start = Instant::now();
+    // What is allowed is known a little later.
+    while check().code == 1 {
+        assert!(start.elapsed() < Duration::from_secs(30));
+    }
+    let said = format!("lacks `Read` on topic `{}`", application.topic("payments"));
+    check().expect_code(2).says(&["error[M0914]", &said, "--operation Read"]);
+    allow("topic", &application.topic("payments"), &["read"]);
+    while check().code != 0 {
+        assert!(start.elapsed() < Duration::from_secs(60), "{}", check().stderr);
+    }
+}
+
+#[test]
 fn two_processes_with_one_state_directory_are_told_apart() {
     let broker = Broker::shared();
     let application = Application::new(broker, "twice", TOPOLOGY);
