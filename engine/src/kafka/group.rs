@@ -335,6 +335,7 @@ impl GroupConsumer {
                     tracing::debug!(%error, "cannot give partitions up");
                 }
             } else if left.is_zero() {
+                self.client.shared().given_up.store(true, Ordering::Relaxed);
                 tracing::warn!(
                     "the group could not be left in time; its partitions stay until the session ends"
                 );
