@@ -87,7 +87,9 @@ Examples:
 Examples:
   millstream check topology.toml
   millstream check --format json topology.toml | jq -r '.message'
-  millstream check --deny-warnings topology-examples/*/topology.toml")]
+  millstream check --deny-warnings topology-examples/*/topology.toml
+  millstream check --brokers topology.toml
+  millstream check --brokers=127.0.0.1:9092 topology.toml")]
 pub struct Check {
     /// The topologies
     #[arg(required = true, value_name = "FILE")]
@@ -98,6 +100,10 @@ pub struct Check {
     /// Warnings fail, too
     #[arg(long)]
     pub deny_warnings: bool,
+    /// Looks at the topics of the cluster, too: that they exist, partitions, settings, permissions, retention against windows.
+    /// ADDRESSES as in `run`; without, where the file or the environment says
+    #[arg(long, value_name = "ADDRESSES", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub brokers: Option<String>,
 }
 
 /// How something is listed.

@@ -1,24 +1,32 @@
 //! `check`: says what is wrong with topologies.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use millstream::engine::plan::Plan;
-use millstream::engine::topology::to_json;
-use millstream::operators::diagnostic::Severity;
+use millstream::engine::runtime::check_topics;
+use millstream::engine::settings::Flags;
+use millstream::engine::topology::{Topology, place_of, to_json};
+use millstream::operators::diagnostic::{Diagnostic, Severity};
 
 use crate::arguments::{Check, Format};
 use crate::failure::{Exit, Failure};
-use crate::files;
+use crate::files::{self, settings};
 use crate::numbers::counted;
 
 pub fn check(arguments: &Check) -> Result<(), Failure> {
     let mut wrong = false;
     for path in &arguments.files {
-        let checked = files::check(path)?;
-        let (errors, warnings) = (checked.count(Severity::Error), checked.count(Severity::Warning));
-        wrong |= errors > 0 || (arguments.deny_warnings && warnings > 0);
+        let mut checked = files::check(path)?;
         // What reads well can still be impossible to plan.
         let plan = checked.topology.as_ref().map(Plan::new).transpose()?;
+        if let (Some(brokers), Some(topology), Some(plan)) = (&arguments.brokers, &checked.topology, &plan) {
+            let found = on_cluster(brokers, path, topology, plan, &checked.text)?;
+            checked.findings.extend(found);
+            checked.findings.sort_by_key(|finding| finding.span.start);
+        }
+        let (errors, warnings) = (checked.count(Severity::Error), checked.count(Severity::Warning));
+        wrong |= errors > 0 || (arguments.deny_warnings && warnings > 0);
         let name = path.display().to_string();
         if arguments.format == Format::Json {
             io::stdout().lock().write_all(to_json(&checked.findings, &name, &checked.text).as_bytes())?;
@@ -26,7 +34,7 @@ pub fn check(arguments: &Check) -> Result<(), Failure> {
         }
         io::stderr().lock().write_all(checked.render(path).as_bytes())?;
         match (&checked.topology, plan) {
-            (Some(topology), Some(plan)) => {
+            (Some(topology), Some(plan)) if errors == 0 => {
                 let mut line = format!(
                     "{name}: ok, {}, {}, {} in {}",
                     counted(topology.sources.len(), "source"),
@@ -51,4 +59,22 @@ pub fn check(arguments: &Check) -> Result<(), Failure> {
         }
     }
     if wrong { Err(Failure::said(Exit::Usage)) } else { Ok(()) }
+}
+
+/// What is wrong with the topics of the cluster, at the nodes that name them.
+fn on_cluster(
+    brokers: &str,
+    path: &Path,
+    topology: &Topology,
+    plan: &Plan,
+    text: &str,
+) -> Result<Vec<Diagnostic>, Failure> {
+    let brokers = (!brokers.is_empty()).then(|| brokers.to_owned());
+    let settings = settings(path, topology, &Flags { brokers, runtime: Vec::new() })?;
+    let found = check_topics(topology, plan, &settings)?;
+    let diagnostics = found.into_iter().map(|finding| Diagnostic {
+        severity: finding.severity,
+        ..Diagnostic::error(finding.code, place_of(text, &finding.node, "topic"), finding.message)
+    });
+    Ok(diagnostics.collect())
 }

@@ -10,6 +10,7 @@ use millstream::engine::driver::pipe::PipeError;
 use millstream::engine::feed::FeedError;
 use millstream::engine::kafka::KafkaError;
 use millstream::engine::plan::PlanError;
+use millstream::engine::runtime::RuntimeError;
 use millstream::engine::settings::SettingError;
 use millstream::engine::task::RecordError;
 use millstream::operators::diagnostic::Code;
@@ -127,6 +128,23 @@ pub fn of_state(error: &StateError) -> Exit {
         | StateError::FormatVersion { .. }
         | StateError::FingerprintMismatch { .. } => Exit::Refused,
         _ => Exit::Failed,
+    }
+}
+
+impl From<Box<RuntimeError>> for Failure {
+    fn from(error: Box<RuntimeError>) -> Self {
+        match *error {
+            RuntimeError::Stopped(error) => Failure::stopped(&error),
+            RuntimeError::Plan(error) => error.into(),
+            error => {
+                let exit = match error.state() {
+                    Some(state) => of_state(state),
+                    None if error.is_refusal() => Exit::Refused,
+                    None => Exit::Failed,
+                };
+                Failure::new(exit, error.to_string()).code(error.code())
+            }
+        }
     }
 }
 

@@ -7,8 +7,10 @@ use millstream::engine::feed::{Feed as File, FeedError, FeedOptions, Merge};
 use millstream::engine::kafka::{Admin, NewTopic, Producer, ProducerOptions, SendError, TopicHandle};
 use millstream::engine::partitioner::partition;
 use millstream::engine::record::Record;
+use millstream::engine::runtime::{clock, retention, set_retention};
 use millstream::engine::settings::{Flags, RunSettings};
 use millstream::engine::topology::Source;
+use millstream::operators::config::format_duration;
 use millstream::operators::diagnostic::listed;
 
 use crate::arguments::Feed;
@@ -53,7 +55,8 @@ pub fn feed(arguments: &Feed) -> Result<(), Failure> {
     let mut targets = Vec::with_capacity(sources.len());
     for (source, partitions) in sources.iter().zip(partitions) {
         let topic = producer.topic(&source.topic)?;
-        targets.push(Target { name: source.topic.clone(), topic, partitions, records: 0 });
+        let retention = retention_by_event_time(&admin, &source.topic)?;
+        targets.push(Target { name: source.topic.clone(), topic, partitions, retention, records: 0 });
     }
     let mut feeding = Feeding {
         producer,
@@ -136,12 +139,43 @@ fn partitions(
     Ok(found.iter().map(count).collect())
 }
 
+/// How long the brokers keep records of a topic after their events, in milliseconds, as far as that can be told.
+fn retention_by_event_time(admin: &Admin, topic: &str) -> Result<Option<i64>, Failure> {
+    let config = match admin.topic_config(topic) {
+        Ok(config) => config,
+        // To write it need not be allowed.
+        Err(error) if error.is_authorization() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let appended = config.get("message.timestamp.type").is_some_and(|kind| kind == "LogAppendTime");
+    Ok(retention(&config).filter(|_| !appended))
+}
+
 /// The topic of a source.
 struct Target {
     name: String,
     topic: TopicHandle,
     partitions: u32,
+    retention: Option<i64>,
     records: u64,
+}
+
+impl Target {
+    /// The first record of a file is its oldest.
+    fn warn_of_age(&self, first: &Record, retention: i64) -> Result<(), Failure> {
+        let age = clock::now().saturating_sub(first.timestamp);
+        if age > retention {
+            let (kept, age) = (format_duration(retention), format_duration(age - age % 1_000));
+            writeln!(
+                io::stderr().lock(),
+                "warning: topic `{}` keeps its records for {kept}, but the first one of its file is {age} old: the brokers \
+                 remove such records at any time, read or not. Run: {}",
+                self.name,
+                set_retention(&self.name, -1),
+            )?;
+        }
+        Ok(())
+    }
 }
 
 /// What is written, and what is seen of it.
@@ -208,6 +242,9 @@ impl Feeding {
     fn send(&mut self, file: usize, record: &Record) -> Result<(), Failure> {
         loop {
             let Some(target) = self.targets.get_mut(file) else { return Ok(()) };
+            if let Some(retention) = target.retention.take() {
+                target.warn_of_age(record, retention)?;
+            }
             let partition = match &record.key {
                 Some(key) => partition(key, target.partitions),
                 None => u32::try_from(target.records % u64::from(target.partitions.max(1))).unwrap_or(0),

@@ -23,3 +23,13 @@ pub struct Record {
     /// Its offset in the partition.
     pub offset: i64,
 }
+
+impl Record {
+    /// What it occupies in memory, about.
+    pub fn bytes(&self) -> usize {
+        let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        let headers = self.headers.iter();
+        let headers = headers.map(|header| size_of::<Header>() + header.name.len() + length(&header.value));
+        size_of::<Self>() + length(&self.key) + length(&self.value) + headers.sum::<usize>()
+    }
+}

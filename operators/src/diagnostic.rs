@@ -139,6 +139,11 @@ codes! {
     StateDamaged = "M0903", "the state is damaged";
     FeedInput = "M0904", "an input file cannot be fed";
     PipeInput = "M0905", "a line of pipe input cannot be read";
+    TopicMissing = "M0910", "a topic does not exist";
+    TopicPartitions = "M0911", "an internal topic has another partition count";
+    TopicSetting = "M0912", "an internal topic has another setting";
+    TopicRetention = "M0913", "a topic keeps records for less time than is looked back";
+    TopicPermission = "M0914", "a permission for a topic is missing";
     ListenAddress = "M0920", "the address of the HTTP server cannot be had";
 }
 

@@ -33,6 +33,16 @@ impl StateOptions {
         Self { memory, blocks, write_buffers, caches }
     }
 
+    /// What blocks that were read take now, of all tasks.
+    pub fn block_cache_bytes(&self) -> usize {
+        self.blocks.get_usage().saturating_sub(self.write_buffer_bytes())
+    }
+
+    /// What writes take now that are not on disk, of all tasks.
+    pub fn write_buffer_bytes(&self) -> usize {
+        self.write_buffers.get_usage()
+    }
+
     pub(crate) fn cache_share(&self) -> CacheShare {
         CacheShare::new(self.caches.clone())
     }

@@ -353,6 +353,10 @@ impl Staged {
         self.bytes
     }
 
+    pub(crate) fn clean_bytes(&self) -> usize {
+        self.bytes - self.dirty_bytes
+    }
+
     /// The entries in a range, in key order, and the expired ranges that overlap it: they hide what the database holds.
     pub(crate) fn range(&mut self, from: &[u8], to: &[u8]) -> (StagedRange<'_>, Overlapping<'_>) {
         (StagedRange(self.table.range(from, to)), self.expired.overlapping(from, to))

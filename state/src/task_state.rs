@@ -184,6 +184,11 @@ impl TaskState {
         self.stores.iter().map(Staged::staged_bytes).sum()
     }
 
+    /// What is kept in memory of what was promoted or read, about: the cache over a database, or the stores themselves.
+    pub fn cache_bytes(&self) -> usize {
+        self.stores.iter().map(Staged::clean_bytes).sum()
+    }
+
     /// Writes everything staged and the checkpoint into the database, in one atomic batch. To be called only after
     /// the commit that covers them is known to have succeeded. Ends the epoch.
     ///

@@ -1,6 +1,7 @@
 //! Records of a source to rows.
 
 use std::borrow::Borrow;
+use std::ops::Range;
 
 use arrow::array::RecordBatch;
 use arrow::buffer::BooleanBuffer;
@@ -42,6 +43,31 @@ pub struct Decoded {
     pub rows: Vec<usize>,
     /// For each record that could not be decoded its index, and why, in order.
     pub errors: Vec<(usize, Code, String)>,
+}
+
+impl Decoded {
+    /// What became of the records with these indexes.
+    pub fn part(&self, records: Range<usize>) -> Decoded {
+        let before = |record: usize| self.rows.partition_point(|index| *index < record);
+        let rows = before(records.start)..before(records.end);
+        let nulls = self.null_value.as_ref().map(|nulls| nulls.slice(rows.start, rows.len()));
+        let errors = self.errors.iter().filter(|(index, ..)| records.contains(index));
+        Decoded {
+            columns: self.columns.slice(rows.start, rows.len()),
+            time: self.time.get(rows.clone()).unwrap_or_default().to_vec(),
+            null_value: nulls.filter(|nulls| nulls.count_set_bits() > 0),
+            rows: self
+                .rows
+                .iter()
+                .take(rows.end)
+                .skip(rows.start)
+                .map(|index| index - records.start)
+                .collect(),
+            errors: errors
+                .map(|(index, code, message)| (index - records.start, *code, message.clone()))
+                .collect(),
+        }
+    }
 }
 
 /// Reads the key or the value of records.

@@ -32,6 +32,44 @@ pub struct TopicDescription {
     pub partitions: usize,
     /// The id, which a topic of the same name that is made anew does not have.
     pub id: String,
+    /// What the user may do with it.
+    pub allowed: Vec<Operation>,
+}
+
+/// What ACLs allow to do with a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// To read its records.
+    Read,
+    /// To write records.
+    Write,
+    /// To delete it, or its first records.
+    Delete,
+    /// To read its configuration.
+    DescribeConfigs,
+}
+
+impl Operation {
+    /// As Kafka calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Operation::Read => "Read",
+            Operation::Write => "Write",
+            Operation::Delete => "Delete",
+            Operation::DescribeConfigs => "DescribeConfigs",
+        }
+    }
+
+    /// The one with this number in the protocol.
+    fn from_number(number: c_int) -> Option<Self> {
+        match number {
+            3 => Some(Operation::Read),
+            4 => Some(Operation::Write),
+            6 => Some(Operation::Delete),
+            10 => Some(Operation::DescribeConfigs),
+            _ => None,
+        }
+    }
 }
 
 /// Which offset of a partition is asked for.
@@ -151,7 +189,14 @@ impl Admin {
                         sys::rd_kafka_TopicDescription_partitions(*topic, &mut partitions);
                         let id = sys::rd_kafka_TopicDescription_topic_id(*topic);
                         let id = text(sys::rd_kafka_Uuid_base64str(id));
-                        found.insert(name, TopicDescription { partitions, id });
+                        let mut count = 0;
+                        // Numbers: brokers may send some that the bindings' `enum` does not have.
+                        let allowed =
+                            sys::rd_kafka_TopicDescription_authorized_operations(*topic, &mut count)
+                                .cast::<c_int>();
+                        let allowed = slice(allowed, count).iter();
+                        let allowed = allowed.filter_map(|number| Operation::from_number(*number)).collect();
+                        found.insert(name, TopicDescription { partitions, id, allowed });
                     }
                     code::UNKNOWN_TOPIC_OR_PARTITION => {}
                     error => return Err(KafkaError::from_code(error).during(format!("topic {name:?}"))),
@@ -522,6 +567,12 @@ impl Options {
                 reason.len(),
             );
             KafkaError::check(set).map_err(|error| error.during(written(&reason)))?;
+            if operation == op::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS {
+                KafkaError::take(sys::rd_kafka_AdminOptions_set_include_authorized_operations(
+                    options.as_ptr(),
+                    1,
+                ))?;
+            }
             // How long brokers wait until what was done is known everywhere.
             let waits = [
                 op::RD_KAFKA_ADMIN_OP_CREATETOPICS,

@@ -37,6 +37,8 @@ pub(super) struct Shared {
     pub wakers: Mutex<HashMap<TopicPartition, Arc<Waker>>>,
     /// The configuration is the client's now, also if it cannot be made: see [`Properties::client`].
     begun: AtomicBool,
+    /// Its end is not waited for: it has been waited for a request that gets no answer.
+    pub given_up: AtomicBool,
     /// A request of the transaction was not answered: the producer is spent.
     pub spent: AtomicBool,
     /// Version of the last answered TxnOffsetCommit; -1: none yet.
@@ -57,6 +59,7 @@ impl Shared {
             token_file,
             wakers: Mutex::default(),
             begun: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
             spent: AtomicBool::new(false),
             txn_offset_commit: AtomicI16::new(-1),
             offset_fetch: AtomicI16::new(-1),
@@ -295,6 +298,7 @@ impl Drop for Client {
                 self.1.take();
             }
         }
+        let given_up = self.shared().given_up.load(Ordering::Relaxed);
         let last = Last(self.raw, self.shared.take());
         let (done, ended) = mpsc::sync_channel(1);
         let end = move || {
@@ -303,6 +307,7 @@ impl Drop for Client {
         };
         // If there is no thread to be had, the closure is dropped here and now, and the client with it.
         if std::thread::Builder::new().name("kafka-end".to_owned()).spawn(end).is_ok()
+            && !given_up
             && ended.recv_timeout(DESTROY_PATIENCE).is_err()
         {
             tracing::warn!("a Kafka client takes long to end; it goes on in the background");

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use super::client::{Client, Event, Kind, Properties, Queue, lock, millis};
+use super::client::{Client, Event, Kind, Properties, Queue, millis};
 use super::error::{KafkaError, code, text};
 use super::partition::{Committed, OffsetAndMetadata, PartitionList, TopicPartition, committed, entries};
-use super::queue::{self, PartitionQueue};
+use super::queue::{self, Assignment, PartitionQueue};
 use super::settings::ClientSettings;
 use super::sys;
 
@@ -112,8 +112,8 @@ pub struct GroupConsumer {
     client: Arc<Client>,
     /// The last assignment came without a member to commit for, and was answered in silence.
     ignored: AtomicBool,
-    /// Held while the assignment changes.
-    assigning: Mutex<()>,
+    /// The number of the assignment that is in force.
+    assignment: Arc<RwLock<u64>>,
 }
 
 impl GroupConsumer {
@@ -154,7 +154,7 @@ impl GroupConsumer {
             main,
             client: Arc::new(client),
             ignored: AtomicBool::new(false),
-            assigning: Mutex::default(),
+            assignment: Arc::default(),
         })
     }
 
@@ -208,6 +208,7 @@ impl GroupConsumer {
     }
 
     /// Begins to fetch these partitions at these offsets, in place of all others, and returns a queue for each, in order.
+    /// Those of the assignment before give nothing any more.
     ///
     /// `wake(i)` makes what is called when the `i`th queue gets its first record. librdkafka's thread calls it while it
     /// holds the queue: it has to be short, must not block or panic, and must not use or drop anything of this room.
@@ -217,12 +218,13 @@ impl GroupConsumer {
         wake: &dyn Fn(usize) -> Arc<dyn Fn() + Send + Sync>,
     ) -> Result<Vec<PartitionQueue>, KafkaError> {
         let list = PartitionList::at(partitions)?;
-        let _alone = lock(&self.assigning);
+        let (assignment, _alone) = Assignment::next(&self.assignment);
         let queues: Vec<_> = partitions
             .iter()
             .enumerate()
             .map(|(index, (partition, offset))| {
-                PartitionQueue::detach(&self.client, partition.clone(), *offset, wake(index))
+                let (assignment, partition) = (assignment.clone(), partition.clone());
+                PartitionQueue::detach(&self.client, assignment, partition, *offset, wake(index))
             })
             .collect::<Result<_, _>>()?;
         self.change_assignment(list.as_ptr())?;
@@ -232,7 +234,7 @@ impl GroupConsumer {
     /// Gives all partitions up. To be called when every worker has dropped its queues and has committed or aborted what
     /// it did with their records: from here on they are others'.
     pub fn unassign(&self) -> Result<(), KafkaError> {
-        let _alone = lock(&self.assigning);
+        let _alone = Assignment::next(&self.assignment);
         self.change_assignment(std::ptr::null())
     }
 
@@ -333,6 +335,7 @@ impl GroupConsumer {
                     tracing::debug!(%error, "cannot give partitions up");
                 }
             } else if left.is_zero() {
+                self.client.shared().given_up.store(true, Ordering::Relaxed);
                 tracing::warn!(
                     "the group could not be left in time; its partitions stay until the session ends"
                 );

@@ -5,7 +5,8 @@
 //! leaves open:
 //!
 //! - offsets are counted by whoever takes the records ([`PartitionQueue`]); librdkafka's positions are never read;
-//! - each partition has a queue of its own, detached before it is assigned, never forwarded or paused;
+//! - each partition has a queue of its own, detached before it is assigned, never forwarded or paused; it ends with its
+//!   assignment, so that whoever keeps it takes nothing from the next;
 //! - what fences a commit ([`GroupMetadata`]) is taken once, with the assignment it is for;
 //! - offsets that cannot be committed are errors, not left out in silence;
 //! - a producer one of whose requests got no answer is spent ([`Producer::is_spent`]);
@@ -32,7 +33,7 @@ mod settings;
 mod sys;
 mod token;
 
-pub use admin::{Admin, Cluster, NewTopic, OffsetSpec, TopicDescription};
+pub use admin::{Admin, Cluster, NewTopic, OffsetSpec, Operation, TopicDescription};
 pub use error::KafkaError;
 pub use group::{GroupConsumer, GroupEvent, GroupMetadata, GroupOptions};
 pub use message::{Headers, HeadersIter, Message};

@@ -83,6 +83,8 @@ impl Drop for Topic {
 pub(super) struct Reports {
     /// The first failure.
     failed: Option<(u32, i32, sys::Code)>,
+    /// Bytes of keys and values whose delivery was not reported.
+    waiting: usize,
     /// Offset of the last delivered record by topic handle and partition; -1: none.
     offsets: Vec<Vec<i64>>,
 }
@@ -135,6 +137,7 @@ pub(super) unsafe extern "C" fn on_delivery(
     let (message, reports) =
         unsafe { (&*message, (*opaque.cast_const().cast::<super::client::Shared>()).reports()) };
     let (topic, partition) = from_ticket(message.private);
+    reports.waiting = reports.waiting.saturating_sub(message.key_len + message.len);
     if message.err != code::NONE {
         reports.failed.get_or_insert((topic, partition, message.err));
     } else if let Some(offset) = reports.offset(topic, partition) {
@@ -275,6 +278,8 @@ impl Producer {
             code::NONE => {
                 // The record has them now.
                 std::mem::forget(headers);
+                // SAFETY: this is the producer's thread, and the reference is gone with the statement.
+                unsafe { self.client.shared().reports().waiting += key_size + value_size };
                 Ok(())
             }
             code::QUEUE_FULL => Err(SendError::QueueFull),
@@ -318,6 +323,12 @@ impl Producer {
         // SAFETY: this is the producer's thread, and the reference is gone with the statement.
         let offset = unsafe { self.client.shared().reports().offset(topic.0, partition).copied() };
         offset.filter(|offset| *offset >= 0)
+    }
+
+    /// Bytes of keys and values of records that were given to the producer and not yet taken by the brokers.
+    pub fn buffered_bytes(&self) -> usize {
+        // SAFETY: this is the producer's thread, and the reference is gone with the statement.
+        unsafe { self.client.shared().reports().waiting }
     }
 
     /// Forgets what was delivered and what failed: for producers without transactions, between two commits.

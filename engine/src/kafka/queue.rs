@@ -1,7 +1,7 @@
 //! The queue of one partition: what was fetched, until a worker takes it.
 
 use std::ffi::{CString, c_void};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, TryLockError};
 
 use super::client::{Client, Queue, lock};
 use super::error::{KafkaError, code, text};
@@ -45,7 +45,37 @@ unsafe extern "C" fn on_records(_rk: *mut sys::rd_kafka_t, opaque: *mut c_void) 
     }
 }
 
-/// The fetched records of one assigned partition, for one worker.
+/// One assignment of a consumer. librdkafka gives every assignment of a partition the same queue: this tells whose it is.
+#[derive(Clone, Default)]
+pub(super) struct Assignment {
+    number: u64,
+    /// The number of the one in force. Held shared while records are taken, and alone while the assignment changes.
+    current: Arc<RwLock<u64>>,
+}
+
+impl Assignment {
+    /// The consumer's next assignment, which is in force from now on. As long as the guard is held no queue gives
+    /// anything.
+    pub fn next(current: &Arc<RwLock<u64>>) -> (Self, RwLockWriteGuard<'_, u64>) {
+        let mut number = current.write().unwrap_or_else(PoisonError::into_inner);
+        *number += 1;
+        (Self { number: *number, current: current.clone() }, number)
+    }
+
+    /// Looks into a queue, if the assignment is in force; it does not change meanwhile.
+    fn if_in_force<T>(&self, look: impl FnOnce() -> T) -> Option<T> {
+        let current = match self.current.try_read() {
+            Ok(current) => current,
+            Err(TryLockError::Poisoned(current)) => current.into_inner(),
+            // It is changing: the queues of the next one are only given out when it has changed.
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        (*current == self.number).then(look)
+    }
+}
+
+/// The fetched records of one assigned partition, for one worker. When the partition is given up, or assigned anew, it gives
+/// nothing any more.
 ///
 /// Offsets are counted here: librdkafka's own position is wrong after batches that end in an error or the end of the
 /// partition (2.12, fixed in 2.13.2), and it is never read. Back-pressure is not to take.
@@ -53,6 +83,7 @@ pub struct PartitionQueue {
     // Before the client: a queue has to go first.
     queue: Queue,
     client: Arc<Client>,
+    assignment: Assignment,
     waker: Arc<Waker>,
     ticket: u64,
     partition: TopicPartition,
@@ -61,6 +92,8 @@ pub struct PartitionQueue {
     end: Option<i64>,
     failed: Option<KafkaError>,
     batch: Batch,
+    /// Records taken so far, and the bytes of their keys and values.
+    taken: (u64, u64),
 }
 
 impl PartitionQueue {
@@ -68,6 +101,7 @@ impl PartitionQueue {
     /// good, so that the limits on what is fetched ahead hold for each partition alone.
     pub(super) fn detach(
         client: &Arc<Client>,
+        assignment: Assignment,
         partition: TopicPartition,
         offset: i64,
         wake: Wake,
@@ -98,6 +132,7 @@ impl PartitionQueue {
         Ok(Self {
             queue,
             client: client.clone(),
+            assignment,
             waker,
             ticket,
             partition,
@@ -106,6 +141,7 @@ impl PartitionQueue {
             end: None,
             failed: None,
             batch: Batch::default(),
+            taken: (0, 0),
         })
     }
 
@@ -121,12 +157,26 @@ impl PartitionQueue {
     /// Records before an error are shown. After an error nothing more is, and every later call returns it again: whatever
     /// came behind it would leave a gap. Errors that librdkafka answers by fetching again are only logged.
     pub fn take(&mut self, max: usize, each: &mut dyn FnMut(Message<'_>)) -> Result<usize, KafkaError> {
+        self.take_up_to(max, usize::MAX, each)
+    }
+
+    /// As [`take`](Self::take), but ends with the record whose key and value reach `max_bytes` together with those before.
+    pub fn take_up_to(
+        &mut self,
+        max: usize,
+        max_bytes: usize,
+        each: &mut dyn FnMut(Message<'_>),
+    ) -> Result<usize, KafkaError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        let mut taken = 0;
-        while taken < max && self.batch.fill(&self.queue, max - taken) {
+        let (mut taken, mut taken_bytes) = (0, 0);
+        while taken < max
+            && taken_bytes < max_bytes
+            && self.assignment.if_in_force(|| self.batch.fill(&self.queue, max - taken)) == Some(true)
+        {
             while taken < max
+                && taken_bytes < max_bytes
                 && let Some(message) = self.batch.next()
             {
                 // SAFETY: the message is valid until it is dropped, at the end of this turn.
@@ -140,7 +190,11 @@ impl PartitionQueue {
                         self.next = offset + 1;
                         taken += 1;
                         // SAFETY: as above; the closure cannot keep what it is shown.
-                        each(unsafe { Message::new(message.0) });
+                        let message = unsafe { Message::new(message.0) };
+                        let bytes = message.key.map_or(0, <[u8]>::len) + message.value.map_or(0, <[u8]>::len);
+                        taken_bytes += bytes;
+                        self.taken = (self.taken.0 + 1, self.taken.1 + bytes as u64);
+                        each(message);
                     }
                     code::PARTITION_EOF => self.end = Some(offset),
                     error => {
@@ -177,6 +231,21 @@ impl PartitionQueue {
     /// passes transaction markers and aborted records.
     pub fn position(&self) -> i64 {
         self.end.map_or(self.next, |end| end.max(self.next))
+    }
+
+    /// What fetched records that were not taken yet occupy, about: as many bytes as those taken so far had on average, and
+    /// what librdkafka adds to each.
+    pub fn queued_bytes(&self) -> usize {
+        let Some(records) = self.assignment.if_in_force(|| {
+            // SAFETY: the queue is valid.
+            unsafe { sys::rd_kafka_queue_length(self.queue.as_ptr()) }
+        }) else {
+            return 0;
+        };
+        let records = records + self.batch.left();
+        let (taken, bytes) = self.taken;
+        let each = bytes.checked_div(taken).unwrap_or_default() as usize + RECORD_BYTES;
+        records * each
     }
 
     /// The high watermark that the last fetch saw, open transactions included; `None` before the first. No network.
@@ -245,14 +314,17 @@ struct Batch {
 // SAFETY: messages may be used and destroyed by any thread, one at a time.
 unsafe impl Send for Batch {}
 
+/// What librdkafka needs for a fetched record besides its key and value, about.
+const RECORD_BYTES: usize = 300;
+
 /// Messages taken at a time, at most: enough to make the call cheap, few enough to stay in the cache.
 const BATCH: usize = 512;
 
 impl Batch {
     /// Takes the next messages, up to `max`, without waiting. False: the queue is empty.
     fn fill(&mut self, queue: &Queue, max: usize) -> bool {
-        // A panic may have left some behind.
-        if self.at < self.messages.len() {
+        // What was left behind comes first.
+        if self.left() > 0 {
             return true;
         }
         self.clear();
@@ -265,6 +337,10 @@ impl Batch {
         // SAFETY: so many pointers have been written.
         unsafe { self.messages.set_len(count) };
         count > 0
+    }
+
+    fn left(&self) -> usize {
+        self.messages.len() - self.at
     }
 
     fn next(&mut self) -> Option<Owned> {

@@ -9,7 +9,7 @@ use super::client::{Client, Kind, Properties, lock, millis};
 use super::error::{KafkaError, code};
 use super::message::Message;
 use super::partition::TopicPartition;
-use super::queue::PartitionQueue;
+use super::queue::{Assignment, PartitionQueue};
 use super::settings::ClientSettings;
 use super::sys;
 
@@ -48,7 +48,15 @@ impl RestoreConsumer {
         for (partition, offset) in partitions {
             let signal = self.signal.clone();
             let wake = Arc::new(move || signal.raise());
-            self.queues.push(PartitionQueue::detach(&self.client, partition.clone(), *offset, wake)?);
+            let queue = PartitionQueue::detach(
+                &self.client,
+                // Nobody else has the queues, and those before are gone.
+                Assignment::default(),
+                partition.clone(),
+                *offset,
+                wake,
+            )?;
+            self.queues.push(queue);
             self.started.push(Started::new(&self.client, partition, *offset)?);
         }
         Ok(())

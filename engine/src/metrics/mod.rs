@@ -138,7 +138,7 @@ metrics! {
     aborts: IntCounterVec, "millstream_transactions_aborted_total", ["reason"],
         "Transactions that were given up; their records are read again. Reasons: `rebalance`, `assignment-lost`, `produce-error`, `fenced`, `timeout`, `failed-record`, `other`.";
     unknown_outcomes: IntCounterVec, "millstream_transactions_unknown_total", ["outcome"],
-        "Commits whose answer was lost, by what the committed offsets said afterwards: `committed`, `aborted`, or `unresolved` (the tasks were restored).";
+        "Commits whose answer was lost, by what the committed offsets said afterwards: `committed`, `aborted`, or `unresolved` where other processes have the tasks or have committed since.";
     producers_replaced: IntCounterVec, "millstream_producers_replaced_total", [],
         "Producers that were given up after a doubtful request, as a late answer to it could end a later transaction.";
 
@@ -617,6 +617,8 @@ pub struct TaskMetrics {
     dead_letters: Option<Written>,
     changelogs: Vec<Written>,
     staged: Share,
+    cached: Share,
+    queued: Share,
     _running: Share,
 }
 
@@ -676,6 +678,8 @@ impl TaskMetrics {
             epochs: families.task_epochs.get_metric_with_label_values(&labels)?,
             stream_time: None,
             staged: metrics.memory(Owner::Staged)?,
+            cached: metrics.memory(Owner::StateCache)?,
+            queued: metrics.memory(Owner::InputQueues)?,
             sub: name.to_owned(),
             topics,
             lags,
@@ -764,9 +768,12 @@ impl TaskMetrics {
         }
     }
 
-    /// Bytes of writes that are not committed.
-    pub fn staged(&mut self, bytes: usize) {
-        self.staged.set(bytes);
+    /// Bytes of memory: of writes that are not committed, of what the stores keep of what is, and of records that were
+    /// fetched and not processed.
+    pub fn memory(&mut self, staged: usize, cached: usize, queued: usize) {
+        self.staged.set(staged);
+        self.cached.set(cached);
+        self.queued.set(queued);
     }
 }
 

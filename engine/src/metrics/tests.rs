@@ -94,7 +94,7 @@ fn a_task_is_counted_while_it_is_open_and_its_nodes_beyond() {
     }
     counting.wrote(Rank::Sink(0), 2, 64);
     counting.lag(0, 17);
-    counting.staged(1_000);
+    counting.memory(1_000, 200, 30);
     assert_eq!(shown(records), Some(6.0));
     assert_eq!(
         shown("millstream_task_epochs_total{app=\"shop\",partition=\"3\",sub_topology=\"orders\"}"),
@@ -103,7 +103,9 @@ fn a_task_is_counted_while_it_is_open_and_its_nodes_beyond() {
     assert_eq!((shown(rows_in), shown(rows_out), shown(dropped)), (Some(4.0), Some(4.0), Some(2.0)));
     assert_eq!((shown(failed), shown(sink)), (Some(2.0), Some(64.0)));
     assert_eq!((shown(stream_time), shown(lag)), (Some(3.0), Some(17.0)));
-    assert_eq!(shown("millstream_memory_bytes{app=\"shop\",owner=\"staged\"}"), Some(1_000.0));
+    let memory = |owner: &str| format!("millstream_memory_bytes{{app=\"shop\",owner=\"{owner}\"}}");
+    let held = ["staged", "state-cache", "input-queues"].map(|owner| shown(&memory(owner)));
+    assert_eq!(held, [Some(1_000.0), Some(200.0), Some(30.0)]);
 
     // The task is opened again before the old handle is gone: its series stay.
     let again = metrics.task(&sub, 3).unwrap();
@@ -113,7 +115,7 @@ fn a_task_is_counted_while_it_is_open_and_its_nodes_beyond() {
     let rendered = metrics.render().unwrap();
     assert!(!rendered.contains("partition=\"3\""), "{rendered}");
     assert_eq!((value(&rendered, running), value(&rendered, rows_in)), (Some(0.0), Some(4.0)));
-    assert_eq!(value(&rendered, "millstream_memory_bytes{app=\"shop\",owner=\"staged\"}"), Some(0.0));
+    assert_eq!(value(&rendered, &memory("staged")), Some(0.0));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 mod build;
 pub mod describe;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use millstream_operators::operator::{Definition, StoreKind, Wanted};
@@ -197,6 +197,42 @@ impl Plan {
             let (slot, schema) = source.or_else(|| step().map(|found| (found.slot, &found.schema)))?;
             Some((position, slot, schema))
         })
+    }
+
+    /// The step below a topic that looks back furthest by event time, and how far, in milliseconds.
+    pub fn looks_back(&self, topic: &str) -> Option<(&str, i64)> {
+        let mut furthest: Option<(&str, i64)> = None;
+        let mut topics = vec![topic];
+        let mut number = 0;
+        while let Some(topic) = topics.get(number).copied() {
+            number += 1;
+            for sub in &self.sub_topologies {
+                let inputs = sub.inputs.iter().filter(|input| input.topic == topic);
+                let mut slots: BTreeSet<usize> = inputs.map(|input| input.slot).collect();
+                for node in &sub.nodes {
+                    if !node.inputs.iter().any(|slot| slots.contains(slot)) {
+                        continue;
+                    }
+                    slots.extend(node.outputs.iter().map(|output| output.slot));
+                    for store in node.stores.iter().filter_map(|store| sub.stores.get(*store)) {
+                        if let StoreKind::Window { retention } = store.kind
+                            && furthest.is_none_or(|(_, known)| known < retention)
+                        {
+                            furthest = Some((&node.name, retention));
+                        }
+                    }
+                }
+                for output in &sub.outputs {
+                    if let PlanOutput::Repartition { topic, slot, .. } = output
+                        && slots.contains(slot)
+                        && !topics.contains(&topic.as_str())
+                    {
+                        topics.push(topic);
+                    }
+                }
+            }
+        }
+        furthest
     }
 
     /// The partition count of each sub-topology, when the topics of sources have those of `source_partitions`.

@@ -40,6 +40,9 @@ pub enum RuntimeError {
     /// The topology cannot run on these topics.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The brokers did not answer.
+    #[error("{0}")]
+    Unanswered(String),
     /// Topics are not as the topology needs them.
     #[error(transparent)]
     Topics(#[from] TopicError),
@@ -207,6 +210,7 @@ impl RuntimeError {
         match self {
             RuntimeError::Plan(PlanError::PartitionCounts { .. }) => Some(Code::PartitionCounts),
             RuntimeError::Http(error) => Some(error.code()),
+            RuntimeError::Topics(error) => error.code(),
             RuntimeError::Stopped(error) => Some(error.code),
             _ => crate::driver::state_code(self.state()?),
         }

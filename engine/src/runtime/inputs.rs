@@ -14,11 +14,14 @@ use crate::record::{Header, Record};
 
 /// Where the records of an input come from.
 pub(super) trait RecordQueue {
-    /// Adds up to `max` fetched records; never waits.
-    fn take(&mut self, max: usize, records: &mut Vec<Record>) -> Result<(), Trouble>;
+    /// Adds up to `max` fetched records, until they have `max_bytes`; never waits.
+    fn take(&mut self, max: usize, max_bytes: usize, records: &mut Vec<Record>) -> Result<(), Trouble>;
 
     /// Whether there is more than was taken, fetched or not.
     fn has_lag(&self) -> bool;
+
+    /// Bytes of memory that fetched records occupy which were not taken, about.
+    fn queued_bytes(&self) -> usize;
 }
 
 /// A partition of a topic.
@@ -29,8 +32,8 @@ pub(super) struct Fetched {
 }
 
 impl RecordQueue for Fetched {
-    fn take(&mut self, max: usize, records: &mut Vec<Record>) -> Result<(), Trouble> {
-        let taken = self.queue.take(max, &mut |message| records.push(record(&message)));
+    fn take(&mut self, max: usize, max_bytes: usize, records: &mut Vec<Record>) -> Result<(), Trouble> {
+        let taken = self.queue.take_up_to(max, max_bytes, &mut |message| records.push(record(&message)));
         let TopicPartition { topic, partition } = &self.partition;
         match taken {
             Ok(_) => Ok(()),
@@ -52,6 +55,10 @@ impl RecordQueue for Fetched {
         }
         self.consumer.end_offset(&self.partition).is_none_or(|end| end > next)
     }
+
+    fn queued_bytes(&self) -> usize {
+        self.queue.queued_bytes()
+    }
 }
 
 fn record(message: &Message<'_>) -> Record {
@@ -72,12 +79,29 @@ struct Input<Q> {
     queue: Q,
     /// Fetched records with their event times.
     buffer: VecDeque<(i64, Record)>,
+    /// What they occupy.
+    bytes: usize,
+}
+
+impl<Q> Input<Q> {
+    fn put(&mut self, times: Vec<i64>, records: &mut Vec<Record>) {
+        self.bytes += records.iter().map(Record::bytes).sum::<usize>();
+        self.buffer.extend(times.into_iter().zip(records.drain(..)));
+    }
+
+    fn pop(&mut self) -> Option<Record> {
+        let (_, record) = self.buffer.pop_front()?;
+        self.bytes -= record.bytes();
+        Some(record)
+    }
 }
 
 /// The inputs of one task, in the order of its sub-topology.
 pub(super) struct Inputs<Q> {
     inputs: Vec<Input<Q>>,
     max_task_idle: Duration,
+    /// Bytes of records that are taken of an input at once.
+    max_bytes: usize,
     /// Since when some input had records and another had none.
     waiting_since: Option<Instant>,
     taken: Vec<Record>,
@@ -95,9 +119,10 @@ pub(super) enum Next {
 }
 
 impl<Q: RecordQueue> Inputs<Q> {
-    pub fn new(queues: Vec<Q>, max_task_idle: Duration) -> Self {
-        let inputs = queues.into_iter().map(|queue| Input { queue, buffer: VecDeque::new() }).collect();
-        Inputs { inputs, max_task_idle, waiting_since: None, taken: Vec::new() }
+    pub fn new(queues: Vec<Q>, max_task_idle: Duration, max_bytes: usize) -> Self {
+        let inputs =
+            queues.into_iter().map(|queue| Input { queue, buffer: VecDeque::new(), bytes: 0 }).collect();
+        Inputs { inputs, max_task_idle, max_bytes, waiting_since: None, taken: Vec::new() }
     }
 
     /// The next records, at most `max`. `times` gives the event times of records of an input.
@@ -109,7 +134,7 @@ impl<Q: RecordQueue> Inputs<Q> {
     ) -> Result<Next, Trouble> {
         if let [input] = self.inputs.as_mut_slice() {
             let mut records = Vec::new();
-            input.queue.take(max, &mut records)?;
+            input.queue.take(max, self.max_bytes, &mut records)?;
             if records.is_empty() {
                 return Ok(Next::Nothing);
             }
@@ -117,10 +142,10 @@ impl<Q: RecordQueue> Inputs<Q> {
         }
         for (number, input) in self.inputs.iter_mut().enumerate().filter(|(_, input)| input.buffer.is_empty())
         {
-            input.queue.take(max, &mut self.taken)?;
+            input.queue.take(max, self.max_bytes, &mut self.taken)?;
             if !self.taken.is_empty() {
                 let times = times(number, &self.taken)?;
-                input.buffer.extend(times.into_iter().zip(self.taken.drain(..)));
+                input.put(times, &mut self.taken);
             }
         }
         if self.inputs.iter().all(|input| input.buffer.is_empty()) {
@@ -151,13 +176,18 @@ impl<Q: RecordQueue> Inputs<Q> {
             let Some((_, number, input)) = heads.min_by_key(|(time, number, _)| (*time, *number)) else {
                 break;
             };
-            let Some((_, record)) = input.buffer.pop_front() else { break };
+            let Some(record) = input.pop() else { break };
             epoch.push((number, record));
             if input.buffer.is_empty() {
                 break;
             }
         }
         epoch
+    }
+
+    /// Bytes of memory that fetched records occupy which were not processed, about.
+    pub fn bytes(&self) -> usize {
+        self.inputs.iter().map(|input| input.bytes + input.queue.queued_bytes()).sum()
     }
 
     /// Whether anything was fetched and not taken, or is known to be there.
@@ -177,7 +207,7 @@ mod tests {
     }
 
     impl RecordQueue for Fake {
-        fn take(&mut self, max: usize, records: &mut Vec<Record>) -> Result<(), Trouble> {
+        fn take(&mut self, max: usize, _: usize, records: &mut Vec<Record>) -> Result<(), Trouble> {
             let fetched = self.fetches.pop_front().unwrap_or_default();
             assert!(fetched.len() <= max);
             records.extend(fetched.into_iter().map(|timestamp| Record {
@@ -193,12 +223,16 @@ mod tests {
         fn has_lag(&self) -> bool {
             self.lag || !self.fetches.is_empty()
         }
+
+        fn queued_bytes(&self) -> usize {
+            0
+        }
     }
 
     fn inputs(fetches: [&[&[i64]]; 2], idle: Duration) -> Inputs<Fake> {
         let queue =
             |fetches: &[&[i64]]| Fake { fetches: fetches.iter().map(|f| f.to_vec()).collect(), lag: false };
-        Inputs::new(fetches.map(queue).into_iter().collect(), idle)
+        Inputs::new(fetches.map(queue).into_iter().collect(), idle, usize::MAX)
     }
 
     fn next(inputs: &mut Inputs<Fake>, now: Instant) -> Result<Vec<(usize, i64)>, Next> {
@@ -219,7 +253,9 @@ mod tests {
         assert_eq!(next(&mut inputs, now).unwrap(), [(0, 1), (1, 2), (0, 4)]);
         // The first input has been fetched again: 6 comes before 9.
         assert_eq!(next(&mut inputs, now).unwrap(), [(1, 4), (0, 6)]);
+        assert!(inputs.bytes() > 0);
         assert_eq!(next(&mut inputs, now).unwrap(), [(1, 9)]);
+        assert_eq!(inputs.bytes(), 0);
         assert_eq!(next(&mut inputs, now), Err(Next::Nothing));
     }
 

@@ -19,12 +19,12 @@ use super::inputs::Fetched;
 use super::restore::{self, Open, Opened, Request};
 use super::topics::ANSWER;
 use super::worker::{Assigned, Command, Worker};
-use super::{Cancelled, OpenTask, Shared, Shutdown};
+use super::{COUNT_MEMORY_EVERY, Cancelled, OpenTask, Shared, Shutdown};
 use crate::http::{Pending, TaskState, TaskStatus};
 use crate::kafka::{
     Committed, GroupConsumer, GroupEvent, GroupMetadata, GroupOptions, OffsetSpec, TopicPartition,
 };
-use crate::metrics::{Client, Rebalance};
+use crate::metrics::{Client, Owner, Rebalance, Share};
 use crate::plan::{Origin, PlanInput};
 use crate::topology::Start;
 
@@ -36,6 +36,9 @@ const HAND_BACK: Duration = Duration::from_secs(90);
 
 /// How long leaving the group may take.
 const LEAVE: Duration = Duration::from_secs(10);
+
+/// The same without partitions, which others might wait for. While the group is being joined the brokers do not answer.
+const LEAVE_WITHOUT_PARTITIONS: Duration = Duration::from_millis(500);
 
 /// How often consumed records of repartition topics are removed.
 const REMOVE_EVERY: Duration = Duration::from_secs(30);
@@ -67,6 +70,8 @@ struct Member {
     consumer: Arc<GroupConsumer>,
     workers: Vec<WorkerHandle>,
     restorers: Vec<JoinHandle<()>>,
+    /// Set when the session is over: who begins something need not go on.
+    over: Cancelled,
     failures: Receiver<Trouble>,
     requests: Sender<Request>,
     opened: Receiver<Opened>,
@@ -79,6 +84,9 @@ struct Member {
     /// Tasks between two assignments.
     parked: HashMap<TaskId, OpenTask>,
     removed_at: Instant,
+    block_cache: Share,
+    write_buffers: Share,
+    memory_counted: Instant,
 }
 
 impl Member {
@@ -87,9 +95,10 @@ impl Member {
         let (failed, failures) = bounded(shared.settings.threads * 2 + 2);
         let (requests, requested) = bounded(tasks * 2 + 16);
         let (opened_by, opened) = bounded(tasks * 2 + 16);
+        let over = Cancelled::default();
         let mut workers = Vec::new();
         for number in 0..shared.settings.threads {
-            workers.push(start_worker(shared, number, tasks, failed.clone())?);
+            workers.push(start_worker(shared, number, tasks, &over, failed.clone())?);
         }
         let mut restorers = Vec::new();
         for number in 0..RESTORERS.min(tasks.max(1)) {
@@ -106,18 +115,11 @@ impl Member {
         }
         let settings = &shared.settings;
         let inputs: Vec<&PlanInput> = shared.plan.sub_topologies.iter().flat_map(|sub| &sub.inputs).collect();
-        let partitions: usize = shared
-            .plan
-            .sub_topologies
-            .iter()
-            .zip(&shared.counts)
-            .map(|(sub, count)| sub.inputs.len() * *count as usize)
-            .sum();
         let options = GroupOptions {
             group: shared.app.clone(),
             session_timeout: settings.session_timeout,
             max_poll_interval: settings.max_poll_interval,
-            queued_bytes_per_partition: shared.fetched_bytes_per_partition(partitions),
+            queued_bytes_per_partition: shared.fetched_bytes_per_partition(),
             wait: None,
         };
         let trouble = |error| Trouble::kafka(format!("join the consumer group `{}`", shared.app), error);
@@ -129,6 +131,7 @@ impl Member {
             consumer: Arc::new(consumer),
             workers,
             restorers,
+            over,
             failures,
             requests,
             opened,
@@ -138,6 +141,9 @@ impl Member {
             opening: HashMap::new(),
             parked: HashMap::new(),
             removed_at: Instant::now(),
+            block_cache: shared.metrics.memory(Owner::BlockCache).map_err(RuntimeError::from)?,
+            write_buffers: shared.metrics.memory(Owner::WriteBuffers).map_err(RuntimeError::from)?,
+            memory_counted: Instant::now(),
         })
     }
 
@@ -163,6 +169,7 @@ impl Member {
             }
             self.watch()?;
             self.remove_consumed();
+            self.count_memory();
         }
     }
 
@@ -223,6 +230,7 @@ impl Member {
             let (partition, consumer) = (partition.clone(), self.consumer.clone());
             fetched.entry(*id).or_default().push(Fetched { queue, partition, consumer });
         }
+        let mut last_commits = Vec::new();
         for id in ids {
             let own = || {
                 positions
@@ -244,6 +252,7 @@ impl Member {
                 }
                 _ => None,
             };
+            last_commits.push((id, metadata.as_ref().map(|metadata| metadata.id)));
             let inputs = fetched.remove(&id).unwrap_or_default();
             match self.parked.remove(&id) {
                 Some(task)
@@ -267,6 +276,7 @@ impl Member {
                 cancelled,
             })))?;
         }
+        self.shared.resolve(&last_commits);
         Ok(())
     }
 
@@ -410,6 +420,14 @@ impl Member {
         Ok(())
     }
 
+    fn count_memory(&mut self) {
+        if self.memory_counted.elapsed() >= COUNT_MEMORY_EVERY {
+            self.memory_counted = Instant::now();
+            self.block_cache.set(self.shared.state.block_cache_bytes());
+            self.write_buffers.set(self.shared.state.write_buffer_bytes());
+        }
+    }
+
     fn remove_consumed(&mut self) {
         if self.removed_at.elapsed() < REMOVE_EVERY {
             return;
@@ -424,9 +442,11 @@ impl Member {
 
     /// Ends the session: commits what can be committed, closes what is open, leaves the group.
     fn leave(mut self, outcome: Result<(), Trouble>) -> Result<(), Trouble> {
+        self.over.store(true, Ordering::Relaxed);
         for (_, opening) in self.opening.drain() {
             opening.cancelled.store(true, Ordering::Relaxed);
         }
+        let patience = if self.metadata.is_some() { LEAVE } else { LEAVE_WITHOUT_PARTITIONS };
         let stuck =
             matches!(&outcome, Err(Trouble::Failed(error)) if matches!(**error, RuntimeError::Stuck { .. }));
         let mut tasks: Vec<OpenTask> = self.parked.drain().map(|(_, task)| task).collect();
@@ -453,7 +473,7 @@ impl Member {
                 let _ = worker.thread.join();
             }
         }
-        consumer.close(LEAVE);
+        consumer.close(patience);
         drop(requests);
         if !stuck {
             for restorer in restorers {
@@ -475,15 +495,16 @@ fn start_worker(
     shared: &Arc<Shared>,
     number: usize,
     tasks: usize,
+    over: &Cancelled,
     failed: Sender<Trouble>,
 ) -> Result<WorkerHandle, Trouble> {
     let (commands, commanded) = bounded(tasks + 8);
     let (waker, wake) = bounded(1);
     shared.heartbeat(number);
-    let shared = shared.clone();
+    let (shared, over) = (shared.clone(), over.clone());
     let body = move || {
         let worked = catch_unwind(AssertUnwindSafe(|| {
-            match Worker::new(number, shared, commanded, wake, failed.clone()) {
+            match Worker::new(number, shared, commanded, wake, &over, failed.clone()) {
                 Ok(worker) => worker.run(),
                 Err(trouble) => {
                     let _ = failed.send(trouble);

@@ -9,6 +9,7 @@ pub mod assignment;
 pub mod clock;
 mod commit_metadata;
 mod error;
+mod in_doubt;
 mod inputs;
 mod instance;
 mod member;
@@ -27,6 +28,7 @@ use millstream_state::{Fingerprint, StateDirectory, StateOptions};
 use self::assignment::TaskId;
 use self::commit_metadata::{CommitId, CommitMetadata};
 use self::error::Trouble;
+use self::in_doubt::InDoubt;
 use self::places::{Place, Places};
 use self::topics::Topics;
 use crate::http::{Heartbeat, Server, Status};
@@ -38,7 +40,10 @@ use crate::task::Task;
 use crate::topology::{Guarantee, Topology};
 
 pub use self::error::RuntimeError;
-pub use self::topics::TopicError;
+pub use self::topics::{ShortRetention, TopicError, TopicFinding, retention, set_retention};
+
+/// How often the memory that is in use is counted.
+const COUNT_MEMORY_EVERY: Duration = Duration::from_secs(1);
 
 /// The longest pause before a session begins anew.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -90,6 +95,7 @@ struct Shared {
     /// Committed offsets of repartition topics: records before them can be removed.
     consumed: Mutex<HashMap<TopicPartition, i64>>,
     repartitions: Vec<String>,
+    in_doubt: Mutex<Vec<InDoubt>>,
 }
 
 impl Shared {
@@ -114,8 +120,11 @@ impl Shared {
         (self.settings.memory / 10 / self.settings.threads.max(1)).max(1 << 20)
     }
 
-    fn fetched_bytes_per_partition(&self, partitions: usize) -> usize {
-        (self.settings.memory / 5 / partitions.max(1)).clamp(64 << 10, 64 << 20)
+    /// Half of what is for fetched records: as much may wait in the client, and as much with the task.
+    fn fetched_bytes_per_partition(&self) -> usize {
+        let inputs = self.plan.sub_topologies.iter().zip(&self.counts);
+        let partitions: usize = inputs.map(|(sub, count)| sub.inputs.len() * *count as usize).sum();
+        (self.settings.memory / 10 / partitions.max(1)).clamp(64 << 10, 64 << 20)
     }
 
     fn staged_bytes_per_worker(&self) -> usize {
@@ -137,6 +146,20 @@ impl Shared {
             .filter(|committed| self.repartitions.iter().any(|topic| **topic == *committed.partition.topic))
         {
             consumed.insert(committed.partition.clone(), committed.offset);
+        }
+    }
+
+    /// A commit's answer was lost.
+    fn in_doubt(&self, commit: InDoubt) {
+        self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner).push(commit);
+    }
+
+    /// Counts what became of the commits in doubt, now that the last commits of the tasks are known.
+    fn resolve(&self, committed: &[(TaskId, Option<CommitId>)]) {
+        for commit in self.in_doubt.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            let outcome = commit.outcome(committed);
+            tracing::info!(outcome = outcome.name(), "a commit had got no answer");
+            self.metrics.resolved(outcome);
         }
     }
 
@@ -210,14 +233,38 @@ pub fn run(
         status,
         metrics,
         consumed: Mutex::default(),
+        in_doubt: Mutex::default(),
         settings,
     });
     let former = shared.settings.threads..instance.workers_before;
-    if patiently(shutdown, || worker::end_transactions(&shared, former.clone()))?.is_none() {
+    if patiently(shutdown, || worker::end_transactions(&shared, former.clone(), shutdown))?.is_none() {
         return Ok(());
     }
     drop(pending);
     sessions(&shared, shutdown)
+}
+
+/// What keeps an application from running on the topics of its cluster, and what it would warn of. Nothing is changed.
+///
+/// # Errors
+/// If the brokers cannot be asked.
+pub fn check_topics(
+    topology: &Topology,
+    plan: &Plan,
+    settings: &RunSettings,
+) -> Result<Vec<TopicFinding>, Box<RuntimeError>> {
+    let asked = || {
+        let action = || format!("work with the brokers {}", settings.brokers);
+        let trouble = |error| Trouble::kafka(action(), error);
+        let client = settings.client(&format!("{}-check", topology.app.id));
+        let admin = Admin::new(&client, topics::ANSWER).map_err(trouble)?;
+        admin.check(&topology.app.id).map_err(trouble)?;
+        Topics::new(Arc::new(admin)).examine(plan, &settings.topics)
+    };
+    asked().map_err(|trouble| match trouble {
+        Trouble::Failed(error) => error,
+        Trouble::Again(why) => RuntimeError::Unanswered(why).into(),
+    })
 }
 
 /// Sessions, one after the other, until one ends for good.
@@ -279,5 +326,5 @@ fn sleep(pause: Duration, shutdown: Shutdown<'_>) -> bool {
     !shutdown()
 }
 
-/// Set when nobody wants a task any more that is being opened.
+/// Set when nobody wants any more what is being begun.
 type Cancelled = Arc<AtomicBool>;

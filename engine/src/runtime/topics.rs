@@ -1,17 +1,19 @@
 //! The topics of a run: those of the user are checked, those of the application are made.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hashbrown::HashMap;
+use millstream_operators::config::format_duration;
+use millstream_operators::diagnostic::{Code, Severity, listed};
 use millstream_operators::operator::StoreKind;
 
 use super::error::{RuntimeError, Trouble};
-use crate::kafka::{Admin, ClientSettings, NewTopic};
-use crate::plan::{Origin, Plan, PlanOutput};
-use crate::topology::{OnError, SinkTopic, TopicDefaults};
+use crate::kafka::{Admin, ClientSettings, NewTopic, Operation, TopicDescription};
+use crate::plan::{Origin, Plan, PlanError, PlanOutput};
+use crate::topology::{OnError, SinkTopic, Source, TopicDefaults};
 
 const HOUR: i64 = 3_600_000;
 
@@ -67,10 +69,73 @@ pub enum TopicError {
 }
 
 impl TopicError {
+    /// The stable code, if the error has one.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            TopicError::Missing { .. } => Some(Code::TopicMissing),
+            TopicError::Partitions { .. } => Some(Code::TopicPartitions),
+            TopicError::Setting { .. } => Some(Code::TopicSetting),
+            TopicError::Computed(_) => None,
+        }
+    }
+
     /// Whether going on would lose data.
     pub fn is_refusal(&self) -> bool {
         matches!(self, TopicError::Partitions { .. } | TopicError::Setting { .. })
     }
+}
+
+/// A topic whose records are removed before what reads it has forgotten them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShortRetention {
+    /// The topic.
+    pub topic: String,
+    /// How long the brokers keep its records, in milliseconds.
+    pub retention: i64,
+    /// The step that looks back furthest.
+    pub step: String,
+    /// How far, in milliseconds.
+    pub window: i64,
+}
+
+impl fmt::Display for ShortRetention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ShortRetention { topic, retention, step, window } = self;
+        let (kept, wanted) = (format_duration(*retention), format_duration(*window));
+        write!(
+            f,
+            "topic `{topic}` keeps its records for {kept}, but `{step}` looks back {wanted}: an application that starts anew, \
+             or was away, misses records that its windows should hold. Run: {}",
+            set_retention(topic, *window)
+        )
+    }
+}
+
+/// The command that sets how long a topic keeps its records; -1 is for ever.
+pub fn set_retention(topic: &str, millis: i64) -> String {
+    format!(
+        "kafka-configs.sh --bootstrap-server … --alter --topic {topic} --add-config retention.ms={millis}"
+    )
+}
+
+/// How long the brokers keep the records of a topic with this configuration, in milliseconds; `None`: for ever.
+pub fn retention(config: &BTreeMap<String, String>) -> Option<i64> {
+    let removes = config.get("cleanup.policy").is_none_or(|policy| policy.contains("delete"));
+    let millis = config.get("retention.ms").and_then(|millis| millis.parse::<i64>().ok())?;
+    (removes && millis >= 0).then_some(millis)
+}
+
+/// What is wrong with a topic of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicFinding {
+    /// The source, step or sink that the topic belongs to.
+    pub node: String,
+    /// The stable code.
+    pub code: Code,
+    /// Whether it could run all the same.
+    pub severity: Severity,
+    /// What was found, and the fix.
+    pub message: String,
 }
 
 fn missing(topics: &[(String, String)]) -> String {
@@ -146,21 +211,7 @@ impl Topics {
     /// Checks the topics of the user, then makes or checks those of the application. Gives the partition counts of the
     /// sub-topologies.
     pub fn prepare(&self, plan: &Plan, defaults: &TopicDefaults, create: bool) -> Result<Vec<u32>, Trouble> {
-        let mut users: BTreeMap<&str, &str> = BTreeMap::new();
-        for sub in &plan.sub_topologies {
-            for input in &sub.inputs {
-                if let Origin::Source(source) = &input.origin {
-                    users.insert(&source.topic, &source.name);
-                }
-            }
-            for output in &sub.outputs {
-                if let PlanOutput::Sink { sink, .. } = output
-                    && let SinkTopic::Fixed(topic) = &sink.topic
-                {
-                    users.entry(topic).or_insert(&sink.name);
-                }
-            }
-        }
+        let users = topics_of_users(plan);
         let names: Vec<&str> = users.keys().copied().collect();
         let mut found = self.describe(&names)?;
         let absent: Vec<&str> = names.iter().copied().filter(|name| !found.contains_key(*name)).collect();
@@ -183,7 +234,88 @@ impl Topics {
             .partitions(|topic| found.get(topic).copied().unwrap_or(1))
             .map_err(|error| Trouble::from(RuntimeError::Plan(error)))?;
         self.prepare_internal(&internal_topics(plan, &counts, defaults))?;
+        for source in sources(plan) {
+            match self.short_retention(plan, &source.topic) {
+                Ok(Some(short)) => tracing::warn!("{short}"),
+                Ok(None) => {}
+                // It could run all the same.
+                Err(Trouble::Failed(error)) => {
+                    tracing::warn!("how long topic `{}` keeps records is not known: {error}", source.topic)
+                }
+                Err(trouble) => return Err(trouble),
+            }
+        }
         Ok(counts)
+    }
+
+    fn short_retention(&self, plan: &Plan, topic: &str) -> Result<Option<ShortRetention>, Trouble> {
+        let Some((step, window)) = plan.looks_back(topic) else { return Ok(None) };
+        let retention = retention(&self.config(topic)?).filter(|retention| *retention < window);
+        Ok(retention.map(|retention| ShortRetention {
+            topic: topic.to_owned(),
+            retention,
+            step: step.to_owned(),
+            window,
+        }))
+    }
+
+    fn config(&self, topic: &str) -> Result<BTreeMap<String, String>, Trouble> {
+        let config = self.admin().topic_config(topic);
+        config.map_err(|error| Trouble::kafka(format!("read the settings of topic `{topic}`"), error))
+    }
+
+    /// Everything that keeps [`prepare`](Self::prepare) from succeeding, and what it warns of. Nothing is made.
+    pub fn examine(&self, plan: &Plan, defaults: &TopicDefaults) -> Result<Vec<TopicFinding>, Trouble> {
+        let mut findings = Findings::default();
+        let mut found = BTreeMap::new();
+        let read: BTreeSet<&str> = sources(plan).map(|source| source.topic.as_str()).collect();
+        for (topic, node) in topics_of_users(plan) {
+            let described = self.look(topic).and_then(|found| {
+                let missing = || TopicError::Missing { topics: vec![(topic.to_owned(), node.to_owned())] };
+                found.ok_or_else(|| RuntimeError::Topics(missing()).into())
+            });
+            let Some(described) = findings.unless_said(node, described)? else { continue };
+            let source = [Operation::Read, Operation::DescribeConfigs];
+            let needed: &[Operation] = if read.contains(topic) { &source } else { &[Operation::Write] };
+            findings.permissions(node, topic, &described, needed);
+            found.insert(topic, described.partitions as u32);
+        }
+        for Source { name, topic, .. } in sources(plan).filter(|source| found.contains_key(&*source.topic)) {
+            if let Some(Some(short)) = findings.unless_said(name, self.short_retention(plan, topic))? {
+                findings.say(name, Code::TopicRetention, Severity::Warning, short.to_string());
+            }
+        }
+        // What internal topics must be like follows from those of the sources.
+        if read.iter().any(|topic| !found.contains_key(topic)) {
+            return Ok(findings.0);
+        }
+        let counts = match plan.partitions(|topic| found.get(topic).copied().unwrap_or(1)) {
+            Ok(counts) => counts,
+            Err(error) => {
+                let PlanError::PartitionCounts { second, .. } = &error else {
+                    return Err(RuntimeError::Plan(error).into());
+                };
+                findings.say(second, Code::PartitionCounts, Severity::Error, error.to_string());
+                return Ok(findings.0);
+            }
+        };
+        for internal in internal_topics(plan, &counts, defaults) {
+            let Internal { node, new, operations, .. } = &internal;
+            let described = findings.unless_said(node, self.look(&new.name))?;
+            // One that is missing is made.
+            if let Some(Some(described)) = described {
+                let checked = self.check_internal(&internal, described.partitions as u32);
+                findings.unless_said(node, checked)?;
+                findings.permissions(node, &new.name, &described, operations);
+            }
+        }
+        Ok(findings.0)
+    }
+
+    fn look(&self, topic: &str) -> Result<Option<TopicDescription>, Trouble> {
+        let found = self.admin().topics(&[topic]);
+        let found = found.map_err(|error| Trouble::kafka(format!("describe topic `{topic}`"), error))?;
+        Ok(found.into_iter().next().flatten())
     }
 
     fn describe(&self, names: &[&str]) -> Result<BTreeMap<String, u32>, Trouble> {
@@ -220,22 +352,21 @@ impl Topics {
             self.create(&absent)?;
             self.await_topics(&absent)?;
         }
-        for Internal { new, needed } in topics.iter().filter(|topic| found.contains_key(&topic.new.name)) {
-            let count = found.get(&new.name).copied().unwrap_or_default();
-            if i64::from(count) != i64::from(new.partitions) {
-                let (topic, expected) = (new.name.clone(), new.partitions.unsigned_abs());
-                return Err(
-                    RuntimeError::Topics(TopicError::Partitions { topic, found: count, expected }).into()
-                );
-            }
-            if !needed.is_empty() {
-                let config = self.admin().topic_config(&new.name).map_err(|error| {
-                    Trouble::kafka(format!("read the settings of topic `{}`", new.name), error)
-                })?;
-                check_settings(&new.name, needed, &config)?;
+        for topic in topics {
+            if let Some(count) = found.get(&topic.new.name) {
+                self.check_internal(topic, *count)?;
             }
         }
         Ok(())
+    }
+
+    /// Checks a topic of the application that exists, with `count` partitions.
+    fn check_internal(&self, Internal { new, needed, .. }: &Internal, count: u32) -> Result<(), Trouble> {
+        if i64::from(count) != i64::from(new.partitions) {
+            let (topic, expected) = (new.name.clone(), new.partitions.unsigned_abs());
+            return Err(RuntimeError::Topics(TopicError::Partitions { topic, found: count, expected }).into());
+        }
+        if needed.is_empty() { Ok(()) } else { check_settings(&new.name, needed, &self.config(&new.name)?) }
     }
 
     /// Another process may have made them, and brokers learn of a new topic one after the other.
@@ -249,6 +380,69 @@ impl Topics {
             std::thread::sleep(Duration::from_millis(100));
         }
         Err(Trouble::Again("new topics do not appear".to_owned()))
+    }
+}
+
+/// The topics that the user has named, each with a node that does.
+fn topics_of_users(plan: &Plan) -> BTreeMap<&str, &str> {
+    let mut users: BTreeMap<&str, &str> =
+        sources(plan).map(|source| (source.topic.as_str(), source.name.as_str())).collect();
+    for output in plan.sub_topologies.iter().flat_map(|sub| &sub.outputs) {
+        if let PlanOutput::Sink { sink, .. } = output
+            && let SinkTopic::Fixed(topic) = &sink.topic
+        {
+            users.entry(topic).or_insert(&sink.name);
+        }
+    }
+    users
+}
+
+fn sources(plan: &Plan) -> impl Iterator<Item = &Source> {
+    let inputs = plan.sub_topologies.iter().flat_map(|sub| &sub.inputs);
+    inputs.filter_map(|input| match &input.origin {
+        Origin::Source(source) => Some(&**source),
+        Origin::Repartition { .. } => None,
+    })
+}
+
+/// What is found of topics.
+#[derive(Default)]
+struct Findings(Vec<TopicFinding>);
+
+impl Findings {
+    fn say(&mut self, node: &str, code: Code, severity: Severity, message: String) {
+        self.0.push(TopicFinding { node: node.to_owned(), code, severity, message });
+    }
+
+    /// What was seen of a topic of `node`. That it is not as it should be, or may not be looked at, is a finding.
+    fn unless_said<T>(&mut self, node: &str, outcome: Result<T, Trouble>) -> Result<Option<T>, Trouble> {
+        let error = match outcome {
+            Ok(seen) => return Ok(Some(seen)),
+            Err(Trouble::Failed(error)) => error,
+            Err(trouble) => return Err(trouble),
+        };
+        let code = match &*error {
+            RuntimeError::Topics(error) => error.code(),
+            RuntimeError::Kafka { error, .. } if error.is_authorization() => Some(Code::TopicPermission),
+            _ => None,
+        };
+        let Some(code) = code else { return Err(Trouble::Failed(error)) };
+        self.say(node, code, Severity::Error, error.to_string());
+        Ok(None)
+    }
+
+    fn permissions(&mut self, node: &str, topic: &str, found: &TopicDescription, needed: &[Operation]) {
+        let missing = needed.iter().filter(|operation| !found.allowed.contains(operation));
+        let missing: Vec<&str> = missing.map(|operation| operation.name()).collect();
+        if !missing.is_empty() {
+            let message = format!(
+                "the principal lacks {} on topic `{topic}`: see \"Permissions\" in docs/kafka.md. Run: kafka-acls.sh \
+                 --bootstrap-server … --add --allow-principal User:… --operation {} --topic {topic}",
+                listed(missing.iter().copied()),
+                missing.join(" --operation "),
+            );
+            self.say(node, Code::TopicPermission, Severity::Error, message);
+        }
     }
 }
 
@@ -267,60 +461,89 @@ enum Needed {
 }
 
 struct Internal {
+    /// The source or step that it belongs to.
+    node: String,
     new: NewTopic,
+    /// What the application does with it.
+    operations: &'static [Operation],
     needed: Vec<(&'static str, Needed)>,
+}
+
+/// What a topic of the application is for.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Repartition,
+    Changelog(StoreKind),
+    DeadLetters,
+}
+
+impl Purpose {
+    fn needed(self) -> Vec<(&'static str, Needed)> {
+        match self {
+            // Consumed records are removed by us: nothing else may.
+            Purpose::Repartition => {
+                vec![("cleanup.policy", Needed::Is("delete")), ("retention.ms", Needed::AtLeast(-1))]
+            }
+            Purpose::Changelog(StoreKind::KeyValue) => vec![("cleanup.policy", Needed::Is("compact"))],
+            Purpose::Changelog(StoreKind::Window { retention }) => vec![
+                ("cleanup.policy", Needed::Is("compact,delete")),
+                ("message.timestamp.type", Needed::Is("LogAppendTime")),
+                (
+                    "retention.ms",
+                    Needed::AtLeast(retention.saturating_mul(2).saturating_add(24 * HOUR).max(WEEK)),
+                ),
+            ],
+            Purpose::DeadLetters => Vec::new(),
+        }
+    }
+
+    fn operations(self) -> &'static [Operation] {
+        use Operation::{Delete, DescribeConfigs, Read, Write};
+        match self {
+            Purpose::Repartition => &[Read, Write, Delete, DescribeConfigs],
+            Purpose::Changelog(_) => &[Read, Write, DescribeConfigs],
+            Purpose::DeadLetters => &[Write],
+        }
+    }
 }
 
 fn internal_topics(plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> Vec<Internal> {
     let mut topics = Vec::new();
-    let mut add =
-        |name: &str, partitions: u32, needed: Vec<(&'static str, Needed)>, more: Option<(String, String)>| {
-            let mut config: Vec<(String, String)> = defaults.config().collect();
-            config.extend(
-                defaults.max_message_bytes.map(|bytes| ("max.message.bytes".to_owned(), bytes.to_string())),
-            );
-            config.extend(needed.iter().map(|(setting, needed)| ((*setting).to_owned(), needed.fix())));
-            config.extend(more);
-            let new = NewTopic {
-                name: name.to_owned(),
-                partitions: partitions as i32,
-                replication: defaults.replication(),
-                config,
-            };
-            topics.push(Internal { new, needed });
+    let mut add = |node: &str, name: &str, partitions: u32, purpose: Purpose| {
+        let needed = purpose.needed();
+        let mut config: Vec<(String, String)> = defaults.config().collect();
+        config.extend(
+            defaults.max_message_bytes.map(|bytes| ("max.message.bytes".to_owned(), bytes.to_string())),
+        );
+        config.extend(needed.iter().map(|(setting, needed)| ((*setting).to_owned(), needed.fix())));
+        if matches!(purpose, Purpose::DeadLetters) {
+            config.push(kept_for_ever());
+        }
+        let new = NewTopic {
+            name: name.to_owned(),
+            partitions: partitions as i32,
+            replication: defaults.replication(),
+            config,
         };
+        topics.push(Internal { node: node.to_owned(), new, operations: purpose.operations(), needed });
+    };
     for (sub, count) in plan.sub_topologies.iter().zip(counts) {
         for input in &sub.inputs {
             match &input.origin {
-                // Consumed records are removed by us: nothing else may.
-                Origin::Repartition { .. } => add(
-                    &input.topic,
-                    *count,
-                    vec![("cleanup.policy", Needed::Is("delete")), ("retention.ms", Needed::AtLeast(-1))],
-                    None,
-                ),
+                Origin::Repartition { .. } => add(&input.node, &input.topic, *count, Purpose::Repartition),
                 Origin::Source(source) if source.on_error == OnError::DeadLetter => {
-                    add(&source.dead_letter, *count, Vec::new(), Some(kept_for_ever()));
+                    add(&source.name, &source.dead_letter, *count, Purpose::DeadLetters);
                 }
                 Origin::Source(_) => {}
             }
         }
         for node in sub.nodes.iter().filter(|node| node.on_error == OnError::DeadLetter) {
-            add(&node.dead_letter, *count, Vec::new(), Some(kept_for_ever()));
+            add(&node.name, &node.dead_letter, *count, Purpose::DeadLetters);
         }
-        for store in &sub.stores {
-            let needed = match store.kind {
-                StoreKind::KeyValue => vec![("cleanup.policy", Needed::Is("compact"))],
-                StoreKind::Window { retention } => vec![
-                    ("cleanup.policy", Needed::Is("compact,delete")),
-                    ("message.timestamp.type", Needed::Is("LogAppendTime")),
-                    (
-                        "retention.ms",
-                        Needed::AtLeast(retention.saturating_mul(2).saturating_add(24 * HOUR).max(WEEK)),
-                    ),
-                ],
-            };
-            add(&store.changelog, *count, needed, None);
+        for (number, store) in sub.stores.iter().enumerate() {
+            let owner = sub.nodes.iter().find(|node| node.stores.contains(&number));
+            let owner = owner.map_or("", |node| &node.name);
+            add(owner, &store.changelog, *count, Purpose::Changelog(store.kind));
         }
     }
     topics.sort_by(|a, b| a.new.name.cmp(&b.new.name));

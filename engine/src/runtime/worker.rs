@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select};
@@ -14,20 +15,24 @@ use millstream_operators::operator::Advance;
 
 use super::commit_metadata::{CommitId, CommitMetadata};
 use super::error::{RuntimeError, Trouble};
+use super::in_doubt::InDoubt;
 use super::inputs::{Fetched, Inputs, Next};
-use super::{OpenTask, Shared, clock};
+use super::{COUNT_MEMORY_EVERY, Cancelled, OpenTask, Shared, Shutdown, clock};
 use crate::http::{InputStatus, TaskState, TaskStatus};
 use crate::kafka::{
     ClientSettings, GroupConsumer, GroupMetadata, KafkaError, OffsetAndMetadata, Producer, ProducerOptions,
     SendError, TopicHandle, TopicPartition,
 };
-use crate::metrics::{AbortReason, Client, TaskMetrics};
+use crate::metrics::{AbortReason, Client, Owner, Share, TaskMetrics};
 use crate::record::Record;
 use crate::task::{Epoch, OutputRecord, Rank};
 use crate::topology::Guarantee;
 
 /// How long one call to Kafka may take before the session begins anew. Within it the client retries by itself.
 const CALL: Duration = Duration::from_secs(30);
+
+/// How long a transactional id is taken over at once, before it is asked whether somebody still wants it.
+const TAKE_OVER: Duration = Duration::from_millis(250);
 
 /// How long a full producer is waited for at once.
 const FULL: Duration = Duration::from_millis(20);
@@ -78,6 +83,8 @@ pub(super) struct Worker {
     tasks: Vec<Running>,
     consumer: Option<(Arc<GroupConsumer>, GroupMetadata)>,
     committed_at: Instant,
+    producer_bytes: Share,
+    memory_counted: Instant,
 }
 
 /// The producer and what it knows of topics.
@@ -99,9 +106,11 @@ impl Worker {
         shared: Arc<Shared>,
         commands: Receiver<Command>,
         wake: Receiver<()>,
+        over: &Cancelled,
         failures: Sender<Trouble>,
     ) -> Result<Self, Trouble> {
-        let output = Output::new(number, shared.clone())?;
+        let output = Output::new(number, shared.clone(), &|| over.load(Ordering::Relaxed))?;
+        let producer_bytes = shared.metrics.memory(Owner::ProducerBuffers).map_err(RuntimeError::from)?;
         Ok(Worker {
             number,
             shared,
@@ -112,6 +121,8 @@ impl Worker {
             tasks: Vec::new(),
             consumer: None,
             committed_at: Instant::now(),
+            producer_bytes,
+            memory_counted: Instant::now(),
         })
     }
 
@@ -153,6 +164,7 @@ impl Worker {
                 self.commit()?;
             }
         }
+        self.count_memory();
         if progress {
             self.output.producer.poll(Duration::ZERO);
             return Ok(true);
@@ -198,7 +210,11 @@ impl Worker {
                 self.tasks.push(Running {
                     open,
                     metrics,
-                    inputs: Inputs::new(inputs, self.shared.settings.max_task_idle),
+                    inputs: Inputs::new(
+                        inputs,
+                        self.shared.settings.max_task_idle,
+                        self.shared.fetched_bytes_per_partition(),
+                    ),
                     dirty: false,
                     wait_until: None,
                     last_input: now,
@@ -308,6 +324,18 @@ impl Worker {
         Ok(())
     }
 
+    fn count_memory(&mut self) {
+        if self.memory_counted.elapsed() < COUNT_MEMORY_EVERY {
+            return;
+        }
+        self.memory_counted = Instant::now();
+        self.producer_bytes.set(self.output.producer.buffered_bytes());
+        for Running { open, metrics, inputs, .. } in &mut self.tasks {
+            let queued = inputs.bytes() + open.task.decoded_bytes();
+            metrics.memory(open.task.staged_bytes(), open.task.cache_bytes(), queued);
+        }
+    }
+
     fn commit_is_due(&self) -> bool {
         if !self.tasks.iter().any(|running| running.dirty) {
             return false;
@@ -382,7 +410,9 @@ impl Worker {
             }
             commits.push(commit);
         }
-        self.output.end(&offsets, consumer, metadata)?;
+        let dirty = self.tasks.iter().filter(|running| running.dirty);
+        let tasks = dirty.map(|running| (running.open.id, running.open.committed)).collect();
+        self.output.end(&offsets, consumer, metadata, InDoubt { id, tasks })?;
         // From here on the commit is known to have succeeded.
         for (running, commit) in self.tasks.iter_mut().filter(|running| running.dirty).zip(commits) {
             running.dirty = false;
@@ -432,7 +462,6 @@ impl Running {
         {
             self.metrics.lag(number, lag);
         }
-        self.metrics.staged(task.staged_bytes());
         let stream_time = task.stream_time();
         shared.status.update_task(&sub.name, partition, |status| {
             status.inputs = inputs;
@@ -442,7 +471,7 @@ impl Running {
 }
 
 impl Output {
-    fn new(number: usize, shared: Arc<Shared>) -> Result<Self, Trouble> {
+    fn new(number: usize, shared: Arc<Shared>, cancelled: Shutdown<'_>) -> Result<Self, Trouble> {
         let exactly_once = shared.guarantee == Guarantee::ExactlyOnce;
         let client = ClientSettings {
             client_id: format!("{}-{}-producer-{number}", shared.app, shared.instance),
@@ -455,7 +484,7 @@ impl Output {
             buffer_bytes: shared.producer_bytes_per_worker(),
             compression: "lz4".to_owned(),
         };
-        let producer = started(&client, &options)?;
+        let producer = started(&client, &options, cancelled)?;
         Ok(Output { shared, client, options, producer, topics: HashMap::new(), id: new_id(), open: None })
     }
 
@@ -475,7 +504,7 @@ impl Output {
                 "a request of the producer got no clear answer: it is replaced before the next transaction"
             );
             self.topics.clear();
-            self.producer = started(&self.client, &self.options)?;
+            self.producer = started(&self.client, &self.options, &|| false)?;
             self.id = new_id();
         }
         self.producer.begin().map_err(|error| self.trouble("begin a transaction", error))?;
@@ -582,23 +611,36 @@ impl Output {
         self.producer.delivered(*handle, partition)
     }
 
-    /// Ends what was begun, with these offsets.
+    /// Ends what was begun, with these offsets. `commit` is what is in doubt if no answer comes.
     fn end(
         &mut self,
         offsets: &[OffsetAndMetadata],
         consumer: &GroupConsumer,
         metadata: &GroupMetadata,
+        commit: InDoubt,
     ) -> Result<(), Trouble> {
-        self.producer.flush(CALL).map_err(|error| {
+        // Later than that there is no transaction any more.
+        let patience = CALL.min(self.options.transaction_timeout);
+        self.producer.flush(patience).map_err(|error| {
             self.shared.metrics.produce_error(error.name());
             self.trouble("write to Kafka", error)
         })?;
         if self.options.transactional_id.is_some() {
-            let sent = self.producer.send_offsets(offsets, metadata, CALL);
+            let sent = self.producer.send_offsets(offsets, metadata, patience);
             sent.map_err(|error| self.trouble("commit offsets", error))?;
-            self.producer.commit(CALL).map_err(|error| self.trouble("commit the transaction", error))?;
+            if let Err(error) = self.producer.commit(patience) {
+                let refused = error.requires_abort() || error.is_fenced();
+                let trouble = self.trouble("commit the transaction", error);
+                // An earlier request that got no answer may have succeeded where a later one was refused.
+                if !refused || self.producer.is_spent() {
+                    // It may be committed yet: only the next producer ends it.
+                    self.open = None;
+                    self.shared.in_doubt(commit);
+                }
+                return Err(trouble);
+            }
         } else {
-            consumer.commit(offsets, CALL).map_err(|error| Trouble::kafka("commit offsets", error))?;
+            consumer.commit(offsets, patience).map_err(|error| Trouble::kafka("commit offsets", error))?;
         }
         self.open = None;
         Ok(())
@@ -619,14 +661,24 @@ impl Output {
     }
 }
 
-fn started(client: &ClientSettings, options: &ProducerOptions) -> Result<Producer, Trouble> {
+/// A producer whose predecessor is fenced, unless that is cancelled.
+fn started(
+    client: &ClientSettings,
+    options: &ProducerOptions,
+    cancelled: Shutdown<'_>,
+) -> Result<Producer, Trouble> {
     let trouble = |error| match &options.transactional_id {
         Some(id) => Trouble::kafka(format!("use the transactional id `{id}`"), error),
         None => Trouble::kafka("make a producer", error),
     };
     let producer = Producer::new(client, options).map_err(trouble)?;
-    if options.transactional_id.is_some() {
-        producer.init_transactions(CALL).map_err(trouble)?;
+    let start = Instant::now();
+    while options.transactional_id.is_some() {
+        match producer.init_transactions(TAKE_OVER) {
+            Ok(()) => break,
+            Err(error) if error.is_timeout() && start.elapsed() < CALL && !cancelled() => {}
+            Err(error) => return Err(trouble(error)),
+        }
     }
     Ok(producer)
 }
@@ -636,10 +688,14 @@ fn new_id() -> CommitId {
 }
 
 /// Ends the transactions that workers of these numbers, which exist no more, may have left open.
-pub(super) fn end_transactions(shared: &Arc<Shared>, workers: std::ops::Range<usize>) -> Result<(), Trouble> {
+pub(super) fn end_transactions(
+    shared: &Arc<Shared>,
+    workers: std::ops::Range<usize>,
+    shutdown: Shutdown<'_>,
+) -> Result<(), Trouble> {
     if shared.guarantee == Guarantee::ExactlyOnce {
         for number in workers {
-            Output::new(number, shared.clone())?;
+            Output::new(number, shared.clone(), shutdown)?;
         }
     }
     Ok(())

@@ -21,7 +21,7 @@ use millstream_operators::row::{RowCodec, RowDecoder};
 use millstream_state::{Changelog, Checkpoint, StateError, StoreId, StoreSpec, TaskState};
 
 use self::output::{OutputWriter, dead_letter};
-use crate::codec::decode::SourceDecoder;
+use crate::codec::decode::{Decoded, SourceDecoder};
 use crate::plan::{Origin, PREDICT, SubTopology};
 use crate::record::Record;
 use crate::topology::{OnError, Source};
@@ -155,8 +155,25 @@ impl NodeCounters {
 
 /// Reads the records of an input.
 enum InputReader {
-    Source { decoder: Box<SourceDecoder>, source: Arc<Source> },
+    Source { decoder: Box<SourceDecoder>, source: Arc<Source>, ahead: Option<Ahead> },
     Repartition { codec: RowCodec, columns: SchemaRef },
+}
+
+/// Records that were decoded for their event times and are yet to be processed.
+struct Ahead {
+    offsets: Vec<i64>,
+    decoded: Decoded,
+}
+
+impl Ahead {
+    /// What became of these records, if they are some of those, one after the other.
+    fn of(&self, records: &[&Record]) -> Option<Decoded> {
+        let from = self.offsets.binary_search(&records.first()?.offset).ok()?;
+        let to = from + records.len();
+        let offsets = self.offsets.get(from..to)?;
+        let same = offsets.iter().zip(records).all(|(offset, record)| *offset == record.offset);
+        same.then(|| self.decoded.part(from..to))
+    }
 }
 
 /// A running task.
@@ -217,6 +234,7 @@ impl Task {
                 Origin::Source(source) => InputReader::Source {
                     decoder: Box::new(SourceDecoder::new(&source.layout, &source.topic)?),
                     source: source.clone(),
+                    ahead: None,
                 },
                 Origin::Repartition { schema, .. } => InputReader::Repartition {
                     codec: RowCodec::new(&schema.columns)?,
@@ -347,6 +365,13 @@ impl Task {
         for (input, record) in &records {
             if let Some(offset) = self.offsets.get_mut(*input) {
                 *offset = (*offset).max(record.offset + 1);
+            }
+        }
+        for (reader, next) in self.readers.iter_mut().zip(&self.offsets) {
+            if let InputReader::Source { ahead, .. } = reader
+                && ahead.as_ref().is_some_and(|ahead| ahead.offsets.last().is_none_or(|last| last < next))
+            {
+                *ahead = None;
             }
         }
         for (total, counted) in self.counters.iter_mut().zip(pass.counters) {
@@ -524,17 +549,29 @@ impl Task {
     }
 
     /// The event times of records of an input, as far as they can be told: a record that cannot be read, which fails when it is
-    /// processed, has the time of its record.
+    /// processed, has the time of its record. What is decoded for that is not decoded again when it is processed, as long as it
+    /// is not asked for the times of others of this input.
     pub fn event_times(&mut self, input: usize, records: &[Record]) -> Result<Vec<i64>, TaskError> {
         let mut times: Vec<i64> = records.iter().map(|record| record.timestamp).collect();
-        let Some(InputReader::Source { decoder, .. }) = self.readers.get_mut(input) else { return Ok(times) };
-        let decoded = decoder.decode(&records.iter().collect::<Vec<_>>(), self.partition)?;
-        for (index, time) in decoded.rows.iter().zip(decoded.time) {
+        let reader = self.readers.get_mut(input);
+        let Some(InputReader::Source { decoder, ahead, .. }) = reader else { return Ok(times) };
+        let decoded = decoder.decode(records, self.partition)?;
+        for (index, time) in decoded.rows.iter().zip(&decoded.time) {
             if let Some(slot) = times.get_mut(*index) {
-                *slot = time;
+                *slot = *time;
             }
         }
+        *ahead = Some(Ahead { offsets: records.iter().map(|record| record.offset).collect(), decoded });
         Ok(times)
+    }
+
+    /// Bytes of what was decoded for [event times](Self::event_times) and not processed.
+    pub fn decoded_bytes(&self) -> usize {
+        let ahead = self.readers.iter().filter_map(|reader| match reader {
+            InputReader::Source { ahead, .. } => ahead.as_ref(),
+            InputReader::Repartition { .. } => None,
+        });
+        ahead.map(|ahead| ahead.decoded.columns.get_array_memory_size()).sum()
     }
 
     /// Per store, the next offset of its changelog that is not contained in it.
@@ -560,6 +597,11 @@ impl Task {
     /// Bytes of writes that are not committed.
     pub fn staged_bytes(&self) -> usize {
         self.state.staged_bytes()
+    }
+
+    /// Bytes of what the stores keep in memory of what is committed.
+    pub fn cache_bytes(&self) -> usize {
+        self.state.cache_bytes()
     }
 }
 
@@ -598,8 +640,11 @@ impl InputReader {
     ) -> Result<(Batch, Vec<(u32, Code, String)>), TaskError> {
         let seq_of = |index: usize| seqs.get(index).copied().unwrap_or_default();
         match self {
-            InputReader::Source { decoder, source } => {
-                let decoded = decoder.decode(records, partition)?;
+            InputReader::Source { decoder, source, ahead } => {
+                let decoded = match ahead.as_ref().and_then(|ahead| ahead.of(records)) {
+                    Some(decoded) => decoded,
+                    None => decoder.decode(records, partition)?,
+                };
                 let mut errors: Vec<_> = decoded
                     .errors
                     .into_iter()
@@ -652,3 +697,6 @@ impl InputReader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

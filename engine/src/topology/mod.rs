@@ -35,7 +35,7 @@ use serde_json::Value as Json;
 
 pub use self::explain::explain;
 pub(crate) use self::partitions::rekeys_with_topic;
-pub use self::read::{read, read_without_tests};
+pub use self::read::{place_of, read, read_without_tests};
 pub use self::render::{render, to_json};
 pub use self::settings::topic_name_error;
 pub use self::topics::{Taken, TakenTopics};

@@ -35,6 +35,21 @@ pub fn read_without_tests(
     read_file(text, directory, environment, false)
 }
 
+/// Where `key` of a source, step or sink stands in a text that could be read; where the node itself does, if it has no such
+/// key.
+pub fn place_of(text: &str, node: &str, key: &str) -> Span {
+    let place = || {
+        let tree = syntax::parse(text, &Diagnostics::default())?;
+        ["sources", "steps", "sinks"].into_iter().find_map(|section| {
+            let nodes = tree.get(section)?.get_ref().as_table()?;
+            let (name, fields) = nodes.iter().find(|(name, _)| name.get_ref() == node)?;
+            let value = fields.get_ref().as_table().and_then(|fields| fields.get(key));
+            Some(value.map_or(name.span(), |value| value.span()))
+        })
+    };
+    place().unwrap_or(0..0)
+}
+
 fn read_file(
     text: &str,
     directory: &Path,

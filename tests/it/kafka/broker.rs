@@ -24,6 +24,8 @@ pub struct BrokerOptions {
     pub users: Vec<(&'static str, &'static str)>,
     /// Whether users may do only what was allowed them (`allow` of the Java client). Wants SASL.
     pub acl: bool,
+    /// The port of a proxy that clients are to connect to.
+    pub proxy: Option<u16>,
     /// Settings of `server.properties`.
     pub properties: Vec<(&'static str, &'static str)>,
     /// Whether it is measured: it gets more memory, and its JVM compiles well instead of soon.
@@ -57,6 +59,9 @@ impl Broker {
         });
         for (name, password) in &options.users {
             command.arg("--user").arg(format!("{name}:{password}"));
+        }
+        if let Some(port) = options.proxy {
+            command.arg("--proxy").arg(port.to_string());
         }
         // Whoever forgets to make a topic shall hear of it.
         let fixed = [("auto.create.topics.enable", "false")];

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use millstream::engine::kafka::{
     Admin, ClientSettings, GroupConsumer, GroupEvent, GroupMetadata, GroupOptions, KafkaError, Mechanism,
-    NewTopic, OffsetAndMetadata, OffsetSpec, PartitionQueue, Producer, ProducerOptions, Protocol,
+    NewTopic, OffsetAndMetadata, OffsetSpec, Operation, PartitionQueue, Producer, ProducerOptions, Protocol,
     RestoreConsumer, Secret, SendError, TopicHandle, TopicPartition,
 };
 use millstream::engine::partitioner;
@@ -554,7 +554,15 @@ fn a_queue_wakes_when_it_gets_its_first_record() {
             woken[index].fetch_add(1, Ordering::SeqCst);
         })
     };
-    let drain = |queue: &mut PartitionQueue| queue.take(1_000, &mut |_| {}).unwrap();
+    // Each partition's records come from its own queue, whoever looks first.
+    let drain = |queue: &mut PartitionQueue| {
+        let own = queue.partition().partition.to_string();
+        queue.take(1_000, &mut |message| assert_eq!(message.value, Some(own.as_bytes()))).unwrap()
+    };
+    for _ in 0..100 {
+        send(&producer, to_input, 0, b"0");
+    }
+    producer.flush(SECONDS).unwrap();
     // Looks only when woken: a wake-up that is lost is a record that never comes.
     let wait_for = |queue: &mut PartitionQueue, seen: &mut usize, records: usize| {
         let mut taken = 0;
@@ -579,6 +587,11 @@ fn a_queue_wakes_when_it_gets_its_first_record() {
             producer.flush(SECONDS).unwrap();
             wait_for(&mut queues[1], &mut seen, 1);
         }
+        let mut others = 0;
+        wait_until("the other partition", || {
+            others += drain(&mut queues[0]);
+            others == 100
+        });
         drop(queues);
     }
     sleep(SOON);
@@ -588,6 +601,96 @@ fn a_queue_wakes_when_it_gets_its_first_record() {
     producer.flush(SECONDS).unwrap();
     sleep(Duration::from_millis(200));
     assert_eq!(woken[1].load(Ordering::SeqCst), before);
+    consumer.close(SECONDS);
+}
+
+#[test]
+fn a_queue_of_an_earlier_assignment_gives_nothing_and_leaves_the_next_alone() {
+    let mut end = 20_000;
+    let input = topic("earlier", 1);
+    let producer = producer(None);
+    let to_input = producer.topic(&input).unwrap();
+    for _ in 0..end {
+        send(&producer, to_input, 0, b"1");
+    }
+    producer.flush(SECONDS).unwrap();
+    let (consumer, mut queues, _) = member(&unique("group"), &input);
+    let woken = Arc::new(AtomicUsize::new(0));
+    let wake = |_: usize| -> Arc<dyn Fn() + Send + Sync> {
+        let woken = woken.clone();
+        Arc::new(move || {
+            woken.fetch_add(1, Ordering::SeqCst);
+        })
+    };
+    let in_order = |queue: &mut PartitionQueue| {
+        let mut next = queue.next_offset();
+        let take = queue.take(100, &mut |message| {
+            assert_eq!(message.offset, next);
+            next += 1;
+        });
+        take.unwrap()
+    };
+    for round in 0..10 {
+        let mut earlier = queues.remove(0);
+        let (begun, over) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|threads| {
+            // A worker that was not told goes on.
+            threads.spawn(|| {
+                while !over.load(Ordering::SeqCst) {
+                    in_order(&mut earlier);
+                    begun.store(true, Ordering::SeqCst);
+                }
+            });
+            wait_until("the worker", || begun.load(Ordering::SeqCst));
+            if round % 2 == 0 {
+                consumer.unassign().unwrap();
+            }
+            queues = consumer.assign(&[(partition(&input, 0), round)], &wake).unwrap();
+            wait_until("every record of the new assignment", || {
+                in_order(&mut queues[0]);
+                queues[0].next_offset() == end
+            });
+            over.store(true, Ordering::SeqCst);
+        });
+        assert_eq!(earlier.take(100, &mut |_| {}).unwrap(), 0);
+        drop(earlier);
+        assert_eq!(in_order(&mut queues[0]), 0);
+        woken.store(0, Ordering::SeqCst);
+        send(&producer, to_input, 0, b"1");
+        producer.flush(SECONDS).unwrap();
+        end += 1;
+        wait_until("a wake-up", || woken.load(Ordering::SeqCst) > 0 && in_order(&mut queues[0]) == 1);
+    }
+    drop(queues);
+    consumer.close(SECONDS);
+}
+
+#[test]
+fn what_waits_in_memory_is_counted() {
+    let input = topic("waiting", 1);
+    let producer = producer(None);
+    let to_input = producer.topic(&input).unwrap();
+    for _ in 0..1_000 {
+        send(&producer, to_input, 0, &[7; 100]);
+    }
+    assert_eq!(producer.buffered_bytes(), 100_000);
+    producer.flush(SECONDS).unwrap();
+    assert_eq!(producer.buffered_bytes(), 0);
+
+    let (consumer, mut queues, _) = member(&unique("group"), &input);
+    let queue = &mut queues[0];
+    wait_until("a record", || queue.take(1, &mut |_| {}).unwrap() == 1);
+    wait_until("the other records", || queue.queued_bytes() >= 999 * 100);
+    // The third reaches the limit; the others wait.
+    assert_eq!(queue.take_up_to(100, 250, &mut |_| {}).unwrap(), 3);
+    assert_eq!(queue.next_offset(), 4);
+    assert!(queue.queued_bytes() >= 996 * 100);
+    wait_until("the last record", || {
+        queue.take(1_000, &mut |_| {}).unwrap();
+        queue.next_offset() == 1_000
+    });
+    wait_until("an empty queue", || queue.take(1, &mut |_| {}).unwrap() == 0 && queue.queued_bytes() == 0);
+    drop(queues);
     consumer.close(SECONDS);
 }
 
@@ -979,7 +1082,8 @@ fn users_prove_who_they_are_and_may_do_what_is_allowed() {
     wait_until("permission", || check(&settings).0.is_ok_and(|cluster| cluster.brokers == 1));
 
     let admin = Admin::new(&settings, SECONDS).unwrap();
-    assert_eq!(admin.topics(&["mine"]).unwrap()[0].as_ref().unwrap().partitions, 1);
+    let mine = admin.topics(&["mine"]).unwrap().remove(0).unwrap();
+    assert_eq!((mine.partitions, mine.allowed), (1, vec![Operation::Read, Operation::Write]));
     // A topic that may not be seen is not there, or is refused; in no case is it found.
     assert!(
         admin.topics(&["other"]).map_or_else(|error| error.is_topic_authorization(), |found| found == [None])

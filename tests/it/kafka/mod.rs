@@ -4,4 +4,5 @@ mod broker;
 mod client;
 mod harness;
 mod java;
+mod proxy;
 mod run;

@@ -1,13 +1,17 @@
 //! `millstream run` on a real broker: what it commits is what an undisturbed run over the same input gives.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use millstream::engine::kafka::{ClientSettings, GroupConsumer, GroupEvent, GroupOptions};
 use serde_json::{Value as Json, json};
 
 use super::broker::{Broker, BrokerOptions, unique};
 use super::java::{self, Record};
+use super::proxy::{END_TRANSACTION, Lost, Proxy};
 use crate::support::{Folder, command, run as run_to_end};
 
 /// Steps of every kind of state on one source. `{app}` is the application's id, which its topics begin with.
@@ -106,6 +110,22 @@ impl Application {
 
     fn log(&self) -> String {
         std::fs::read_to_string(self.folder.at("log")).unwrap_or_default()
+    }
+
+    /// What the process that was started last answers.
+    fn get(&self, path: &str) -> Option<String> {
+        let log = self.log();
+        let (_, address) = log.rsplit_once("http=")?;
+        let mut server = TcpStream::connect(address.split_whitespace().next()?.trim_matches('"')).ok()?;
+        write!(server, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        server.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+
+    /// The value of a series of the process that was started last.
+    fn metric(&self, series: &str) -> Option<f64> {
+        self.get("/metrics")?.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
     }
 
     /// Waits until the offset after the last payment is committed.
@@ -321,6 +341,79 @@ fn a_broker_that_is_away_is_waited_for() {
 }
 
 #[test]
+fn a_process_that_is_asked_to_end_while_it_joins_does_not_wait_for_the_group() {
+    let broker = Broker::shared();
+    let application = Application::new(broker, "joining", TOPOLOGY);
+    // A member that does not answer the group keeps everybody else out.
+    let settings = ClientSettings { brokers: broker.brokers().to_owned(), ..ClientSettings::default() };
+    let options = GroupOptions {
+        group: application.id.clone(),
+        session_timeout: Duration::from_secs(60),
+        max_poll_interval: Duration::from_secs(60),
+        queued_bytes_per_partition: 1 << 20,
+        wait: None,
+    };
+    let member = GroupConsumer::new(&settings, &options).unwrap();
+    member.subscribe(&[&application.topic("payments")]).unwrap();
+    let start = Instant::now();
+    while !matches!(member.poll(Duration::from_millis(100)), Some(GroupEvent::Assigned { .. })) {
+        assert!(start.elapsed() < Duration::from_secs(30));
+    }
+    let running = application.start(broker, "state", &[]);
+    while application.get("/readyz").is_none_or(|answer| !answer.contains("its place in the consumer group"))
+    {
+        assert!(start.elapsed() < Duration::from_secs(60), "{}", application.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let start = Instant::now();
+    assert_eq!(running.end(), Some(0), "{}", application.log());
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}\n{}", application.log());
+}
+
+#[test]
+fn a_commit_that_gets_no_answer_counts_as_what_it_was() {
+    let proxy = Proxy::new();
+    let broker = Broker::start(&BrokerOptions { proxy: Some(proxy.port()), ..BrokerOptions::default() });
+    proxy.connect(broker.brokers());
+    let application = Application::new(&broker, "answer", TOPOLOGY);
+    payments(20_000, &application);
+    let more = ["--brokers", &proxy.address(), "--transaction-timeout", "2s"];
+    let running = application.start(&broker, "state", &more);
+    for (lost, outcome) in [(Lost::Answer, "committed"), (Lost::Request, "aborted")] {
+        proxy.lose(END_TRANSACTION, 5, lost);
+        let mut feeding = feed(&broker, &application, "10");
+        proxy.await_loss();
+        // Until the process has given the answer up.
+        std::thread::sleep(Duration::from_secs(4));
+        proxy.heal();
+        while feeding.goes_on() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        application.await_end(&broker);
+        let series = |outcome: &str| {
+            let id = &application.id;
+            format!("millstream_transactions_unknown_total{{app=\"{id}\",outcome=\"{outcome}\"}}")
+        };
+        assert_eq!(application.metric(&series(outcome)), Some(1.0), "{outcome}\n{}", application.log());
+        assert_ne!(application.metric(&series("unresolved")), Some(1.0), "{}", application.log());
+    }
+    for owner in ["state-cache", "write-buffers", "input-queues", "producer-buffers"] {
+        let series = format!("millstream_memory_bytes{{app=\"{}\",owner=\"{owner}\"}}", application.id);
+        // Nothing waits any more; what is kept is counted now and then.
+        let held = owner.starts_with("state") || owner.starts_with("write");
+        let start = Instant::now();
+        while application.metric(&series).is_none_or(|bytes| (bytes > 0.0) != held) {
+            assert!(start.elapsed() < Duration::from_secs(10), "{owner}: {:?}", application.metric(&series));
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+    assert_eq!(running.end(), Some(0), "{}", application.log());
+    application.check(&broker);
+}
+
+#[test]
 fn a_record_that_fails_stops_the_process_before_it_and_poison_is_set_aside() {
     let broker = Broker::shared();
     let application = Application::new(broker, "poison", TOPOLOGY);
@@ -422,6 +515,105 @@ fn topics_that_are_missing_or_other_than_needed_are_said() {
     java::call(broker, json!({ "do": "delete-topic", "topic": application.topic("totals-changelog") }));
     java::create_topic(broker, &application.topic("totals-changelog"), 1);
     run(&[]).expect_code(3).says(&["has `cleanup.policy = delete`, it needs `compact`", "--add-config"]);
+}
+
+#[test]
+fn check_says_at_once_what_is_wrong_with_the_topics() {
+    let broker = Broker::shared();
+    let application = Application::new(broker, "checked", TOPOLOGY);
+    let file = application.folder.at("topology.toml");
+    let brokers = format!("--brokers={}", broker.brokers());
+    let check = |more: &[&str]| run_to_end(command(&[&["check", &brokers, &file], more].concat()), b"");
+    check(&["--deny-warnings"]).expect_code(0);
+
+    let topic = |name: &str| application.topic(name);
+    for name in ["payments", "large"] {
+        java::call(broker, json!({ "do": "delete-topic", "topic": topic(name) }));
+    }
+    let config = json!({ "retention.ms": "3000" });
+    let payments_topic = topic("payments");
+    java::call(
+        broker,
+        json!({ "do": "create-topic", "topic": payments_topic, "partitions": 1, "config": config }),
+    );
+    java::create_topic(broker, &topic("totals-changelog"), 1);
+    let found = check(&["--format", "json"]).expect_code(2).lines();
+    let text = application.folder.read("topology.toml");
+    let found: Vec<(&str, &str)> = found
+        .iter()
+        .map(|finding| {
+            let line = finding["line"].as_u64().unwrap() as usize;
+            (finding["code"].as_str().unwrap(), text.lines().nth(line - 1).unwrap())
+        })
+        .collect();
+    let line = |name: &str| format!("topic = \"{}\"", topic(name));
+    assert_eq!(
+        found,
+        [("M0913", &*line("payments")), ("M0912", "[steps.totals]"), ("M0910", &line("large"))]
+    );
+
+    // What keeps nothing from running is said by those who run.
+    java::call(broker, json!({ "do": "delete-topic", "topic": topic("totals-changelog") }));
+    java::create_topic(broker, &topic("large"), 1);
+    let said = format!("topic `{}` keeps its records for 3s, but", topic("payments"));
+    let ran = check(&[]).expect_code(0).says(&[&said, "`recent` looks back 5s", "retention.ms=5000"]);
+    assert!(ran.stdout.contains("1 warning"), "{}", ran.stdout);
+    check(&["--deny-warnings"]).expect_code(2);
+    payments(10, &application);
+    let feed = format!("payments={}", application.folder.at("payments.csv"));
+    let arguments = ["feed", &file, "--feed", &feed, "--brokers", broker.brokers()];
+    run_to_end(command(&arguments), b"").expect_code(0).says(&[&said, "old: the brokers remove"]);
+    let running = application.start(broker, "state", &[]);
+    let start = Instant::now();
+    while !application.log().contains(&said) {
+        assert!(start.elapsed() < Duration::from_secs(30), "{}", application.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(running.end(), Some(0), "{}", application.log());
+}
+
+#[test]
+fn check_names_the_permissions_that_are_missing() {
+    let broker = Broker::start(&BrokerOptions {
+        security: super::broker::Security::SaslSsl,
+        users: vec![("ada", "right")],
+        acl: true,
+        ..BrokerOptions::default()
+    });
+    let security = format!(
+        "[kafka.security]\nprotocol = \"sasl-ssl\"\nca = \"{}\"\nmechanism = \"SCRAM-SHA-512\"\nusername = \"ada\"\n\
+         password = \"${{file:password}}\"\n\n[sources",
+        broker.certificate("ca.pem").display()
+    );
+    let application = Application::new(&broker, "allowed", &TOPOLOGY.replacen("[sources", &security, 1));
+    application.folder.write("password", "right");
+    let allow = |resource: &str, name: &str, operations: &[&str]| {
+        let command = json!({ "do": "allow", "user": "ada", "resource": resource, "name": name,
+            "operations": operations });
+        java::call(&broker, command);
+    };
+    for topic in ["large", "totals", "minutes", "featured"] {
+        allow("topic", &application.topic(topic), &["write", "describe"]);
+    }
+    allow("topic", &application.topic("payments"), &["describe_configs", "describe"]);
+    for store in ["totals", "minutes", "recent"] {
+        allow("topic", &application.topic(&format!("{store}-changelog")), &["describe"]);
+    }
+    allow("group", &application.id, &["read", "describe"]);
+    let file = application.folder.at("topology.toml");
+    let brokers = format!("--brokers={}", broker.brokers());
+    let check = || run_to_end(command(&["check", &brokers, &file]), b"");
+    let start = Instant::now();
+    // What is allowed is known a little later.
+    while check().code == 1 {
+        assert!(start.elapsed() < Duration::from_secs(30));
+    }
+    let said = format!("lacks `Read` on topic `{}`", application.topic("payments"));
+    check().expect_code(2).says(&["error[M0914]", &said, "--operation Read"]);
+    allow("topic", &application.topic("payments"), &["read"]);
+    while check().code != 0 {
+        assert!(start.elapsed() < Duration::from_secs(60), "{}", check().stderr);
+    }
 }
 
 #[test]
