@@ -320,7 +320,10 @@ fn internal_topics(plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> Vec
                     ),
                 ],
             };
-            add(&store.changelog, *count, needed, None);
+            // Brokers refuse a time that is far from theirs, and the clock of who writes says nothing here.
+            let more = matches!(store.kind, StoreKind::KeyValue)
+                .then(|| ("message.timestamp.type".to_owned(), "LogAppendTime".to_owned()));
+            add(&store.changelog, *count, needed, more);
         }
     }
     topics.sort_by(|a, b| a.new.name.cmp(&b.new.name));
