@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <threads.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -40,11 +41,23 @@ time_t time(time_t *seconds) {
 }
 
 // The kernel waits by its own clock.
+static struct timespec real(const struct timespec *until) {
+    struct timespec real = *until;
+    real.tv_sec -= off();
+    return real;
+}
+
 int pthread_cond_timedwait(pthread_cond_t *condition, pthread_mutex_t *mutex, const struct timespec *until) {
     static int (*wait)(pthread_cond_t *, pthread_mutex_t *, const struct timespec *);
     if (!wait) wait = dlvsym(RTLD_NEXT, "pthread_cond_timedwait", "GLIBC_2.3.2");
     if (!wait) wait = dlsym(RTLD_NEXT, "pthread_cond_timedwait");
-    struct timespec real = *until;
-    real.tv_sec -= off();
-    return wait(condition, mutex, &real);
+    struct timespec then = real(until);
+    return wait(condition, mutex, &then);
+}
+
+int cnd_timedwait(cnd_t *condition, mtx_t *mutex, const struct timespec *until) {
+    static int (*wait)(cnd_t *, mtx_t *, const struct timespec *);
+    if (!wait) wait = dlsym(RTLD_NEXT, "cnd_timedwait");
+    struct timespec then = real(until);
+    return wait(condition, mutex, &then);
 }

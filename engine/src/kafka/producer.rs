@@ -92,7 +92,7 @@ struct Undelivered {
     topic: u32,
     partition: i32,
     code: sys::Code,
-    /// The broker's reason.
+    /// The broker's reason, if it gave one.
     reason: String,
     /// The record, in words.
     record: String,
@@ -175,7 +175,7 @@ pub(super) unsafe extern "C" fn on_delivery(
             let (key, reason) = unsafe {
                 let key = (!message.key.is_null())
                     .then(|| std::slice::from_raw_parts(message.key.cast_const().cast(), message.key_len));
-                (key, text(sys::rd_kafka_message_errstr(std::ptr::from_ref(message).cast())))
+                (key, text(sys::rd_kafka_message_produce_errstr(std::ptr::from_ref(message).cast())))
             };
             let record = described(key, message.key_len + message.len);
             reports.failed = Some(Undelivered { topic, partition, code: message.err, reason, record, blame });
@@ -355,7 +355,7 @@ impl Producer {
         let name = name.map_or("", |(name, _)| name);
         let what = format!("cannot deliver {} to {name}[{}]", failed.record, failed.partition);
         let error = match failed.code {
-            code::FATAL => self.client.error(failed.code),
+            error if error == code::FATAL || failed.reason.is_empty() => self.client.error(error),
             error => KafkaError::new(error, failed.reason.clone()),
         };
         Some(error.during(what))

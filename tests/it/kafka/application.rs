@@ -99,7 +99,14 @@ impl Application {
         for topic in topics {
             java::create_topic(broker, &format!("{id}-{topic}"), partitions);
         }
-        Application { id, folder, partitions }
+        let application = Application { id, folder, partitions };
+        // The controller has made them; the broker learns of it a little later.
+        for topic in topics {
+            let describe = json!({ "do": "describe-topic", "topic": application.topic(topic) });
+            application
+                .wait_until("topics", || java::try_call(broker, describe.clone()).get("error").is_none());
+        }
+        application
     }
 
     /// The full name of a topic.
@@ -176,7 +183,7 @@ impl Application {
     pub fn wait_until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         let start = Instant::now();
         while !is_so() {
-            assert!(start.elapsed() < Duration::from_secs(120), "waited for {what}\n{}", self.log());
+            assert!(start.elapsed() < Duration::from_secs(90), "waited for {what}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -306,7 +313,7 @@ impl Running {
             if let Some(status) = self.0.try_wait().unwrap() {
                 return status.code();
             }
-            assert!(start.elapsed() < Duration::from_secs(120), "it does not end");
+            assert!(start.elapsed() < Duration::from_secs(60), "it does not end");
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -134,7 +134,7 @@ fn a_process_that_sleeps_while_others_go_on_writes_nothing_of_what_it_had_begun(
     };
     let both = ["first", "second"].map(|instance| format!("{}-{instance}-consumer", application.id));
     // Its transaction is still open when it wakes up; then the brokers have ended it.
-    for (time_out, ended) in [("30s", false), ("2s", true)] {
+    for (time_out, ended) in [("10s", false), ("2s", true)] {
         let start = |instance| {
             let more = ["--instance", instance, "--commit-every", "400ms", "--transaction-timeout", time_out];
             application.start(broker, instance, &more)
@@ -146,7 +146,6 @@ fn a_process_that_sleeps_while_others_go_on_writes_nothing_of_what_it_had_begun(
             let known = java::call(broker, json!({ "do": "transactions", "prefix": prefix }));
             known["transactions"][0]["state"].as_str().unwrap_or_default().to_owned()
         };
-        let before = aborted(broker, &application.topic("featured"));
         // In the middle of a transaction, not of its end.
         loop {
             first.pause();
@@ -164,7 +163,6 @@ fn a_process_that_sleeps_while_others_go_on_writes_nothing_of_what_it_had_begun(
         first.resume();
         application.wait_until("both in the group", || members() == both);
         application.await_progress(broker, 1_000);
-        assert!(aborted(broker, &application.topic("featured")) > before, "{}", application.log());
         assert_eq!(first.end(), Some(0), "{}", application.log());
         assert_eq!(second.end(), Some(0), "{}", application.log());
     }
@@ -172,6 +170,7 @@ fn a_process_that_sleeps_while_others_go_on_writes_nothing_of_what_it_had_begun(
     application.await_all(broker, feeding);
     assert_eq!(last.end(), Some(0), "{}", application.log());
     application.check(broker);
+    assert!(aborted(broker, &application.topic("featured")) >= 2, "{}", application.log());
 }
 
 #[test]
@@ -246,10 +245,12 @@ fn a_record_that_a_topic_does_not_take_ends_the_process_and_is_not_lost() {
     notes(broker, &application, &[("a", 1002, "short".to_owned()), ("too long", 1003, noise(9_000))]);
     assert_eq!(running.code(), Some(1), "{}", application.log());
     let said = application.log();
-    for part in [&format!("`{topic}`"), "too long", "9,0", "max.message.bytes"] {
+    for part in
+        [topic.as_str(), "with key `too long`, of 8917 bytes, to", "raise it, and `message.max.bytes`"]
+    {
         assert!(said.contains(part), "{part} is not in\n{said}");
     }
-    assert!(copies() < 4);
+    assert!(copies() < 4 && said.len() < 5_000, "{said}");
     // Small records that are too large together.
     configure("max.message.bytes", "20000");
     let many: Vec<_> = (0..100).map(|number| ("b", 2000 + number, noise(1_000))).collect();
@@ -269,7 +270,7 @@ fn a_record_that_a_topic_does_not_take_ends_the_process_and_is_not_lost() {
     let mut running = application.start(broker, "state", &[]);
     assert_eq!(running.code(), Some(1), "{}", application.log());
     let said = application.log();
-    for part in [&format!("`{topic}`"), "4102444800000", "message.timestamp.after.max.ms", "max-ahead"] {
+    for part in [topic.as_str(), "4102444800000", "message.timestamp.after.max.ms", "max-ahead"] {
         assert!(said.contains(part), "{part} is not in\n{said}");
     }
     configure("message.timestamp.after.max.ms", "9223372036854775807");

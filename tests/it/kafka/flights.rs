@@ -1,7 +1,7 @@
 //! The example `flights` on a broker: several sub-topologies, one after the other, with a model. What is committed is what
 //! the in-memory driver writes, byte for byte.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -135,16 +135,25 @@ impl Flights {
         self.records(broker, topic).iter().map(|records| records.iter().map(bytes).collect()).collect()
     }
 
-    /// What a task gets, in the order in which it takes it when nothing is late: by time, then by input.
-    fn input(&self, broker: &Broker, sub: &SubTopology, partition: usize) -> Vec<(usize, Record)> {
+    /// The records of each topic that a sub-topology reads.
+    fn inputs(&self, broker: &Broker, sub: &SubTopology) -> Vec<Vec<Vec<Record>>> {
+        sub.inputs.iter().map(|input| self.records(broker, &input.topic)).collect()
+    }
+
+    /// What a task gets, in the order in which it takes it when nothing is late: by time, then by input. Each partition stays in
+    /// its order.
+    fn input(topics: &[Vec<Vec<Record>>], partition: usize) -> Vec<(usize, Record)> {
+        let partitions = topics.iter().map(|topic| topic.get(partition).cloned().unwrap_or_default().into());
+        let mut partitions: Vec<VecDeque<Record>> = partitions.collect();
         let mut input = Vec::new();
-        for (number, topic) in sub.inputs.iter().enumerate() {
-            let mut partitions = self.records(broker, &topic.topic);
-            if let Some(records) = partitions.get_mut(partition) {
-                input.extend(std::mem::take(records).into_iter().map(|record| (number, record)));
-            }
+        while let Some((number, _)) = partitions
+            .iter()
+            .enumerate()
+            .filter_map(|(number, records)| Some((number, records.front()?.timestamp)))
+            .min_by_key(|(number, time)| (*time, *number))
+        {
+            input.push((number, partitions[number].pop_front().unwrap()));
         }
-        input.sort_by_key(|(number, record)| (record.timestamp, *number));
         input
     }
 }
@@ -158,7 +167,7 @@ fn flights_of_one_partition_are_those_of_the_driver() {
     assert_eq!(running.end(), Some(0), "{}", flights.application.log());
 
     let sources = flights.plan.sub_topologies.iter().find(|sub| sub.depth == 0).unwrap();
-    let input = flights.input(broker, sources, 0);
+    let input = Flights::input(&flights.inputs(broker, sources), 0);
     assert_eq!(input.len(), DEPARTURES + ARRIVALS);
     let mut driver =
         Driver::new(flights.topology.clone(), flights.plan.clone(), DriverOptions::default()).unwrap();
@@ -199,7 +208,10 @@ fn flights_of_several_processes_are_those_of_the_driver_task_by_task() {
     let broker = Broker::shared();
     let flights = Flights::new(broker, "flights-4", PARTITIONS);
     let more = ["--create-topics", "--threads", "2"];
-    let processes = ["first", "second"].map(|state| flights.application.start(broker, state, &more));
+    let first = flights.application.start(broker, "first", &more);
+    flights.application.wait_until("the first process", || flights.application.log().contains(" assigned "));
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let processes = [first, flights.application.start(broker, "second", &more)];
     flights.await_end(broker);
     for process in processes {
         assert_eq!(process.end(), Some(0), "{}", flights.application.log());
@@ -210,11 +222,12 @@ fn flights_of_several_processes_are_those_of_the_driver_task_by_task() {
         // Per topic and partition, what each task has for it.
         let mut expected: BTreeMap<(String, usize), Vec<Vec<Bytes>>> = BTreeMap::new();
         let mut tables = BTreeSet::new();
+        let inputs = flights.inputs(broker, sub);
         for partition in 0..PARTITIONS {
             let state = TaskState::in_memory(&Task::store_specs(sub));
             let offsets = vec![0; sub.inputs.len()];
             let mut task = Task::open(sub.clone(), partition as i32, state, offsets, None, false).unwrap();
-            let epoch = task.process(flights.input(broker, sub, partition), 0).unwrap();
+            let epoch = task.process(Flights::input(&inputs, partition), 0).unwrap();
             assert!(epoch.stopped.is_none() && epoch.errors.is_empty());
             for output in &epoch.outputs {
                 let target = output.hash.map_or(partition, |hash| hash as usize % PARTITIONS);

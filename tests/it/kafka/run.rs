@@ -207,8 +207,11 @@ fn grant(broker: &Broker, said: &str) -> Vec<String> {
     let mut granted = Vec::new();
     for resource in ["topic", "group", "transactional-id"] {
         for name in after(&format!("--{resource}")) {
+            // Java writes these names in another way.
+            let java_names: Vec<String> =
+                operations.iter().map(|name| name.replace("DescribeConfigs", "describe_configs")).collect();
             let command = json!({ "do": "allow", "user": "millstream", "resource": resource.replace('-', "_"),
-                "name": name, "prefix": prefix, "operations": operations });
+                "name": name, "prefix": prefix, "operations": java_names });
             java::call(broker, command);
             let star = if prefix { "*" } else { "" };
             granted.push(format!("{resource} {name}{star} {}", operations.join(",")));
