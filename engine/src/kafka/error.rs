@@ -13,6 +13,7 @@ pub(super) mod code {
     pub const RESOLVE: Code = -193;
     pub const MESSAGE_TIMED_OUT: Code = -192;
     pub const AUTO_OFFSET_RESET: Code = -140;
+    pub const INVALID_DIFFERENT_RECORD: Code = -138;
     pub const PARTITION_EOF: Code = -191;
     pub const UNKNOWN_PARTITION: Code = -190;
     pub const UNKNOWN_TOPIC: Code = -188;
@@ -30,6 +31,8 @@ pub(super) mod code {
     pub const TIMED_OUT_QUEUE: Code = -166;
     pub const UNSUPPORTED_FEATURE: Code = -165;
     pub const NO_ENTRY: Code = -156;
+    pub const PURGE_QUEUE: Code = -152;
+    pub const PURGE_IN_FLIGHT: Code = -151;
     pub const FATAL: Code = -150;
     pub const FENCED: Code = -144;
     pub const UNKNOWN: Code = -1;
@@ -63,6 +66,7 @@ pub(super) mod code {
     pub const STORAGE: Code = 56;
     pub const SASL_AUTHENTICATION: Code = 58;
     pub const FENCED_INSTANCE: Code = 82;
+    pub const INVALID_RECORD: Code = 87;
     pub const UNSTABLE_OFFSET: Code = 88;
     pub const THROTTLED: Code = 89;
     pub const PRODUCER_FENCED: Code = 90;
@@ -210,12 +214,14 @@ impl KafkaError {
     /// The user is known and may not do this: an ACL is missing.
     pub fn is_authorization(&self) -> bool {
         self.is_topic_authorization()
-            || matches!(
-                self.code,
-                code::GROUP_AUTHORIZATION
-                    | code::CLUSTER_AUTHORIZATION
-                    | code::TRANSACTIONAL_ID_AUTHORIZATION
-            )
+            || self.is_group_authorization()
+            || self.is_transactional_id_authorization()
+            || self.code == code::CLUSTER_AUTHORIZATION
+    }
+
+    /// The user may not do this with a group.
+    pub fn is_group_authorization(&self) -> bool {
+        self.code == code::GROUP_AUTHORIZATION
     }
 
     /// The user may not do this with a topic.
@@ -260,6 +266,17 @@ impl KafkaError {
     /// by default, and `message.timestamp.before.max.ms`).
     pub fn is_invalid_timestamp(&self) -> bool {
         self.code == code::INVALID_TIMESTAMP
+    }
+
+    /// The record was dropped because something else went wrong.
+    pub fn is_purged(&self) -> bool {
+        matches!(self.code, code::PURGE_QUEUE | code::PURGE_IN_FLIGHT | code::INVALID_DIFFERENT_RECORD)
+    }
+
+    /// A record breaks a rule of its topic: one of a compacted topic has no key, or several have an
+    /// [invalid timestamp](Self::is_invalid_timestamp).
+    pub fn is_invalid_record(&self) -> bool {
+        self.code == code::INVALID_RECORD
     }
 
     /// The brokers cannot do what is needed: they are too old.

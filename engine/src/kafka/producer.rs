@@ -81,12 +81,45 @@ impl Drop for Topic {
 /// What librdkafka has told of sent records.
 #[derive(Default)]
 pub(super) struct Reports {
-    /// The first failure.
-    failed: Option<(u32, i32, sys::Code)>,
+    /// The failure that says most.
+    failed: Option<Undelivered>,
     /// Bytes of keys and values whose delivery was not reported.
     waiting: usize,
     /// Offset of the last delivered record by topic handle and partition; -1: none.
     offsets: Vec<Vec<i64>>,
+}
+
+/// A record that was not delivered.
+struct Undelivered {
+    topic: u32,
+    partition: i32,
+    code: sys::Code,
+    /// The broker's reason, if it gave one.
+    reason: String,
+    /// The record, in words.
+    record: String,
+    blame: usize,
+}
+
+/// How much a record has to do with the failure of its batch. Of a batch that is too large the largest record is told; one
+/// that failed because of another tells nothing.
+fn blame(error: sys::Code, bytes: usize) -> usize {
+    match error {
+        code::INVALID_DIFFERENT_RECORD | code::PURGE_QUEUE | code::PURGE_IN_FLIGHT => 0,
+        code::MESSAGE_TOO_LARGE | code::BATCH_TOO_LARGE => bytes.saturating_add(1),
+        _ => 1,
+    }
+}
+
+/// A record in the words of errors.
+fn described(key: Option<&[u8]>, bytes: usize) -> String {
+    const SHOWN: usize = 80;
+    let key = match key {
+        None => "without a key".to_owned(),
+        Some(key) if key.len() <= SHOWN => format!("with key `{}`", String::from_utf8_lossy(key)),
+        Some(key) => format!("with a key of {} bytes", key.len()),
+    };
+    format!("a record {key}, of {bytes} bytes,")
 }
 
 impl Reports {
@@ -139,7 +172,17 @@ pub(super) unsafe extern "C" fn on_delivery(
     let (topic, partition) = from_ticket(message.private);
     reports.waiting = reports.waiting.saturating_sub(message.key_len + message.len);
     if message.err != code::NONE {
-        reports.failed.get_or_insert((topic, partition, message.err));
+        let blame = blame(message.err, message.key_len + message.len);
+        if reports.failed.as_ref().is_none_or(|known| known.blame < blame) {
+            // SAFETY: the message is valid during the call; key and reason are copied.
+            let (key, reason) = unsafe {
+                let key = (!message.key.is_null())
+                    .then(|| std::slice::from_raw_parts(message.key.cast_const().cast(), message.key_len));
+                (key, text(sys::rd_kafka_message_produce_errstr(std::ptr::from_ref(message).cast())))
+            };
+            let record = described(key, message.key_len + message.len);
+            reports.failed = Some(Undelivered { topic, partition, code: message.err, reason, record, blame });
+        }
     } else if let Some(offset) = reports.offset(topic, partition) {
         // Without an offset (a broker that had it already does not say where): what is known stays, and is too low at most.
         *offset = message.offset.max(*offset);
@@ -243,7 +286,7 @@ impl Producer {
         }
         // SAFETY: this is the producer's thread, and the reference is gone with the statement.
         unsafe { self.client.shared().reports().expect(handle.0, partition) };
-        let (key, key_size) = raw(key);
+        let (key_raw, key_size) = raw(key);
         let (value, value_size) = raw(value);
         let headers_raw = headers.as_ref().map_or(std::ptr::null_mut(), |headers| headers.0.as_ptr());
         use sys::rd_kafka_vtype_t as tag;
@@ -260,7 +303,7 @@ impl Producer {
                 tag::RD_KAFKA_VTYPE_MSGFLAGS as c_int,
                 sys::RD_KAFKA_MSG_F_COPY as c_int,
                 tag::RD_KAFKA_VTYPE_KEY as c_int,
-                key,
+                key_raw,
                 key_size,
                 tag::RD_KAFKA_VTYPE_VALUE as c_int,
                 value,
@@ -286,8 +329,9 @@ impl Producer {
             error => {
                 // SAFETY: the topic is valid, its name lives as long as it and is copied.
                 let name = unsafe { text(sys::rd_kafka_topic_name(topic.0.as_ptr())) };
+                let record = described(key, key_size + value_size);
                 let error = self.client.error(error);
-                Err(error.during(format!("cannot send a record to {name}[{partition}]")).into())
+                Err(error.during(format!("cannot send {record} to {name}[{partition}]")).into())
             }
         }
     }
@@ -307,14 +351,27 @@ impl Producer {
         self.client.check(result).map_err(|error| error.during("cannot deliver all records"))
     }
 
-    /// The first record since the last `begin` or `clear` that could not be delivered.
+    /// What kept a record since the last `begin` or `clear` from being delivered; of several the one that says most.
     pub fn delivery_error(&self) -> Option<KafkaError> {
-        // SAFETY: this is the producer's thread, and the reference is gone with the statement.
-        let (topic, partition, error) = unsafe { self.client.shared().reports().failed }?;
+        // SAFETY: this is the producer's thread, which serves no reports while the reference lives.
+        let failed = unsafe { self.client.shared().reports() }.failed.as_ref()?;
         let topics = self.topics.borrow();
-        let name = topics.by_name.iter().find(|(_, handle)| handle.0 == topic).map_or("", |(name, _)| name);
-        let what = format!("cannot deliver a record to {name}[{partition}]");
-        Some(self.client.error(error).during(what))
+        let name = topics.by_name.iter().find(|(_, handle)| handle.0 == failed.topic);
+        let name = name.map_or("", |(name, _)| name);
+        let what = format!("cannot deliver {} to {name}[{}]", failed.record, failed.partition);
+        let error = match failed.code {
+            error if error == code::FATAL || failed.reason.is_empty() => self.client.error(error),
+            error => KafkaError::new(error, failed.reason.clone()),
+        };
+        Some(error.during(what))
+    }
+
+    /// Why the open transaction can only be aborted: its records were [purged](KafkaError::is_purged), and it takes no more.
+    pub fn transaction_error(&self) -> Option<KafkaError> {
+        // A transaction that is open cannot be begun, and what keeps it from that is told.
+        // SAFETY: the client is valid; the error is handed over.
+        let begun = unsafe { KafkaError::take(sys::rd_kafka_begin_transaction(self.client.as_ptr())) };
+        begun.err().filter(|error| error.requires_abort() || error.is_fatal())
     }
 
     /// The offset of the last record of this partition that was delivered since the last `begin` or `clear`. In rare cases

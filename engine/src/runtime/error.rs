@@ -50,7 +50,7 @@ pub enum RuntimeError {
     #[error(transparent)]
     Assignment(#[from] AssignmentError),
     /// Kafka refused something for good.
-    #[error("cannot {action}: {error}{}", advice(error))]
+    #[error("cannot {action}: {error}")]
     Kafka {
         /// What was tried, as a verb.
         action: String,
@@ -69,16 +69,21 @@ pub enum RuntimeError {
         /// The instance.
         instance: String,
     },
-    /// A record is larger than Kafka takes.
-    #[error(
-        "{record} is larger than Kafka takes: {error}; raise `max.message.bytes` of the topic and `message.max.bytes` in \
-         `[kafka.properties]`, or make the record smaller"
-    )]
-    TooLarge {
-        /// The record, in words.
-        record: String,
-        /// What Kafka said.
+    /// Kafka will never take a record.
+    #[error("{error}; {}", remedy(error))]
+    Refused {
+        /// What Kafka said of which record.
         error: KafkaError,
+    },
+    /// The user may not do this.
+    #[error("cannot {action}: {error}; {permission}")]
+    Forbidden {
+        /// What was tried, as a verb.
+        action: String,
+        /// Why it failed.
+        error: KafkaError,
+        /// What is missing, and the command that gives it.
+        permission: String,
     },
     /// The committed offset of an input is gone.
     #[error(
@@ -170,12 +175,15 @@ pub enum RuntimeError {
     Internal(String),
 }
 
-/// What to do about an error that people can mend.
-fn advice(error: &KafkaError) -> &'static str {
-    if error.is_authorization() {
-        "; the principal lacks an ACL for it: see \"Permissions\" in docs/kafka.md"
+/// How a record that Kafka refuses comes to be taken.
+fn remedy(error: &KafkaError) -> &'static str {
+    if error.is_message_too_large() {
+        "a topic takes batches of up to its `max.message.bytes`: raise it, and `message.max.bytes` in `[kafka.properties]` \
+         for more than 1,000,000 bytes; if the record alone is smaller, lower `batch.size` there instead"
     } else {
-        ""
+        "a topic takes records whose time is within its `message.timestamp.before.max.ms` and \
+         `message.timestamp.after.max.ms` of the broker's clock, and with a key if it is compacted: change its settings, or \
+         give the source a `max-ahead`, so that records of the future are errors of their own"
     }
 }
 
@@ -237,7 +245,9 @@ impl Trouble {
     /// committed, so that it does not matter whether the failed call has had its effect.
     pub fn kafka(action: impl Into<String>, error: KafkaError) -> Self {
         let action = action.into();
-        if error.is_authorization() || error.is_authentication() || error.is_unsupported() {
+        if error.is_message_too_large() || error.is_invalid_timestamp() || error.is_invalid_record() {
+            Trouble::from(RuntimeError::Refused { error })
+        } else if error.is_authorization() || error.is_authentication() || error.is_unsupported() {
             Trouble::from(RuntimeError::Kafka { action, error })
         } else {
             Trouble::Again(format!("cannot {action}: {error}"))

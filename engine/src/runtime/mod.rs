@@ -13,6 +13,7 @@ mod in_doubt;
 mod inputs;
 mod instance;
 mod member;
+mod permissions;
 mod places;
 mod restore;
 mod topics;
@@ -177,6 +178,23 @@ pub type Shutdown<'a> = &'a (dyn Fn() -> bool + Sync);
 /// # Errors
 /// What ends the run although nobody asked for it. Whatever was processed before is committed.
 pub fn run(
+    topology: &Topology,
+    plan: Arc<Plan>,
+    settings: RunSettings,
+    create_topics: bool,
+    shutdown: Shutdown<'_>,
+) -> Result<(), Box<RuntimeError>> {
+    let (brokers, security) = (settings.brokers.to_string(), settings.security.clone());
+    start(topology, plan.clone(), settings, create_topics, shutdown).map_err(|error| match *error {
+        RuntimeError::Kafka { action, error } if error.is_authorization() => {
+            let permission = permissions::missing(&action, &error, &plan, create_topics, &brokers, &security);
+            Box::new(RuntimeError::Forbidden { action, error, permission })
+        }
+        _ => error,
+    })
+}
+
+fn start(
     topology: &Topology,
     plan: Arc<Plan>,
     settings: RunSettings,

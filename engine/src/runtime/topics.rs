@@ -497,6 +497,18 @@ impl Purpose {
         }
     }
 
+    /// What a topic is made with, although it would do without.
+    fn wanted(self) -> Option<(String, String)> {
+        match self {
+            // Brokers refuse a time that is far from theirs, and the clock of who writes says nothing here.
+            Purpose::Changelog(StoreKind::KeyValue) => {
+                Some(("message.timestamp.type".to_owned(), "LogAppendTime".to_owned()))
+            }
+            Purpose::DeadLetters => Some(kept_for_ever()),
+            Purpose::Repartition | Purpose::Changelog(_) => None,
+        }
+    }
+
     fn operations(self) -> &'static [Operation] {
         use Operation::{Delete, DescribeConfigs, Read, Write};
         match self {
@@ -516,9 +528,7 @@ fn internal_topics(plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> Vec
             defaults.max_message_bytes.map(|bytes| ("max.message.bytes".to_owned(), bytes.to_string())),
         );
         config.extend(needed.iter().map(|(setting, needed)| ((*setting).to_owned(), needed.fix())));
-        if matches!(purpose, Purpose::DeadLetters) {
-            config.push(kept_for_ever());
-        }
+        config.extend(purpose.wanted());
         let new = NewTopic {
             name: name.to_owned(),
             partitions: partitions as i32,

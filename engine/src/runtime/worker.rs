@@ -581,13 +581,8 @@ impl Output {
                 Err(SendError::QueueFull) => {
                     return Err(Trouble::Again(format!("no room in the producer for {} s", CALL.as_secs())));
                 }
-                Err(SendError::Failed(error)) if error.is_message_too_large() => {
-                    let bytes = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
-                    let record = format!("a record of {bytes} bytes for topic `{topic}`");
-                    return Err(RuntimeError::TooLarge { record, error }.into());
-                }
                 Err(SendError::Failed(error)) => {
-                    return Err(self.trouble(&format!("write to topic `{topic}`"), error));
+                    return Err(self.trouble(&format!("write to topic `{topic}`"), self.cause(error)));
                 }
             }
         }
@@ -622,8 +617,9 @@ impl Output {
         // Later than that there is no transaction any more.
         let patience = CALL.min(self.options.transaction_timeout);
         self.producer.flush(patience).map_err(|error| {
+            let error = self.cause(error);
             self.shared.metrics.produce_error(error.name());
-            self.trouble("write to Kafka", error)
+            self.trouble(&format!("write to {}", self.written().join(", ")), error)
         })?;
         if self.options.transactional_id.is_some() {
             let sent = self.producer.send_offsets(offsets, metadata, patience);
@@ -646,6 +642,24 @@ impl Output {
         Ok(())
     }
 
+    /// The topics that the producer has written.
+    fn written(&self) -> Vec<&str> {
+        let mut topics: Vec<&str> = self.topics.keys().map(|topic| &**topic).collect();
+        topics.sort_unstable();
+        topics
+    }
+
+    /// What is behind an error of the producer.
+    fn cause(&self, error: KafkaError) -> KafkaError {
+        self.producer.poll(Duration::ZERO);
+        let cause = match self.producer.delivery_error() {
+            Some(delivery) if !delivery.is_purged() => Some(delivery),
+            _ if self.options.transactional_id.is_some() => self.producer.transaction_error(),
+            _ => None,
+        };
+        cause.unwrap_or(error)
+    }
+
     fn trouble(&self, action: &str, error: KafkaError) -> Trouble {
         self.shared.metrics.client_error(Client::Producer, error.name());
         // A transaction that took longer than its time-out was ended by the brokers, which looks the same.
@@ -653,9 +667,6 @@ impl Output {
         if error.is_fenced() && !late {
             let id = self.options.transactional_id.clone().unwrap_or_default();
             return RuntimeError::Fenced { id, instance: self.shared.instance.clone() }.into();
-        }
-        if error.is_message_too_large() {
-            return RuntimeError::TooLarge { record: "a record".to_owned(), error }.into();
         }
         Trouble::kafka(action, error)
     }

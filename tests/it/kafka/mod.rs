@@ -1,7 +1,10 @@
 //! On a real broker. The first test that needs one starts it; it ends with this process.
 
+mod application;
 mod broker;
 mod client;
+mod faults;
+mod flights;
 mod harness;
 mod java;
 mod proxy;

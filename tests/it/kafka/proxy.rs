@@ -46,7 +46,7 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let network = Arc::new(Network::default());
         let connected = network.clone();
-        thread::spawn(move || {
+        spawn(move || {
             for client in listener.incoming().flatten() {
                 // A broker that is away is a connection that is closed.
                 let _ = connected.connect(client);
@@ -95,6 +95,11 @@ impl Proxy {
     }
 }
 
+/// Ends with its connection.
+fn spawn(work: impl FnOnce() + Send + 'static) {
+    thread::Builder::new().name("proxy".to_owned()).spawn(work).unwrap();
+}
+
 impl Network {
     fn connect(self: &Arc<Self>, client: TcpStream) -> io::Result<()> {
         let Some(broker) = self.broker.get() else { return Ok(()) };
@@ -104,12 +109,12 @@ impl Network {
         let ends = [client.try_clone()?, broker.try_clone()?];
         self.state.lock().unwrap().connections.extend(ends);
         let (from, to, network) = (client.try_clone()?, broker.try_clone()?, self.clone());
-        thread::spawn(move || {
+        spawn(move || {
             let _ = network.requests(&from, &to);
             let _ = to.shutdown(Shutdown::Both);
         });
         let network = self.clone();
-        thread::spawn(move || {
+        spawn(move || {
             let _ = network.answers(&broker, &client);
             let _ = client.shutdown(Shutdown::Both);
         });

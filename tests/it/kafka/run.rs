@@ -1,271 +1,16 @@
 //! `millstream run` on a real broker: what it commits is what an undisturbed run over the same input gives.
 
-use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::process::{Child, Stdio};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use millstream::engine::kafka::{ClientSettings, GroupConsumer, GroupEvent, GroupOptions};
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
-use super::broker::{Broker, BrokerOptions, unique};
-use super::java::{self, Record};
+use super::application::{Application, TOPOLOGY, feed, payments};
+use super::broker::{Broker, BrokerOptions};
+use super::java;
 use super::proxy::{END_TRANSACTION, Lost, Proxy};
-use crate::support::{Folder, command, run as run_to_end};
-
-/// Steps of every kind of state on one source. `{app}` is the application's id, which its topics begin with.
-const TOPOLOGY: &str = r#"
-[app]
-id = "{app}"
-
-[sources.payments]
-topic = "{app}-payments"
-key   = { card = "string" }
-value = { at = "timestamp", amount = "int64" }
-time  = "at"
-
-[steps.large]
-op    = "filter"
-from  = "payments"
-where = "amount > 500"
-
-[steps.totals]
-op      = "aggregate"
-from    = "payments"
-columns = { payments = "count(*)", spend = "sum(amount)" }
-
-[steps.minutes]
-op      = "aggregate"
-from    = "payments"
-window  = { tumbling = "1s" }
-columns = { payments = "count(*)", largest = "max(amount)" }
-
-[steps.recent]
-op   = "features"
-from = "payments"
-columns.payments_5s = { value = "count(*)", last = "5s" }
-columns.spend_5s    = { value = "sum(amount)", last = "5s" }
-
-[sinks.large_payments]
-from  = "large"
-topic = "{app}-large"
-
-[sinks.totals_of_cards]
-from  = "totals"
-topic = "{app}-totals"
-
-[sinks.totals_of_minutes]
-from  = "minutes"
-topic = "{app}-minutes"
-
-[sinks.featured]
-from  = "recent"
-topic = "{app}-featured"
-"#;
-
-/// The sinks of the topology that are streams, and those that are tables.
-const STREAMS: [&str; 2] = ["large", "featured"];
-const TABLES: [&str; 2] = ["totals", "minutes"];
-
-/// An application in a folder of its own.
-struct Application {
-    id: String,
-    folder: Folder,
-}
-
-impl Application {
-    /// Writes the topology, and makes its topics with one partition each.
-    fn new(broker: &Broker, name: &str, topology: &str) -> Self {
-        let id = unique(name);
-        let folder = Folder::new();
-        folder.write("topology.toml", topology.replace("{app}", &id));
-        for topic in ["payments", "large", "totals", "minutes", "featured"] {
-            java::create_topic(broker, &format!("{id}-{topic}"), 1);
-        }
-        Application { id, folder }
-    }
-
-    fn topic(&self, name: &str) -> String {
-        format!("{}-{name}", self.id)
-    }
-
-    /// Starts a process that commits often; `more` are flags.
-    fn start(&self, broker: &Broker, state: &str, more: &[&str]) -> Running {
-        let (file, state) = (self.folder.at("topology.toml"), self.folder.at(state));
-        let mut arguments = vec!["run", &file, "--brokers", broker.brokers(), "--state-dir", &state];
-        arguments.extend(["--listen", "127.0.0.1:0", "--commit-every", "20ms", "--session-timeout", "1s"]);
-        arguments.extend(["--threads", "1"]);
-        arguments.extend(more);
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.at("log")).unwrap();
-        Running(
-            command(&arguments)
-                .env("MILLSTREAM_LOG", "info")
-                .stdout(Stdio::null())
-                .stderr(log)
-                .spawn()
-                .unwrap(),
-        )
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.at("log")).unwrap_or_default()
-    }
-
-    /// What the process that was started last answers.
-    fn get(&self, path: &str) -> Option<String> {
-        let log = self.log();
-        let (_, address) = log.rsplit_once("http=")?;
-        let mut server = TcpStream::connect(address.split_whitespace().next()?.trim_matches('"')).ok()?;
-        write!(server, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        server.read_to_string(&mut answer).ok()?;
-        Some(answer)
-    }
-
-    /// The value of a series of the process that was started last.
-    fn metric(&self, series: &str) -> Option<f64> {
-        self.get("/metrics")?.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
-    }
-
-    /// Waits until the offset after the last payment is committed.
-    #[track_caller]
-    fn await_end(&self, broker: &Broker) {
-        let topic = self.topic("payments");
-        let end = java::call(broker, json!({ "do": "ends", "topic": topic }))["offsets"][0].clone();
-        let start = Instant::now();
-        loop {
-            let found = java::call(broker, json!({ "do": "committed", "group": self.id, "topic": topic }));
-            if found["offsets"][0] == end {
-                return;
-            }
-            assert!(start.elapsed() < Duration::from_secs(180), "{found} of {end}\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    /// What the in-memory driver writes for what is in the input topic, by sink.
-    fn expected(&self, broker: &Broker) -> BTreeMap<String, Vec<Json>> {
-        let mut input = Vec::new();
-        for record in java::consume(broker, &self.topic("payments")) {
-            let value: Json = serde_json::from_slice(record.value.as_deref().unwrap()).unwrap();
-            let key = String::from_utf8(record.key.unwrap()).unwrap();
-            let line = json!({
-                "topic": self.topic("payments"), "timestamp": record.timestamp, "key": { "card": key }, "value": value,
-            });
-            input.extend(line.to_string().into_bytes());
-            input.push(b'\n');
-        }
-        let ran = run_to_end(command(&["pipe", &self.folder.at("topology.toml")]), &input).expect_code(0);
-        let mut expected: BTreeMap<String, Vec<Json>> = BTreeMap::new();
-        for line in ran.lines() {
-            let topic = line["topic"].as_str().unwrap().to_owned();
-            expected.entry(topic).or_default().push(row(
-                &line["key"],
-                line["value"].clone(),
-                &line["timestamp"],
-            ));
-        }
-        expected
-    }
-
-    /// Fails the test unless what is committed in the topics is what an undisturbed run gives.
-    #[track_caller]
-    fn check(&self, broker: &Broker) {
-        let expected = self.expected(broker);
-        for sink in STREAMS {
-            let topic = self.topic(sink);
-            let found: Vec<Json> = java::consume(broker, &topic).iter().map(read).collect();
-            let expected = &expected[&topic];
-            let differs = found.iter().zip(expected).position(|(found, expected)| found != expected);
-            if let Some(number) = differs {
-                panic!("{topic}, record {number}: {} instead of {}", found[number], expected[number]);
-            }
-            assert_eq!(found.len(), expected.len(), "{topic}");
-        }
-        for sink in TABLES {
-            let topic = self.topic(sink);
-            let found: Vec<Json> = java::consume(broker, &topic).iter().map(read).collect();
-            let (found, expected) = (newest(&found), newest(&expected[&topic]));
-            assert_eq!(found.len(), expected.len(), "{topic}");
-            for (key, row) in expected {
-                assert_eq!(found.get(&key), Some(&row), "{topic} {key}");
-            }
-        }
-    }
-}
-
-/// A process of `millstream run`; it is killed when this is dropped.
-struct Running(Child);
-
-impl Running {
-    /// Ends it as a crash of the machine does.
-    fn kill(mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-
-    /// Asks it to end; gives the exit code.
-    fn end(mut self) -> Option<i32> {
-        let id = self.0.id().to_string();
-        std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap();
-        self.0.wait().unwrap().code()
-    }
-
-    /// Whether it goes on.
-    fn goes_on(&mut self) -> bool {
-        self.0.try_wait().unwrap().is_none()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A written record as the test compares it. A key of one column is its text.
-fn row(key: &Json, value: Json, timestamp: &Json) -> Json {
-    let key = match key.as_object() {
-        Some(columns) if columns.len() == 1 => columns["card"].clone(),
-        _ => key.clone(),
-    };
-    json!({ "key": key, "value": value, "timestamp": timestamp })
-}
-
-fn read(record: &Record) -> Json {
-    let key = String::from_utf8(record.key.clone().unwrap()).unwrap();
-    let key = serde_json::from_str(&key).unwrap_or(Json::String(key));
-    let value = record.value.as_deref().map_or(Json::Null, |value| serde_json::from_slice(value).unwrap());
-    row(&key, value, &json!(record.timestamp))
-}
-
-/// The last row of each key.
-fn newest(rows: &[Json]) -> BTreeMap<String, Json> {
-    rows.iter().map(|row| (row["key"].to_string(), row.clone())).collect()
-}
-
-/// Payments of 50 cards, one each millisecond, some of them late.
-fn payments(count: i64, application: &Application) {
-    let mut text = String::from("card,at,amount\n");
-    let mut random: u64 = 7;
-    for number in 0..count {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let (card, amount) = ((random >> 33) % 50, (random >> 40) % 1000);
-        let at = 1_767_225_600_000 + number;
-        text.push_str(&format!("card-{card:02},{at},{amount}\n"));
-    }
-    application.folder.write("payments.csv", text);
-}
-
-/// Starts to write payments to the topic, `speed` times as fast as they were made.
-fn feed(broker: &Broker, application: &Application, speed: &str) -> Running {
-    let feed = format!("payments={}", application.folder.at("payments.csv"));
-    let file = application.folder.at("topology.toml");
-    let arguments = ["feed", &file, "--feed", &feed, "--brokers", broker.brokers(), "--speed", speed];
-    Running(command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
-}
+use crate::support::{command, run as run_to_end};
 
 /// The instance has a name, so that a process without the state of the former one still ends its transaction: else readers
 /// of committed records would wait for its time-out.
@@ -274,7 +19,7 @@ fn twenty_kills_lose_and_double_nothing() {
     let broker = Broker::start(&BrokerOptions::default());
     let application = Application::new(&broker, "killed", TOPOLOGY);
     payments(150_000, &application);
-    let mut feeding = feed(&broker, &application, "4");
+    let feeding = feed(&broker, &application, "4");
     for number in 0..20_u64 {
         let running = application.start(&broker, "state", &["--instance", "one"]);
         std::thread::sleep(Duration::from_millis(1600 + number * 97 % 500));
@@ -284,10 +29,7 @@ fn twenty_kills_lose_and_double_nothing() {
         }
     }
     let running = application.start(&broker, "state", &["--instance", "one"]);
-    while feeding.goes_on() {
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    application.await_end(&broker);
+    application.await_all(&broker, feeding);
     assert_eq!(running.end(), Some(0), "{}", application.log());
     application.check(&broker);
 
@@ -303,7 +45,7 @@ fn a_process_that_is_asked_to_end_commits_and_another_goes_on() {
     let broker = Broker::start(&BrokerOptions::default());
     let application = Application::new(&broker, "asked", TOPOLOGY);
     payments(40_000, &application);
-    let mut feeding = feed(&broker, &application, "4");
+    let feeding = feed(&broker, &application, "4");
     // The first leaves, the second has state of its own, the third takes up that of the first.
     for state in ["first", "second", "first"] {
         let running = application.start(&broker, state, &["--instance", state]);
@@ -311,10 +53,7 @@ fn a_process_that_is_asked_to_end_commits_and_another_goes_on() {
         assert_eq!(running.end(), Some(0), "{}", application.log());
     }
     let running = application.start(&broker, "second", &["--instance", "second"]);
-    while feeding.goes_on() {
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    application.await_end(&broker);
+    application.await_all(&broker, feeding);
     assert_eq!(running.end(), Some(0), "{}", application.log());
     application.check(&broker);
 }
@@ -328,14 +67,11 @@ fn a_broker_that_is_away_is_waited_for() {
     let running = application.start(&broker, "state", &[]);
     std::thread::sleep(Duration::from_secs(1));
     broker.restart();
-    let mut feeding = feed(&broker, &application, "4");
+    let feeding = feed(&broker, &application, "4");
     std::thread::sleep(Duration::from_secs(4));
     broker.kill();
     broker.restart();
-    while feeding.goes_on() {
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    application.await_end(&broker);
+    application.await_all(&broker, feeding);
     assert_eq!(running.end(), Some(0), "{}", application.log());
     application.check(&broker);
 }
@@ -383,15 +119,12 @@ fn a_commit_that_gets_no_answer_counts_as_what_it_was() {
     let running = application.start(&broker, "state", &more);
     for (lost, outcome) in [(Lost::Answer, "committed"), (Lost::Request, "aborted")] {
         proxy.lose(END_TRANSACTION, 5, lost);
-        let mut feeding = feed(&broker, &application, "10");
+        let feeding = feed(&broker, &application, "10");
         proxy.await_loss();
         // Until the process has given the answer up.
         std::thread::sleep(Duration::from_secs(4));
         proxy.heal();
-        while feeding.goes_on() {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        application.await_end(&broker);
+        application.await_all(&broker, feeding);
         let series = |outcome: &str| {
             let id = &application.id;
             format!("millstream_transactions_unknown_total{{app=\"{id}\",outcome=\"{outcome}\"}}")
@@ -425,8 +158,7 @@ fn a_record_that_fails_stops_the_process_before_it_and_poison_is_set_aside() {
     ]);
     java::call(broker, json!({ "do": "produce", "topic": topic, "records": records }));
     let mut running = application.start(broker, "state", &[]);
-    let status = running.0.wait().unwrap();
-    assert_eq!(status.code(), Some(1), "{}", application.log());
+    assert_eq!(running.code(), Some(1), "{}", application.log());
     let said = application.log();
     assert!(said.contains(&format!("`payments` stopped at record {topic}/0 offset 1")), "{said}");
     assert_eq!(java::consume(broker, &application.topic("large")).len(), 1);
@@ -483,7 +215,7 @@ topic = "{app}-large"
         assert!(start.elapsed() < Duration::from_secs(30), "{}", application.log());
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert_eq!(running.0.wait().unwrap().code(), Some(1), "{}", application.log());
+    assert_eq!(running.code(), Some(1), "{}", application.log());
     let said = application.log();
     assert!(
         said.contains(&format!("`shares` stopped when its time went on, in partition 0 of {topic}")),
@@ -627,16 +359,45 @@ fn two_processes_with_one_state_directory_are_told_apart() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let mut second = application.start(broker, "state", &[]);
-    assert_eq!(second.0.wait().unwrap().code(), Some(3), "{}", application.log());
+    assert_eq!(second.code(), Some(3), "{}", application.log());
     assert!(application.log().contains("is in use by process"), "{}", application.log());
     assert_eq!(first.end(), Some(0));
 }
 
+/// Gives what an error says is missing; returns it in short.
+fn grant(broker: &Broker, said: &str) -> Vec<String> {
+    let command = said.rsplit_once("kafka-acls.sh ").unwrap_or_else(|| panic!("no command in\n{said}")).1;
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let after = |flag: &str| -> Vec<&str> {
+        words.windows(2).filter(|pair| pair[0] == flag).map(|pair| pair[1]).collect()
+    };
+    assert_eq!(after("--bootstrap-server"), [broker.brokers()]);
+    assert_eq!(after("--allow-principal"), ["User:millstream"]);
+    let operations = after("--operation");
+    let prefix = after("--resource-pattern-type") == ["prefixed"];
+    let mut granted = Vec::new();
+    for resource in ["topic", "group", "transactional-id"] {
+        for name in after(&format!("--{resource}")) {
+            // Java writes these names in another way.
+            let java_names: Vec<String> =
+                operations.iter().map(|name| name.replace("DescribeConfigs", "describe_configs")).collect();
+            let command = json!({ "do": "allow", "user": "millstream", "resource": resource.replace('-', "_"),
+                "name": name, "prefix": prefix, "operations": java_names });
+            java::call(broker, command);
+            let star = if prefix { "*" } else { "" };
+            granted.push(format!("{resource} {name}{star} {}", operations.join(",")));
+        }
+    }
+    granted
+}
+
+/// Whoever does what the errors say gives it what docs/kafka.md lists, and nothing more.
 #[test]
-fn a_password_that_is_wrong_is_said_at_once_and_a_right_one_runs() {
+fn a_user_needs_the_right_password_and_what_the_errors_name() {
     let broker = Broker::start(&BrokerOptions {
         security: super::broker::Security::SaslSsl,
         users: vec![("millstream", "right")],
+        acl: true,
         ..BrokerOptions::default()
     });
     let security = format!(
@@ -644,21 +405,52 @@ fn a_password_that_is_wrong_is_said_at_once_and_a_right_one_runs() {
          password = \"${{file:password}}\"\n\n[sources",
         broker.certificate("ca.pem").display()
     );
-    let application = Application::new(&broker, "secure", &TOPOLOGY.replacen("[sources", &security, 1));
+    let topology = TOPOLOGY.replacen("[sources", &security, 1).replacen("\"{app}\"", "\"guarded\"", 1);
+    let application = Application::new(&broker, "secure", &topology);
     application.folder.write("password", "wrong");
     let mut running = application.start(&broker, "state", &[]);
-    assert_eq!(running.0.wait().unwrap().code(), Some(1));
+    assert_eq!(running.code(), Some(1));
     assert!(application.log().to_lowercase().contains("authentication"), "{}", application.log());
     assert!(!application.log().contains("`wrong`"), "{}", application.log());
 
     application.folder.write("password", "right");
-    payments(500, &application);
-    let running = application.start(&broker, "state", &[]);
-    let mut feeding = feed(&broker, &application, "100");
-    while feeding.goes_on() {
-        std::thread::sleep(Duration::from_millis(50));
+    // To be seen is not to be read or written.
+    for (topic, operation) in [("payments", "write"), ("large", "describe")] {
+        let topic = application.topic(topic);
+        let command = json!({ "do": "allow", "user": "millstream", "resource": "topic", "name": topic,
+            "operations": [operation] });
+        java::call(&broker, command);
     }
-    application.await_end(&broker);
+    payments(500, &application);
+    let mut feeding = feed(&broker, &application, "100");
+    assert_eq!(feeding.code(), Some(0));
+    let featured = application.topic("featured");
+    let mut granted = BTreeSet::new();
+    let running = loop {
+        let mut running = application.start(&broker, "state", &["--instance", "one"]);
+        let written = || java::call(&broker, json!({ "do": "count", "topic": featured }))["records"] == 500;
+        application.wait_until("an error or the end", || !running.goes_on() || written());
+        if running.goes_on() {
+            break running;
+        }
+        assert_eq!(running.code(), Some(1), "{}", application.log());
+        let before = granted.len();
+        granted.extend(grant(&broker, &application.log()));
+        assert!(granted.len() > before, "what was given did not help\n{}", application.log());
+        // It is known a little later.
+        std::thread::sleep(Duration::from_millis(200));
+    };
     assert_eq!(running.end(), Some(0), "{}", application.log());
     application.check(&broker);
+    let mut listed = BTreeSet::from([
+        "group guarded Read".to_owned(),
+        "transactional-id guarded-* Describe,Write".to_owned(),
+        "topic guarded-* Create,Read,Write,Delete,DescribeConfigs".to_owned(),
+        format!("topic {} Read", application.topic("payments")),
+    ]);
+    listed.extend(
+        ["large", "totals", "minutes", "featured"]
+            .map(|sink| format!("topic {} Write", application.topic(sink))),
+    );
+    assert_eq!(granted, listed, "{}", application.log());
 }

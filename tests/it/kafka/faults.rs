@@ -1,0 +1,298 @@
+//! What goes wrong around a process of `millstream run`, with the signals, settings and records that do it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+use super::application::{Application, TABLES, TOPOLOGY, feed, newest, payments};
+use super::broker::Broker;
+use super::java;
+
+/// Kills six processes, one after the other, and lets the last one go on.
+fn kill_again_and_again(broker: &Broker, application: &Application, more: &[&str]) {
+    payments(20_000, application);
+    let feeding = feed(broker, application, "2");
+    for number in 0..6 {
+        let running = application.start(broker, "state", more);
+        std::thread::sleep(Duration::from_millis(1300 + number * 97 % 500));
+        running.kill();
+        if number % 3 == 2 {
+            std::fs::remove_dir_all(application.folder.at("state")).unwrap();
+        }
+    }
+    let running = application.start(broker, "state", more);
+    application.await_all(broker, feeding);
+    assert_eq!(running.end(), Some(0), "{}", application.log());
+}
+
+/// Says how many transactions with records of this topic were aborted.
+fn aborted(broker: &Broker, topic: &str) -> i64 {
+    let data = broker.directory().join("data").display().to_string();
+    let markers = java::call(broker, json!({ "do": "markers", "topic": topic, "directory": data }));
+    markers["aborted"].as_i64().unwrap()
+}
+
+#[test]
+fn killed_processes_write_each_change_of_a_table_once() {
+    let broker = Broker::shared();
+    let application = Application::new(broker, "single", TOPOLOGY);
+    kill_again_and_again(broker, &application, &["--instance", "one", "--max-batch-rows", "1"]);
+    application.check(broker);
+    application.check_streams(broker, &TABLES);
+    assert!(aborted(broker, &application.topic("totals")) > 0, "no kill has hit a transaction");
+}
+
+#[test]
+fn killed_processes_lose_nothing_at_least_once() {
+    let broker = Broker::shared();
+    let guarantee = "id = \"{app}\"\nguarantee = \"at-least-once\"";
+    let application =
+        Application::new(broker, "repeated", &TOPOLOGY.replacen("id = \"{app}\"", guarantee, 1));
+    kill_again_and_again(broker, &application, &[]);
+
+    let expected = application.expected(broker);
+    let rows = |sink: &str| {
+        let partition = (application.topic(sink), 0);
+        (application.written(broker, sink).remove(&partition).unwrap(), expected[&partition].clone())
+    };
+    // What depends on its record alone is the same each time.
+    let (found, all) = rows("large");
+    let times = |rows: &[Json]| {
+        let mut times: BTreeMap<String, usize> = BTreeMap::new();
+        rows.iter().for_each(|row| *times.entry(row.to_string()).or_default() += 1);
+        times
+    };
+    let found = times(&found);
+    for (row, count) in times(&all) {
+        assert!(found.get(&row).is_some_and(|found| *found >= count), "{row}");
+    }
+    assert_eq!(found.len(), times(&all).len());
+    let (found, all) = rows("featured");
+    let records = |rows: &[Json]| -> BTreeSet<String> {
+        rows.iter().map(|row| format!("{} {}", row["key"], row["timestamp"])).collect()
+    };
+    assert_eq!(records(&found), records(&all));
+    // The largest of some is the largest of them when one is seen twice; how many there are is not.
+    let (found, all) = rows("minutes");
+    let (found, all) = (newest(&found), newest(&all));
+    assert_eq!(found.len(), all.len());
+    for (key, row) in all {
+        let found = &found[&key]["value"];
+        assert_eq!(found["largest"], row["value"]["largest"], "{key}");
+        assert!(found["payments"].as_i64() >= row["value"]["payments"].as_i64(), "{key}: {found} of {row}");
+    }
+    let (found, all) = rows("totals");
+    let (found, all) = (newest(&found), newest(&all));
+    for (key, row) in all {
+        let found = &found[&key]["value"];
+        assert!(found["payments"].as_i64() >= row["value"]["payments"].as_i64(), "{key}: {found} of {row}");
+    }
+}
+
+/// The workers have transactions of their own, over stores of one process.
+#[test]
+fn workers_share_the_partitions_of_a_process() {
+    let broker = Broker::shared();
+    let application = Application::partitioned(broker, "workers", TOPOLOGY, 7);
+    payments(30_000, &application);
+    let feeding = feed(broker, &application, "5");
+    let start = |threads| application.start(broker, "state", &["--instance", "one", "--threads", threads]);
+    let running = start("3");
+    application.await_progress(broker, 2_000);
+    running.kill();
+    // Nobody but this process can end the transaction of the third worker soon.
+    let running = start("2");
+    application.await_progress(broker, 2_000);
+    assert_eq!(running.end(), Some(0), "{}", application.log());
+    let running = start("3");
+    application.await_all(broker, feeding);
+    let prefix = format!("{}-one-", application.id);
+    let known = java::call(broker, json!({ "do": "transactions", "prefix": prefix }));
+    let ids: Vec<&str> =
+        known["transactions"].as_array().unwrap().iter().map(|known| known["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["0", "1", "2"].map(|worker| format!("{prefix}{worker}")), "{known}");
+    assert_eq!(running.end(), Some(0), "{}", application.log());
+    application.check(broker);
+}
+
+#[test]
+fn a_process_that_sleeps_while_others_go_on_writes_nothing_of_what_it_had_begun() {
+    let broker = Broker::shared();
+    let application = Application::new(broker, "asleep", TOPOLOGY);
+    payments(50_000, &application);
+    let feeding = feed(broker, &application, "2");
+    let members = || -> Vec<String> {
+        let group = java::call(broker, json!({ "do": "group", "group": application.id }));
+        let stable = group["state"] == "Stable";
+        let members = group["members"].as_array().unwrap().iter().filter(|_| stable);
+        let mut members: Vec<_> =
+            members.map(|member| member["client"].as_str().unwrap().to_owned()).collect();
+        members.sort();
+        members
+    };
+    let both = ["first", "second"].map(|instance| format!("{}-{instance}-consumer", application.id));
+    // Its transaction is still open when it wakes up; then the brokers have ended it.
+    for (time_out, ended) in [("10s", false), ("2s", true)] {
+        let start = |instance| {
+            let more = ["--instance", instance, "--commit-every", "400ms", "--transaction-timeout", time_out];
+            application.start(broker, instance, &more)
+        };
+        let first = start("first");
+        application.await_progress(broker, 1_000);
+        let transaction = || {
+            let prefix = format!("{}-first-", application.id);
+            let known = java::call(broker, json!({ "do": "transactions", "prefix": prefix }));
+            known["transactions"][0]["state"].as_str().unwrap_or_default().to_owned()
+        };
+        // In the middle of a transaction, not of its end.
+        loop {
+            first.pause();
+            if transaction() == "Ongoing" {
+                break;
+            }
+            first.resume();
+            std::thread::sleep(Duration::from_millis(70));
+        }
+        let second = start("second");
+        application.await_progress(broker, 1_000);
+        if ended {
+            application.wait_until("the end of the transaction", || transaction() != "Ongoing");
+        }
+        first.resume();
+        application.wait_until("both in the group", || members() == both);
+        application.await_progress(broker, 1_000);
+        assert_eq!(first.end(), Some(0), "{}", application.log());
+        assert_eq!(second.end(), Some(0), "{}", application.log());
+    }
+    let last = application.start(broker, "first", &["--instance", "first"]);
+    application.await_all(broker, feeding);
+    assert_eq!(last.end(), Some(0), "{}", application.log());
+    application.check(broker);
+    assert!(aborted(broker, &application.topic("featured")) >= 2, "{}", application.log());
+}
+
+#[test]
+fn of_two_processes_with_one_instance_the_younger_goes_on() {
+    let broker = Broker::shared();
+    let application = Application::new(broker, "namesakes", TOPOLOGY);
+    payments(30_000, &application);
+    let feeding = feed(broker, &application, "5");
+    let mut older = application.start(broker, "older", &["--instance", "one"]);
+    application.await_progress(broker, 1_000);
+    let younger = application.start(broker, "younger", &["--instance", "one"]);
+    assert_eq!(older.code(), Some(1), "{}", application.log());
+    let id = format!("another process uses the transactional id `{}-one-0`", application.id);
+    let said = application.log();
+    assert!(said.contains(&id) && said.contains("give each process an instance of its own"), "{said}");
+    application.await_all(broker, feeding);
+    assert_eq!(younger.end(), Some(0), "{}", application.log());
+    application.check(broker);
+}
+
+/// Passes on what it reads.
+const NOTES: &str = r#"
+[app]
+id = "{app}"
+
+[sources.notes]
+topic = "{app}-payments"
+key   = { card = "string" }
+value = { at = "timestamp", note = "string" }
+time  = "at"
+
+[sinks.copies]
+from  = "notes"
+topic = "{app}-large"
+"#;
+
+/// A text that no compression makes much smaller.
+fn noise(length: usize) -> String {
+    let mut random: u64 = 11;
+    let letter = |_| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'0' + (random >> 58) as u8)
+    };
+    (0..length).map(letter).filter(|letter| *letter != '\\').collect()
+}
+
+fn notes(broker: &Broker, application: &Application, notes: &[(&str, i64, String)]) {
+    let records: Vec<Json> = notes
+        .iter()
+        .map(
+            |(card, at, note)| json!({ "key": card, "value": json!({ "at": at, "note": note }).to_string() }),
+        )
+        .collect();
+    let topic = application.topic("payments");
+    java::call(broker, json!({ "do": "produce", "topic": topic, "records": records }));
+}
+
+#[test]
+fn a_record_that_a_topic_does_not_take_ends_the_process_and_is_not_lost() {
+    let broker = Broker::shared();
+    let application = Application::new(broker, "refused", NOTES);
+    let topic = application.topic("large");
+    let configure = |setting: &str, value: &str| {
+        let config = json!({ (setting): value });
+        java::call(broker, json!({ "do": "configure-topic", "topic": topic, "config": config }));
+    };
+    let copies = || java::consume(broker, &topic).len();
+    configure("max.message.bytes", "2000");
+    notes(broker, &application, &[("a", 1000, "short".to_owned()), ("a", 1001, "short".to_owned())]);
+    let mut running = application.start(broker, "state", &[]);
+    application.await_end(broker);
+    notes(broker, &application, &[("a", 1002, "short".to_owned()), ("too long", 1003, noise(9_000))]);
+    assert_eq!(running.code(), Some(1), "{}", application.log());
+    let said = application.log();
+    for part in
+        [topic.as_str(), "with key `too long`, of 8917 bytes, to", "raise it, and `message.max.bytes`"]
+    {
+        assert!(said.contains(part), "{part} is not in\n{said}");
+    }
+    assert!(copies() < 4 && said.len() < 5_000, "{said}");
+    configure("max.message.bytes", "200000");
+    let running = application.start(broker, "state", &[]);
+    application.await_end(broker);
+    assert_eq!((copies(), running.end()), (4, Some(0)), "{}", application.log());
+
+    // Brokers take no records of the far future.
+    notes(broker, &application, &[("a", 4_102_444_800_000, "in 2100".to_owned())]);
+    let mut running = application.start(broker, "state", &[]);
+    assert_eq!(running.code(), Some(1), "{}", application.log());
+    let said = application.log();
+    for part in [topic.as_str(), "with key `a`", "message.timestamp.after.max.ms", "max-ahead"] {
+        assert!(said.contains(part), "{part} is not in\n{said}");
+    }
+    configure("message.timestamp.after.max.ms", "9223372036854775807");
+    let running = application.start(broker, "state", &[]);
+    application.await_end(broker);
+    assert_eq!((copies(), running.end()), (5, Some(0)), "{}", application.log());
+}
+
+#[test]
+fn a_clock_that_is_days_off_changes_nothing() {
+    let broker = Broker::shared();
+    let application = Application::new(broker, "clock", TOPOLOGY);
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kafka/clock.c");
+    let clock = application.folder.at("clock.so");
+    let compiled =
+        Command::new("cc").args(["-shared", "-fPIC", "-o", &clock, source, "-ldl"]).status().unwrap();
+    assert!(compiled.success());
+    payments(15_000, &application);
+    let feeding = feed(broker, &application, "5");
+    for days in [3, -3] {
+        let off = (days * 86_400).to_string();
+        let environment = [("LD_PRELOAD", clock.as_str()), ("CLOCK_OFF", &off)];
+        let running = application.start_with(broker, "state", &["--instance", "one"], &environment);
+        application.await_progress(broker, 3_000);
+        assert_eq!(running.end(), Some(0), "{}", application.log());
+    }
+    let running = application.start(broker, "state", &["--instance", "one"]);
+    application.await_all(broker, feeding);
+    assert_eq!(running.end(), Some(0), "{}", application.log());
+    application.check(broker);
+    let days: BTreeSet<String> =
+        application.log().lines().filter_map(|line| Some(line.split_once('T')?.0.to_owned())).collect();
+    assert!(days.len() >= 3, "{days:?}");
+}
