@@ -10,13 +10,14 @@ use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
 use super::assignment::{TaskId, tasks_of};
+use super::chores::{self, Chore};
 use super::commit_metadata::CommitMetadata;
 use super::error::{RuntimeError, Trouble};
 use super::inputs::Fetched;
-use super::restore::{self, Open, Opened, Request};
+use super::restore::{self, Open, Opened};
 use super::topics::ANSWER;
 use super::worker::{Assigned, Command, Worker};
 use super::{COUNT_MEMORY_EVERY, Cancelled, OpenTask, Shared, Shutdown};
@@ -69,11 +70,13 @@ struct Member {
     shared: Arc<Shared>,
     consumer: Arc<GroupConsumer>,
     workers: Vec<WorkerHandle>,
-    restorers: Vec<JoinHandle<()>>,
+    /// The restorers, and who does the chores.
+    helpers: Vec<JoinHandle<()>>,
     /// Set when the session is over: who begins something need not go on.
     over: Cancelled,
     failures: Receiver<Trouble>,
-    requests: Sender<Request>,
+    requests: Sender<Box<Open>>,
+    chores: Sender<Chore>,
     opened: Receiver<Opened>,
     /// Counts the assignments.
     assignment: u64,
@@ -100,19 +103,16 @@ impl Member {
         for number in 0..shared.settings.threads {
             workers.push(start_worker(shared, number, tasks, &over, failed.clone())?);
         }
-        let mut restorers = Vec::new();
+        let (chores, to_do) = bounded(tasks * 2 + 16);
+        let mut helpers = Vec::new();
         for number in 0..RESTORERS.min(tasks.max(1)) {
             let (shared, requested, opened_by) = (shared.clone(), requested.clone(), opened_by.clone());
-            let failed = failed.clone();
-            let body = move || {
-                let served =
-                    catch_unwind(AssertUnwindSafe(|| restore::serve(&shared, &requested, &opened_by)));
-                if let Err(panic) = served {
-                    let _ = failed.send(panicked("a restorer", &*panic));
-                }
-            };
-            restorers.push(thread(format!("restorer-{number}"), body)?);
+            let body = move || restore::open_all(&shared, &requested, &opened_by);
+            helpers.push(start_helper(format!("restorer-{number}"), &failed, body)?);
         }
+        let shared_too = shared.clone();
+        let body = move || chores::do_all(&shared_too, &to_do);
+        helpers.push(start_helper("chores".to_owned(), &failed, body)?);
         let settings = &shared.settings;
         let inputs: Vec<&PlanInput> = shared.plan.sub_topologies.iter().flat_map(|sub| &sub.inputs).collect();
         let options = GroupOptions {
@@ -130,10 +130,11 @@ impl Member {
             shared: shared.clone(),
             consumer: Arc::new(consumer),
             workers,
-            restorers,
+            helpers,
             over,
             failures,
             requests,
+            chores,
             opened,
             assignment: 0,
             joining: Some(shared.status.pending("its place in the consumer group")),
@@ -198,8 +199,9 @@ impl Member {
         self.joining = None;
         self.metadata = Some(metadata);
         let gone = self.parked.extract_if(|id, _| !ids.contains(id)).collect::<Vec<_>>();
-        for (_, task) in gone {
-            self.request(Request::Close(Box::new(task)))?;
+        for (id, task) in gone {
+            self.shared.status.remove_task(self.shared.sub_name(id), id.partition);
+            self.close(task)?;
         }
         let plan = self.shared.plan.clone();
         let mut positions = Vec::new();
@@ -262,19 +264,16 @@ impl Member {
                     self.start(task, inputs)?;
                     continue;
                 }
-                Some(task) => self.request(Request::Close(Box::new(task)))?,
+                Some(task) => self.close(task)?,
                 None => {}
             }
             self.show(id, TaskState::Restoring);
             let cancelled: Cancelled = Arc::new(AtomicBool::new(false));
             self.opening.insert(id, Opening { inputs, cancelled: cancelled.clone() });
-            self.request(Request::Open(Box::new(Open {
-                id,
-                assignment: self.assignment,
-                offsets: task_offsets,
-                committed: metadata,
-                cancelled,
-            })))?;
+            let assignment = self.assignment;
+            let open = Open { id, assignment, offsets: task_offsets, committed: metadata, cancelled };
+            let asked = self.requests.send_timeout(Box::new(open), HAND_BACK);
+            asked.map_err(|_| RuntimeError::Internal("the restorers do not answer".to_owned()))?;
         }
         self.shared.resolve(&last_commits);
         Ok(())
@@ -334,7 +333,7 @@ impl Member {
         let opening = if assignment == self.assignment { self.opening.remove(&id) } else { None };
         match opening {
             Some(Opening { inputs, .. }) => self.start(task, inputs),
-            None => self.request(Request::Close(Box::new(task))),
+            None => self.close(task),
         }
     }
 
@@ -361,9 +360,9 @@ impl Member {
         answer.unwrap_or_else(|_| RuntimeError::Internal(format!("worker {worker} does not answer")).into())
     }
 
-    fn request(&self, request: Request) -> Result<(), Trouble> {
-        let full = |_| Trouble::from(RuntimeError::Internal("the restorers do not answer".to_owned()));
-        self.requests.send_timeout(request, HAND_BACK).map_err(full)
+    fn close(&self, task: OpenTask) -> Result<(), Trouble> {
+        let asked = self.chores.send_timeout(Chore::Close(Box::new(task)), HAND_BACK);
+        Ok(asked.map_err(|_| RuntimeError::Internal("tasks cannot be closed".to_owned()))?)
     }
 
     fn revoked(&mut self, lost: bool) -> Result<(), Trouble> {
@@ -395,15 +394,33 @@ impl Member {
         let mut tasks = Vec::new();
         let mut trouble = None;
         for (number, replied) in replies.into_iter().enumerate() {
-            match replied.recv_deadline(deadline) {
-                Ok(handed) => tasks.extend(handed),
+            match self.reply(number, &replied, deadline) {
+                Some(handed) => tasks.extend(handed),
                 // The others still commit.
-                Err(_) => trouble = trouble.or_else(|| Some(self.failure(number))),
+                None => trouble = trouble.or_else(|| Some(self.failure(number))),
             }
         }
         match trouble {
             Some(trouble) => Err(trouble),
             None => Ok(tasks),
+        }
+    }
+
+    /// What a worker hands back. One that ends without having looked at its commands does not answer, and they stay in their
+    /// channel.
+    fn reply(
+        &self,
+        worker: usize,
+        replied: &Receiver<Vec<OpenTask>>,
+        deadline: Instant,
+    ) -> Option<Vec<OpenTask>> {
+        loop {
+            let ended = self.workers.get(worker).is_none_or(|worker| worker.thread.is_finished());
+            match replied.recv_timeout(LISTEN) {
+                Ok(handed) => return Some(handed),
+                Err(RecvTimeoutError::Timeout) if !ended && Instant::now() < deadline => {}
+                Err(_) => return None,
+            }
         }
     }
 
@@ -435,8 +452,8 @@ impl Member {
         self.removed_at = Instant::now();
         let mut consumed = self.shared.consumed.lock().unwrap_or_else(PoisonError::into_inner);
         if !consumed.is_empty() {
-            // If the restorers are busy it is done the next time.
-            let _ = self.requests.try_send(Request::Remove(consumed.drain().collect()));
+            // If there is too much to do it is done the next time.
+            let _ = self.chores.try_send(Chore::Remove(consumed.drain().collect()));
         }
     }
 
@@ -464,7 +481,7 @@ impl Member {
             (Ok(()), Err(trouble)) => Err(trouble),
             (outcome, Err(_)) => outcome,
         };
-        let Member { consumer, workers, restorers, requests, opened, .. } = self;
+        let Member { consumer, workers, helpers, requests, chores, opened, .. } = self;
         // First the group learns that others may go on; then there is time for the disk.
         if !stuck {
             let _ = consumer.unassign();
@@ -474,10 +491,10 @@ impl Member {
             }
         }
         consumer.close(patience);
-        drop(requests);
+        drop((requests, chores));
         if !stuck {
-            for restorer in restorers {
-                let _ = restorer.join();
+            for helper in helpers {
+                let _ = helper.join();
             }
         }
         tasks.extend(opened.try_iter().filter_map(|opened| opened.outcome.ok().flatten()));
@@ -521,6 +538,19 @@ fn start_worker(
         let _: Result<(), TrySendError<()>> = waker.try_send(());
     };
     Ok(WorkerHandle { commands, wake: Arc::new(wake), thread })
+}
+
+fn start_helper(
+    name: String,
+    failed: &Sender<Trouble>,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, Trouble> {
+    let (failed, who) = (failed.clone(), name.clone());
+    thread(name, move || {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+            let _ = failed.send(panicked(&who, &*panic));
+        }
+    })
 }
 
 fn thread(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Trouble> {

@@ -6,6 +6,7 @@
 //! commit unknown ends the *session*: everything is dropped, and the next session opens it anew from what was committed.
 
 pub mod assignment;
+mod chores;
 pub mod clock;
 mod commit_metadata;
 mod error;

@@ -32,16 +32,6 @@ const QUEUED_BYTES: usize = 16 << 20;
 /// How often a restore is spoken of.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
-/// What the restore threads are asked.
-pub(super) enum Request {
-    /// To open a task.
-    Open(Box<Open>),
-    /// To close a task that has gone to another process.
-    Close(Box<OpenTask>),
-    /// To remove records of repartition topics that are committed.
-    Remove(Vec<(TopicPartition, i64)>),
-}
-
 /// A task to be opened.
 pub(super) struct Open {
     pub id: TaskId,
@@ -63,26 +53,13 @@ pub(super) struct Opened {
     pub outcome: Result<Option<OpenTask>, Trouble>,
 }
 
-/// Serves requests until nobody makes any.
-pub(super) fn serve(shared: &Arc<Shared>, requests: &Receiver<Request>, opened: &Sender<Opened>) {
-    for request in requests {
-        match request {
-            Request::Open(open) => {
-                let Open { id, assignment, .. } = *open;
-                let outcome = Opening { shared, open: &open }.run();
-                // Whoever has stopped listening does not want it any more.
-                let _ = opened.send(Opened { id, assignment, outcome });
-            }
-            Request::Close(task) => {
-                shared.status.remove_task(shared.sub_name(task.id), task.id.partition);
-                task.close();
-            }
-            Request::Remove(offsets) => {
-                if let Err(error) = shared.topics.admin().delete_records(&offsets) {
-                    tracing::debug!(%error, "records of repartition topics were not removed; they will be later");
-                }
-            }
-        }
+/// Opens tasks until nobody asks for any.
+pub(super) fn open_all(shared: &Arc<Shared>, requests: &Receiver<Box<Open>>, opened: &Sender<Opened>) {
+    for open in requests {
+        let Open { id, assignment, .. } = *open;
+        let outcome = Opening { shared, open: &open }.run();
+        // Whoever has stopped listening does not want it any more.
+        let _ = opened.send(Opened { id, assignment, outcome });
     }
 }
 

@@ -208,10 +208,7 @@ fn flights_of_several_processes_are_those_of_the_driver_task_by_task() {
     let broker = Broker::shared();
     let flights = Flights::new(broker, "flights-4", PARTITIONS);
     let more = ["--create-topics", "--threads", "2"];
-    let first = flights.application.start(broker, "first", &more);
-    flights.application.wait_until("the first process", || flights.application.log().contains(" assigned "));
-    std::thread::sleep(std::time::Duration::from_secs(2));
-    let processes = [first, flights.application.start(broker, "second", &more)];
+    let processes = ["first", "second"].map(|state| flights.application.start(broker, state, &more));
     flights.await_end(broker);
     for process in processes {
         assert_eq!(process.end(), Some(0), "{}", flights.application.log());

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -69,10 +70,15 @@ pub fn try_call(broker: &Broker, mut command: Json) -> Json {
     serde_json::from_str(&line).unwrap_or_else(|error| panic!("{command}: {line}: {error}"))
 }
 
-/// Makes a topic.
+/// Makes a topic, and waits until the broker has it too: the controller answers before that.
 #[track_caller]
 pub fn create_topic(broker: &Broker, topic: &str, partitions: usize) {
     call(broker, json!({ "do": "create-topic", "topic": topic, "partitions": partitions }));
+    let start = Instant::now();
+    while try_call(broker, json!({ "do": "ends", "topic": topic })).get("error").is_some() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{topic} has no leaders");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// The committed records of a topic, by partition and offset.
