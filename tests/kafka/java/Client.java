@@ -264,6 +264,8 @@ public final class Client {
         settings.put("auto.offset.reset", "earliest");
         settings.put("enable.auto.commit", "false");
         settings.put("max.poll.records", "10000");
+        // A fetch at the end of a partition keeps the next partition waiting.
+        settings.put("fetch.max.wait.ms", "10");
         try (KafkaConsumer<byte[], byte[]> consumer =
             new KafkaConsumer<>(settings, new ByteArrayDeserializer(), new ByteArrayDeserializer())) {
             int count = consumer.partitionsFor(topic()).size();
