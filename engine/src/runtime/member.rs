@@ -108,11 +108,11 @@ impl Member {
         for number in 0..RESTORERS.min(tasks.max(1)) {
             let (shared, requested, opened_by) = (shared.clone(), requested.clone(), opened_by.clone());
             let body = move || restore::open_all(&shared, &requested, &opened_by);
-            helpers.push(start_helper(format!("restorer-{number}"), &failed, body)?);
+            helpers.push(start_thread(format!("restorer-{number}"), &failed, body)?);
         }
         let shared_too = shared.clone();
         let body = move || chores::do_all(&shared_too, &to_do);
-        helpers.push(start_helper("chores".to_owned(), &failed, body)?);
+        helpers.push(start_thread("chores".to_owned(), &failed, body)?);
         let settings = &shared.settings;
         let inputs: Vec<&PlanInput> = shared.plan.sub_topologies.iter().flat_map(|sub| &sub.inputs).collect();
         let options = GroupOptions {
@@ -519,20 +519,14 @@ fn start_worker(
     let (waker, wake) = bounded(1);
     shared.heartbeat(number);
     let (shared, over) = (shared.clone(), over.clone());
-    let body = move || {
-        let worked = catch_unwind(AssertUnwindSafe(|| {
-            match Worker::new(number, shared, commanded, wake, &over, failed.clone()) {
-                Ok(worker) => worker.run(),
-                Err(trouble) => {
-                    let _ = failed.send(trouble);
-                }
-            }
-        }));
-        if let Err(panic) = worked {
-            let _ = failed.send(panicked("a worker", &*panic));
+    let failures = failed.clone();
+    let body = move || match Worker::new(number, shared, commanded, wake, &over, failures.clone()) {
+        Ok(worker) => worker.run(),
+        Err(trouble) => {
+            let _ = failures.send(trouble);
         }
     };
-    let thread = thread(format!("worker-{number}"), body)?;
+    let thread = start_thread(format!("worker-{number}"), &failed, body)?;
     let wake = move || {
         // A worker that is to wake already need not be told again.
         let _: Result<(), TrySendError<()>> = waker.try_send(());
@@ -540,20 +534,18 @@ fn start_worker(
     Ok(WorkerHandle { commands, wake: Arc::new(wake), thread })
 }
 
-fn start_helper(
+/// Starts a thread whose panic ends the session.
+fn start_thread(
     name: String,
     failed: &Sender<Trouble>,
     work: impl FnOnce() + Send + 'static,
 ) -> Result<JoinHandle<()>, Trouble> {
     let (failed, who) = (failed.clone(), name.clone());
-    thread(name, move || {
+    let body = move || {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
             let _ = failed.send(panicked(&who, &*panic));
         }
-    })
-}
-
-fn thread(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Trouble> {
+    };
     let started = std::thread::Builder::new().name(name.clone()).spawn(body);
     started.map_err(|source| RuntimeError::Io { action: format!("start the thread {name}"), source }.into())
 }

@@ -1,9 +1,10 @@
 //! An application on Kafka: one process of its group.
 //!
-//! Three kinds of threads share the work, and only messages pass between them. The thread that calls [`run`] is the *member*: it
+//! Four kinds of threads share the work, and only messages pass between them. The thread that calls [`run`] is the *member*: it
 //! holds the process's place in the consumer group and decides who works on what. *Workers* own tasks: they process and
-//! commit. *Restorers* open tasks and bring their stores up to date. What goes wrong in a way that leaves the outcome of a
-//! commit unknown ends the *session*: everything is dropped, and the next session opens it anew from what was committed.
+//! commit. *Restorers* open tasks and bring their stores up to date. *Chores* are what nobody waits for, such as closing a
+//! task that has gone. What goes wrong in a way that leaves the outcome of a commit unknown ends the *session*: everything is
+//! dropped, and the next session opens it anew from what was committed.
 
 pub mod assignment;
 mod chores;
@@ -34,7 +35,7 @@ use self::in_doubt::InDoubt;
 use self::places::{Place, Places};
 use self::topics::Topics;
 use crate::http::{Heartbeat, Server, Status};
-use crate::kafka::{Admin, ClientSettings, OffsetAndMetadata, TopicPartition};
+use crate::kafka::{Admin, ClientSettings, OffsetAndMetadata, Security, TopicPartition};
 use crate::metrics::Metrics;
 use crate::plan::{Origin, Plan};
 use crate::settings::RunSettings;
@@ -186,13 +187,25 @@ pub fn run(
     shutdown: Shutdown<'_>,
 ) -> Result<(), Box<RuntimeError>> {
     let (brokers, security) = (settings.brokers.to_string(), settings.security.clone());
-    start(topology, plan.clone(), settings, create_topics, shutdown).map_err(|error| match *error {
+    start(topology, plan.clone(), settings, create_topics, shutdown)
+        .map_err(|error| with_permission(error, &plan, create_topics, &brokers, &security))
+}
+
+/// Where a permission is missing the error names it, and what gives it.
+fn with_permission(
+    error: Box<RuntimeError>,
+    plan: &Plan,
+    creates: bool,
+    brokers: &str,
+    security: &Security,
+) -> Box<RuntimeError> {
+    match *error {
         RuntimeError::Kafka { action, error } if error.is_authorization() => {
-            let permission = permissions::missing(&action, &error, &plan, create_topics, &brokers, &security);
-            Box::new(RuntimeError::Forbidden { action, error, permission })
+            let permission = permissions::missing(&action, &error, plan, creates, brokers, security);
+            RuntimeError::Forbidden { action, error, permission }.into()
         }
         _ => error,
-    })
+    }
 }
 
 fn start(
@@ -281,7 +294,9 @@ pub fn check_topics(
         Topics::new(Arc::new(admin)).examine(plan, &settings.topics)
     };
     asked().map_err(|trouble| match trouble {
-        Trouble::Failed(error) => error,
+        Trouble::Failed(error) => {
+            with_permission(error, plan, false, &settings.brokers.to_string(), &settings.security)
+        }
         Trouble::Again(why) => RuntimeError::Unanswered(why).into(),
     })
 }

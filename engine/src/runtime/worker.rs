@@ -375,10 +375,12 @@ impl Worker {
         let mut offsets = Vec::new();
         for running in self.tasks.iter_mut().filter(|running| running.dirty) {
             let sub = running.open.task.sub_topology().clone();
-            let commit = running.open.task.commit();
+            let mut commit = running.open.task.commit();
             let partition = running.open.id.partition;
             let mut written = vec![(0, 0); sub.stores.len()];
-            for change in commit.changelog.iter() {
+            // The producer has it then: it need not be held until the brokers have it.
+            let changelog = std::mem::take(&mut commit.changelog);
+            for change in changelog.iter() {
                 if let Some((records, bytes)) = written.get_mut(change.store.0) {
                     *records += 1;
                     *bytes += (change.key.len() + change.value.map_or(0, <[u8]>::len)) as u64;

@@ -138,6 +138,26 @@ impl Application {
         Running(command.stdout(Stdio::null()).stderr(log).spawn().unwrap())
     }
 
+    /// Starts so many processes and kills each after `alive` milliseconds or somewhat more. After every `fresh`th the state directory is gone.
+    pub fn kill_again_and_again(&self, broker: &Broker, kills: u64, alive: u64, fresh: u64, more: &[&str]) {
+        for number in 0..kills {
+            let running = self.start(broker, "state", more);
+            std::thread::sleep(Duration::from_millis(alive + number * 97 % 500));
+            running.kill();
+            if number % fresh == fresh - 1 {
+                std::fs::remove_dir_all(self.folder.at("state")).unwrap();
+            }
+        }
+    }
+
+    /// Says how many transactions with records of one of its topics were aborted.
+    pub fn aborted(&self, broker: &Broker, topic: &str) -> i64 {
+        let data = broker.directory().join("data").display().to_string();
+        let topic = self.topic(topic);
+        let markers = java::call(broker, json!({ "do": "markers", "topic": topic, "directory": data }));
+        markers["aborted"].as_i64().unwrap()
+    }
+
     /// What all processes have said.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.at("log")).unwrap_or_default()
@@ -358,12 +378,18 @@ pub fn newest(rows: &[Json]) -> BTreeMap<String, Json> {
     rows.iter().map(|row| (row["key"].to_string(), row.clone())).collect()
 }
 
+/// Numbers that look random and are the same each time; their upper bits are the better ones.
+pub fn random(seed: u64) -> impl Iterator<Item = u64> {
+    let next = |random: &u64| {
+        Some(random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407))
+    };
+    std::iter::successors(Some(seed), next).skip(1)
+}
+
 /// Payments of 50 cards, one each millisecond, some of them late.
 pub fn payments(count: i64, application: &Application) {
     let mut text = String::from("card,at,amount\n");
-    let mut random: u64 = 7;
-    for number in 0..count {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    for (number, random) in (0..count).zip(random(7)) {
         let (card, amount) = ((random >> 33) % 50, (random >> 40) % 1000);
         let at = 1_767_225_600_000 + number;
         text.push_str(&format!("card-{card:02},{at},{amount}\n"));

@@ -25,6 +25,7 @@ import java.util.regex.Pattern;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.AlterConfigOp;
 import org.apache.kafka.clients.admin.ConfigEntry;
+import org.apache.kafka.clients.admin.ListOffsetsOptions;
 import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.OffsetSpec;
@@ -33,6 +34,7 @@ import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
+import org.apache.kafka.common.IsolationLevel;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.acl.AccessControlEntry;
 import org.apache.kafka.common.acl.AclBinding;
@@ -294,14 +296,19 @@ public final class Client {
         }
     }
 
-    /** Gives {@code offsets}: the end of each partition, open and aborted transactions included. */
+    /**
+     * {@code isolation} (read_uncommitted). Gives {@code offsets}: the end of each partition, aborted transactions included;
+     * open ones are not in what is read_committed.
+     */
     private ObjectNode ends() throws Exception {
         Map<TopicPartition, OffsetSpec> wanted = new HashMap<>();
         int count = admin().describeTopics(List.of(topic())).allTopicNames().get().get(topic()).partitions().size();
         for (int number = 0; number < count; number++) {
             wanted.put(new TopicPartition(topic(), number), OffsetSpec.latest());
         }
-        var found = admin().listOffsets(wanted).all().get();
+        boolean committed = command.path("isolation").asText().equals("read_committed");
+        IsolationLevel isolation = committed ? IsolationLevel.READ_COMMITTED : IsolationLevel.READ_UNCOMMITTED;
+        var found = admin().listOffsets(wanted, new ListOffsetsOptions(isolation)).all().get();
         ObjectNode answer = done();
         ArrayNode offsets = answer.putArray("offsets");
         for (int number = 0; number < count; number++) {
