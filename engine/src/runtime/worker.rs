@@ -539,7 +539,7 @@ impl Output {
             let Record { key, value, timestamp, headers, .. } = record;
             let headers: Vec<(&str, Option<&[u8]>)> =
                 headers.iter().map(|header| (header.name.as_str(), header.value.as_deref())).collect();
-            self.enqueue(handle, topic, target, key.as_deref(), value.as_deref(), *timestamp, &headers)?;
+            self.enqueue(handle, target, key.as_deref(), value.as_deref(), *timestamp, &headers)?;
             let bytes = key.as_ref().map_or(0, Vec::len) + value.as_ref().map_or(0, Vec::len);
             match written.iter_mut().find(|(known, ..)| known == rank) {
                 Some((_, records, sum)) => (*records, *sum) = (*records + 1, *sum + bytes as u64),
@@ -561,14 +561,12 @@ impl Output {
         timestamp: i64,
     ) -> Result<(), Trouble> {
         let (handle, _) = self.topic(topic)?;
-        self.enqueue(handle, topic, partition, key, value, timestamp, &[])
+        self.enqueue(handle, partition, key, value, timestamp, &[])
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of a record")]
     fn enqueue(
         &mut self,
         handle: TopicHandle,
-        topic: &str,
         partition: i32,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
@@ -584,7 +582,7 @@ impl Output {
                     return Err(Trouble::Again(format!("no room in the producer for {} s", CALL.as_secs())));
                 }
                 Err(SendError::Failed(error)) => {
-                    return Err(self.trouble(&format!("write to topic `{topic}`"), self.cause(error)));
+                    return Err(self.not_written(error));
                 }
             }
         }
@@ -618,11 +616,7 @@ impl Output {
     ) -> Result<(), Trouble> {
         // Later than that there is no transaction any more.
         let patience = CALL.min(self.options.transaction_timeout);
-        self.producer.flush(patience).map_err(|error| {
-            let error = self.cause(error);
-            self.shared.metrics.produce_error(error.name());
-            self.trouble(&format!("write to {}", self.written().join(", ")), error)
-        })?;
+        self.producer.flush(patience).map_err(|error| self.not_written(error))?;
         if self.options.transactional_id.is_some() {
             let sent = self.producer.send_offsets(offsets, metadata, patience);
             sent.map_err(|error| self.trouble("commit offsets", error))?;
@@ -642,6 +636,13 @@ impl Output {
         }
         self.open = None;
         Ok(())
+    }
+
+    /// Any of the topics may be behind it, whichever was written when it was noticed.
+    fn not_written(&self, error: KafkaError) -> Trouble {
+        let error = self.cause(error);
+        self.shared.metrics.produce_error(error.name());
+        self.trouble(&format!("write to {}", self.written().join(", ")), error)
     }
 
     /// The topics that the producer has written.
