@@ -114,35 +114,33 @@ impl Numbers {
     }
 }
 
-fn records(workload: &Workload, count: usize) -> Vec<SourceRecord> {
+fn records(workload: &Workload, count: usize) -> impl Iterator<Item = SourceRecord> {
     let mut numbers = Numbers(42);
     let countries = ["DE", "FR", "US", "GB"];
-    (0..count)
-        .map(|index| {
-            let card = numbers.next() % workload.keys;
-            let amount = (numbers.next() % 100_000) as f64 / 100.0;
-            let country = countries[(numbers.next() % 4) as usize];
-            let at = 1_767_225_600_000 + index as i64 * 2;
-            let mut value = format!(
-                "{{\"amount\":{amount},\"merchant\":\"merchant-{:05}\",\"country\":\"{country}\",\"at\":{at}",
-                numbers.next() % 5000
-            );
-            if workload.name.starts_with("trees") {
-                for n in 1..10 {
-                    value.push_str(&format!(",\"f{n}\":{}", (numbers.next() % 1000) as f64 / 10.0));
-                }
+    (0..count).map(move |index| {
+        let card = numbers.next() % workload.keys;
+        let amount = (numbers.next() % 100_000) as f64 / 100.0;
+        let country = countries[(numbers.next() % 4) as usize];
+        let at = 1_767_225_600_000 + index as i64 * 2;
+        let mut value = format!(
+            "{{\"amount\":{amount},\"merchant\":\"merchant-{:05}\",\"country\":\"{country}\",\"at\":{at}",
+            numbers.next() % 5000
+        );
+        if workload.name.starts_with("trees") {
+            for n in 1..10 {
+                value.push_str(&format!(",\"f{n}\":{}", (numbers.next() % 1000) as f64 / 10.0));
             }
-            value.push('}');
-            let record = Record {
-                key: Some(format!("card-{card:012}").into_bytes()),
-                value: Some(value.into_bytes()),
-                timestamp: at,
-                headers: Vec::new(),
-                offset: 0,
-            };
-            SourceRecord { source: 0, partition: Some(0), record }
-        })
-        .collect()
+        }
+        value.push('}');
+        let record = Record {
+            key: Some(format!("card-{card:012}").into_bytes()),
+            value: Some(value.into_bytes()),
+            timestamp: at,
+            headers: Vec::new(),
+            offset: 0,
+        };
+        SourceRecord { source: 0, partition: Some(0), record }
+    })
 }
 
 fn main() {
@@ -165,7 +163,7 @@ fn main() {
             Driver::new(topology, plan, DriverOptions { fold: true, ..DriverOptions::default() })
                 .expect("the driver opens");
         let count = count.unwrap_or(workload.records);
-        let mut records = records(workload, count).into_iter();
+        let mut records = records(workload, count);
         let mut seconds = 0.0;
         let mut written = 0;
         for number in 0.. {

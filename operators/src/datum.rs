@@ -35,7 +35,7 @@ pub enum Datum {
     /// `float64`.
     Float64(f64),
     /// `decimal(p,s)`, as a number of 10^-s.
-    Decimal(i128),
+    Decimal(Int128),
     /// `date`, days since 1970.
     Date(i32),
     /// `timestamp`, milliseconds since 1970 UTC.
@@ -48,6 +48,23 @@ pub enum Datum {
     List(Arc<[Datum]>),
     /// A struct: its fields in order.
     Struct(Arc<[Datum]>),
+}
+
+/// An `i128` that may lie at any multiple of 8 bytes: so a [`Datum`] has 24 bytes, not 32.
+#[derive(Clone, Copy, Debug)]
+#[repr(Rust, packed(8))]
+pub struct Int128(i128);
+
+impl From<i128> for Int128 {
+    fn from(value: i128) -> Self {
+        Int128(value)
+    }
+}
+
+impl From<Int128> for i128 {
+    fn from(value: Int128) -> Self {
+        value.0
+    }
 }
 
 /// A value that still lies in an array or in a [`Datum`].
@@ -111,7 +128,7 @@ impl DatumRef<'_> {
             DatumRef::Int64(value) => Datum::Int64(value),
             DatumRef::Float32(value) => Datum::Float32(value),
             DatumRef::Float64(value) => Datum::Float64(value),
-            DatumRef::Decimal(value) => Datum::Decimal(value),
+            DatumRef::Decimal(value) => Datum::Decimal(value.into()),
             DatumRef::Date(value) => Datum::Date(value),
             DatumRef::Timestamp(value) => Datum::Timestamp(value),
             DatumRef::String(value) => Datum::String(Arc::from(value)),
@@ -180,7 +197,7 @@ impl Datum {
             Datum::Int64(value) => DatumRef::Int64(*value),
             Datum::Float32(value) => DatumRef::Float32(*value),
             Datum::Float64(value) => DatumRef::Float64(*value),
-            Datum::Decimal(value) => DatumRef::Decimal(*value),
+            Datum::Decimal(value) => DatumRef::Decimal((*value).into()),
             Datum::Date(value) => DatumRef::Date(*value),
             Datum::Timestamp(value) => DatumRef::Timestamp(*value),
             Datum::String(value) => DatumRef::String(value),
@@ -200,7 +217,9 @@ impl Datum {
             DataType::Int64 => Datum::Int64(array.as_primitive::<Int64Type>().value(row)),
             DataType::Float32 => Datum::Float32(array.as_primitive::<Float32Type>().value(row)),
             DataType::Float64 => Datum::Float64(array.as_primitive::<Float64Type>().value(row)),
-            DataType::Decimal128(_, _) => Datum::Decimal(array.as_primitive::<Decimal128Type>().value(row)),
+            DataType::Decimal128(_, _) => {
+                Datum::Decimal(array.as_primitive::<Decimal128Type>().value(row).into())
+            }
             DataType::Date32 => Datum::Date(array.as_primitive::<Date32Type>().value(row)),
             DataType::Timestamp(TimeUnit::Millisecond, _) => {
                 Datum::Timestamp(array.as_primitive::<TimestampMillisecondType>().value(row))
@@ -330,7 +349,7 @@ fn read_datum(reader: &mut Reader<'_, '_>, depth: usize) -> Result<Datum, Decode
         4 => Datum::Int64(reader.integer()?),
         5 => Datum::Float32(f32::from_bits(u32::from_le_bytes(reader.array()?))),
         6 => Datum::Float64(f64::from_bits(u64::from_le_bytes(reader.array()?))),
-        7 => Datum::Decimal(reader.integer()?),
+        7 => Datum::Decimal(reader.integer::<i128>()?.into()),
         8 => Datum::Date(reader.integer()?),
         9 => Datum::Timestamp(reader.integer()?),
         10 => {
@@ -389,7 +408,7 @@ impl Hash for Datum {
             Datum::Int64(value) | Datum::Timestamp(value) => value.hash(state),
             Datum::Float32(value) => if value.is_nan() { f32::NAN } else { *value }.to_bits().hash(state),
             Datum::Float64(value) => if value.is_nan() { f64::NAN } else { *value }.to_bits().hash(state),
-            Datum::Decimal(value) => value.hash(state),
+            Datum::Decimal(value) => i128::from(*value).hash(state),
             Datum::String(value) => value.hash(state),
             Datum::Bytes(value) => value.hash(state),
             Datum::List(values) | Datum::Struct(values) => values.hash(state),
@@ -560,7 +579,7 @@ fn append(column: &mut ColumnBuilder, datum: &Datum) -> Result<(), DatumError> {
         (Values::Int64(values), Datum::Int64(value) | Datum::Timestamp(value)) => values.push(*value),
         (Values::Float32(values), Datum::Float32(value)) => values.push(*value),
         (Values::Float64(values), Datum::Float64(value)) => values.push(*value),
-        (Values::Decimal(values), Datum::Decimal(value)) => values.push(*value),
+        (Values::Decimal(values), Datum::Decimal(value)) => values.push((*value).into()),
         (Values::Bytes(values), Datum::String(value)) => values.data.extend_from_slice(value.as_bytes()),
         (Values::Bytes(values), Datum::Bytes(value)) => values.data.extend_from_slice(value),
         (Values::List(list), Datum::List(items)) => {
@@ -592,7 +611,7 @@ mod tests {
             any::<u32>().prop_map(|bits| Datum::Float32(f32::from_bits(bits))),
             any::<u64>().prop_map(|bits| Datum::Float64(f64::from_bits(bits))),
             prop_oneof![Just(f64::NAN), Just(-f64::NAN), Just(0.0), Just(-0.0)].prop_map(Datum::Float64),
-            any::<i128>().prop_map(Datum::Decimal),
+            any::<i128>().prop_map(|value| Datum::Decimal(value.into())),
             any::<i32>().prop_map(Datum::Date),
             any::<i64>().prop_map(Datum::Timestamp),
             ".{0,5}".prop_map(|text| Datum::String(text.into())),
@@ -623,7 +642,7 @@ mod tests {
             (Datum::Int64(300), &[4, 0xd8, 4]),
             (Datum::Float32(1.5), &[5, 0, 0, 0xc0, 0x3f]),
             (Datum::Float64(-0.0), &[6, 0, 0, 0, 0, 0, 0, 0, 0x80]),
-            (Datum::Decimal(-150), &[7, 0xab, 2]),
+            (Datum::Decimal((-150).into()), &[7, 0xab, 2]),
             (Datum::Date(1), &[8, 2]),
             (Datum::Timestamp(64), &[9, 0x80, 1]),
             (Datum::String("ä".into()), &[10, 2, 0xc3, 0xa4]),

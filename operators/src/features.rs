@@ -5,8 +5,7 @@
 //! short scans, and buckets that are over expire as one range. Rows of keys in use are also held in memory, as they are in the
 //! store; which of them count is decided by their time alone, so that nobody can tell what was pruned when.
 
-use std::collections::VecDeque;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -213,12 +212,17 @@ impl Features {
     fn bucket(&self) -> i64 {
         (self.longest / 4).max(1)
     }
+
+    /// How many cells a row has in memory.
+    fn width(&self) -> usize {
+        self.plan.value_count() + 1
+    }
 }
 
 impl Definition for Features {
     fn stores(&self) -> Vec<StoreDeclaration> {
         let mut parts =
-            vec!["features 1".to_owned(), self.longest.to_string(), self.plan.values_fingerprint()];
+            vec!["features 2".to_owned(), self.longest.to_string(), self.plan.values_fingerprint()];
         parts.extend(self.input.key_fields().iter().map(|field| type_name(field.data_type())));
         let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
         vec![StoreDeclaration {
@@ -250,36 +254,80 @@ impl Definition for Features {
 }
 
 /// The rows of a key that later ones may see, in order of time, equal times in order of arrival.
+///
+/// One buffer, for a key is met in a random place of memory: of each row its time and then what the features' aggregates take
+/// of it. `width` is how many cells that are.
 #[derive(Debug, Default)]
 struct KeyRows {
-    times: VecDeque<i64>,
-    /// What the features' aggregates take of them: of each row as many values.
-    values: VecDeque<Datum>,
+    cells: Vec<Datum>,
+    /// The cells before are of rows that have been dropped.
+    first: usize,
 }
 
 impl KeyRows {
-    /// How many rows are not later than `time`.
-    fn until(&self, time: i64) -> usize {
-        self.times.partition_point(|other| *other <= time)
+    fn cells(&self) -> &[Datum] {
+        self.cells.get(self.first..).unwrap_or_default()
     }
 
-    fn insert(&mut self, position: usize, time: i64, values: impl ExactSizeIterator<Item = Datum>) {
-        self.times.insert(position, time);
-        let start = position * values.len();
-        for (number, value) in values.enumerate() {
-            self.values.insert(start + number, value);
+    fn len(&self, width: usize) -> usize {
+        self.cells().len() / width
+    }
+
+    fn time(&self, row: usize, width: usize) -> Option<i64> {
+        match self.cells().get(row * width) {
+            Some(Datum::Timestamp(time)) => Some(*time),
+            _ => None,
+        }
+    }
+
+    fn last_time(&self, width: usize) -> Option<i64> {
+        self.len(width).checked_sub(1).and_then(|last| self.time(last, width))
+    }
+
+    /// The cells of some rows.
+    fn range(&self, rows: Range<usize>, width: usize) -> &[Datum] {
+        self.cells().get(rows.start * width..rows.end * width).unwrap_or_default()
+    }
+
+    /// How many rows are not later than `time`.
+    fn until(&self, time: i64, width: usize) -> usize {
+        // Mostly all are.
+        if self.last_time(width).is_none_or(|last| last <= time) {
+            return self.len(width);
+        }
+        let (mut earlier, mut later) = (0, self.len(width));
+        while earlier < later {
+            let middle = earlier.midpoint(later);
+            match self.time(middle, width) {
+                Some(other) if other <= time => earlier = middle + 1,
+                _ => later = middle,
+            }
+        }
+        earlier
+    }
+
+    fn insert(&mut self, row: usize, time: i64, values: impl ExactSizeIterator<Item = Datum>) {
+        let start = self.first + row * (values.len() + 1);
+        let cells = std::iter::once(Datum::Timestamp(time)).chain(values);
+        if start >= self.cells.len() {
+            self.cells.extend(cells);
+        } else {
+            self.cells.splice(start..start, cells);
         }
     }
 
     /// Drops the rows that are not later than `time` and says how many they were.
-    fn drop_until(&mut self, time: i64) -> usize {
+    fn drop_until(&mut self, time: i64, width: usize) -> usize {
         // Mostly there is none.
-        if self.times.front().is_none_or(|first| *first > time) {
+        if self.time(0, width).is_none_or(|first| first > time) {
             return 0;
         }
-        let (rows, dropped) = (self.times.len(), self.until(time));
-        self.times.drain(..dropped);
-        self.values.drain(..self.values.len() / rows * dropped);
+        let dropped = self.until(time, width);
+        self.first += dropped * width;
+        // Moving the rest forward is paid by what was dropped.
+        if self.first >= self.cells.len() / 2 {
+            self.cells.drain(..std::mem::take(&mut self.first));
+        }
         dropped
     }
 }
@@ -309,6 +357,7 @@ impl RunningFeatures {
 
     fn process_rows(&mut self, input: &Batch, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
         let definition = self.definition.clone();
+        let width = definition.width();
         let store = context.store(0);
         let keys = self.keys.encode_all(input.rows.columns(), input.len())?;
         let arguments = definition.plan.prepare(&input.rows);
@@ -345,14 +394,14 @@ impl RunningFeatures {
                         KeyRows::default()
                     } else {
                         let buckets = over.saturating_add(1).max(0)..=self.stream_time.unwrap_or_default();
-                        stored_rows(key, buckets, definition.bucket(), context.state, store)?
+                        stored_rows(key, buckets, &definition, context.state, store)?
                     };
-                    self.recent_rows += rows.times.len();
+                    self.recent_rows += rows.len(width);
                     unknown.insert_with_key(key.into(), rows)
                 }
             };
-            self.recent_rows -= rows.drop_until(over);
-            let position = rows.until(time);
+            self.recent_rows -= rows.drop_until(over, width);
+            let position = rows.until(time, width);
             let current = Current { time, arguments: &arguments, row };
             if let Err((code, message)) = fold(&definition, rows, position, &current, over, &mut states) {
                 context.fail(seq, code, message);
@@ -363,10 +412,10 @@ impl RunningFeatures {
             }
             kept.push(row);
             if time > over {
-                let equal = rows.times.range(..position).rev().take_while(|other| **other == time).count();
-                let bucket = time.div_euclid(definition.bucket());
-                self.earliest = self.earliest.min(bucket);
-                row_key(&mut store_key, bucket, key, time, equal as u32);
+                let is_equal = |row: &usize| rows.time(*row, width) == Some(time);
+                let equal = (0..position).rev().take_while(is_equal).count();
+                self.earliest = self.earliest.min(time.div_euclid(definition.bucket()));
+                row_key(&mut store_key, definition.bucket(), key, time, equal as u32);
                 value.clear();
                 arguments.write_row(row, &mut value);
                 context.state.put(store, &store_key, &value);
@@ -410,10 +459,10 @@ impl RunningFeatures {
         if first > self.earliest {
             self.earliest = first;
             state.expire(store, &[], &first.to_be_bytes());
-            let mut rows_left = 0;
+            let (mut rows_left, width) = (0, self.definition.width());
             self.recent.retain(|_, rows| {
-                let used = rows.times.back().is_some_and(|time| *time > over);
-                rows_left += if used { rows.times.len() } else { 0 };
+                let used = rows.last_time(width).is_some_and(|time| time > over);
+                rows_left += if used { rows.len(width) } else { 0 };
                 used
             });
             self.recent_rows = rows_left;
@@ -443,13 +492,12 @@ fn fold(
     over: i64,
     states: &mut [GroupState],
 ) -> Result<(), (Code, String)> {
-    let width = definition.plan.value_count();
+    let width = definition.width();
     for (window, state) in definition.windows.iter().zip(states) {
         window.plan.reset(state);
         let after = over.max(current.time.saturating_sub(window.last));
-        for row in rows.until(after).min(position)..position {
-            window.plan.update_values(state, &rows.values, row * width)?;
-        }
+        let first = rows.until(after, width).min(position);
+        window.plan.update_rows(state, rows.range(first..position, width), width)?;
         if definition.include_current {
             window.plan.update(state, current.arguments, current.row)?;
         }
@@ -461,38 +509,58 @@ fn fold(
 fn stored_rows(
     key: &[u8],
     times: RangeInclusive<i64>,
-    bucket: i64,
+    definition: &Features,
     state: &mut TaskState,
     store: StoreId,
 ) -> Result<KeyRows, OperatorError> {
+    let (bucket, width) = (definition.bucket(), definition.width());
     let mut rows = KeyRows::default();
     let mut from = Vec::new();
-    for bucket in times.start() / bucket..=times.end() / bucket {
+    for number in times.start() / bucket..=times.end() / bucket {
         from.clear();
-        from.extend_from_slice(&bucket.to_be_bytes());
+        from.extend_from_slice(&number.to_be_bytes());
         from.extend_from_slice(key);
-        let prefix = from.len();
         let mut to = from.clone();
-        from.extend_from_slice(&[0; 12]);
-        to.extend_from_slice(&[0xff; 12]);
+        to.extend_from_slice(&[0xff; 8 + 4]);
         let mut stored = state.scan(store, &from, &to)?;
         while let Some((store_key, bytes)) = stored.next_entry()? {
-            let time = store_key.get(prefix..prefix + 8).and_then(|bytes| bytes.try_into().ok());
-            let time = time.ok_or_else(|| OperatorError::Stored("a row's key is too short".to_owned()))?;
+            let within = store_key.get(from.len()..).and_then(|rest| offset(rest, bucket));
+            let within =
+                within.ok_or_else(|| OperatorError::Stored("a row's key is too short".to_owned()))?;
             let values = read_values(bytes).map_err(|error| OperatorError::Stored(error.to_string()))?;
-            rows.insert(rows.times.len(), i64::from_be_bytes(time), values.into_iter());
+            rows.insert(rows.len(width), number * bucket + within, values.into_iter());
         }
     }
     Ok(rows)
 }
 
-/// `bucket | key | time | n`; times are not negative, so that big-endian bytes are in their order.
+/// `bucket | key | time within the bucket | n`, n only if it is not 0; big-endian bytes are in the order of the numbers, which
+/// are not negative.
 fn row_key(bytes: &mut Vec<u8>, bucket: i64, key: &[u8], time: i64, n: u32) {
     bytes.clear();
-    bytes.extend_from_slice(&bucket.to_be_bytes());
+    bytes.extend_from_slice(&time.div_euclid(bucket).to_be_bytes());
     bytes.extend_from_slice(key);
-    bytes.extend_from_slice(&time.to_be_bytes());
-    bytes.extend_from_slice(&n.to_be_bytes());
+    let within = time.rem_euclid(bucket);
+    match is_short(bucket) {
+        true => bytes.extend_from_slice(&(within as u32).to_be_bytes()),
+        false => bytes.extend_from_slice(&within.to_be_bytes()),
+    }
+    if n > 0 {
+        bytes.extend_from_slice(&n.to_be_bytes());
+    }
+}
+
+/// The time within the bucket from the end of a row's key.
+fn offset(bytes: &[u8], bucket: i64) -> Option<i64> {
+    match is_short(bucket) {
+        true => bytes.first_chunk().map(|bytes| i64::from(u32::from_be_bytes(*bytes))),
+        false => bytes.first_chunk().map(|bytes| i64::from_be_bytes(*bytes)),
+    }
+}
+
+/// Whether four bytes are enough for a time within a bucket of this length.
+fn is_short(bucket: i64) -> bool {
+    bucket <= i64::from(u32::MAX)
 }
 
 impl Operator for RunningFeatures {

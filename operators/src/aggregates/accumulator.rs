@@ -202,16 +202,47 @@ impl Accumulator {
         }
     }
 
+    /// Adds values one after the other, until one cannot be added.
+    pub fn add_all<'a>(
+        &mut self,
+        kind: Kind,
+        mut values: impl Iterator<Item = DatumRef<'a>>,
+    ) -> Result<(), Overflow> {
+        // What is asked for most does not have to find out for each value what it does.
+        match (&mut *self, kind) {
+            (Accumulator::Count(count), Kind::CountRows) => *count += values.count() as i64,
+            (Accumulator::SumFloat(sum), _) => {
+                *sum = values
+                    .filter_map(|value| float(&value, 0))
+                    .fold(*sum, |sum, value| Some(sum.map_or(value, |sum| sum + value)));
+            }
+            (Accumulator::AvgFloat { sum, count }, _) => {
+                for value in values.filter_map(|value| float(&value, 0)) {
+                    *sum += value;
+                    *count += 1;
+                }
+            }
+            _ => {
+                return values.try_for_each(|value| {
+                    self.check(&value)?;
+                    self.add(kind, &value);
+                    Ok(())
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// The call's result.
     pub fn result(&self, kind: Kind) -> Result<Datum, Overflow> {
         Ok(match self {
             Accumulator::Count(count) => Datum::Int64(*count),
             Accumulator::SumInt(sum) => sum.map_or(Datum::Null, Datum::Int64),
             Accumulator::SumFloat(sum) => sum.map_or(Datum::Null, Datum::Float64),
-            Accumulator::SumDecimal(sum) => sum.map_or(Datum::Null, Datum::Decimal),
+            Accumulator::SumDecimal(sum) => sum.map_or(Datum::Null, |sum| Datum::Decimal(sum.into())),
             Accumulator::AvgExact { count: 0, .. } | Accumulator::AvgFloat { count: 0, .. } => Datum::Null,
             Accumulator::AvgExact { sum, count } => match kind {
-                Kind::AvgDecimal(finer) => Datum::Decimal(divided(*sum, *count, finer)?),
+                Kind::AvgDecimal(finer) => Datum::Decimal(divided(*sum, *count, finer)?.into()),
                 _ => Datum::Float64(*sum as f64 / *count as f64),
             },
             Accumulator::AvgFloat { sum, count } => Datum::Float64(*sum / *count as f64),

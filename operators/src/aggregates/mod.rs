@@ -9,7 +9,7 @@ mod accumulator;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -425,32 +425,47 @@ impl AggregatePlan {
         arguments: &Arguments,
         row: usize,
     ) -> Result<(), (Code, String)> {
-        self.fold(state, &ArgumentsRow { arguments, row })
-    }
-
-    /// Adds a row by its stored [values](Arguments::row), which begin at position `first`. On an error the state is as before.
-    pub fn update_values(
-        &self,
-        state: &mut GroupState,
-        values: &VecDeque<Datum>,
-        first: usize,
-    ) -> Result<(), (Code, String)> {
-        self.fold(state, &StoredRow { values, first, first_filter: first + self.0.arguments.len() })
-    }
-
-    fn fold(&self, state: &mut GroupState, row: &impl Row) -> Result<(), (Code, String)> {
+        let value = |call: &Call| match call.argument.and_then(|argument| arguments.values.get(argument)) {
+            Some(values) => values.value(row),
+            None => DatumRef::Null,
+        };
+        let included = |call: &Call| call.filters.iter().all(|filter| arguments.filter(*filter, row));
         for index in &self.0.fallible {
             if let (Some(call), Some(accumulator)) = (self.0.calls.get(*index), state.calls.get(*index))
-                && row.included(&call.filters)
-                && accumulator.check(&row.argument(call.argument)).is_err()
+                && included(call)
+                && accumulator.check(&value(call)).is_err()
             {
                 return Err(overflow(call));
             }
         }
         for (call, accumulator) in self.0.calls.iter().zip(&mut state.calls) {
-            if row.included(&call.filters) {
-                accumulator.add(call.kind, &row.argument(call.argument));
+            if included(call) {
+                accumulator.add(call.kind, &value(call));
             }
+        }
+        Ok(())
+    }
+
+    /// Adds rows by what was stored of them: of each `width` cells, of which the last are its [values](Arguments::row).
+    ///
+    /// # Errors
+    /// If a call overflows; the state is of no use then.
+    pub fn update_rows(
+        &self,
+        state: &mut GroupState,
+        cells: &[Datum],
+        width: usize,
+    ) -> Result<(), (Code, String)> {
+        let arguments = width - self.value_count();
+        let filters = arguments + self.0.arguments.len();
+        for (call, accumulator) in self.0.calls.iter().zip(&mut state.calls) {
+            let is_true = |cell: Option<&Datum>| matches!(cell, Some(Datum::Bool(true)));
+            let values = cells
+                .chunks_exact(width)
+                .filter(|row| call.filters.iter().all(|filter| is_true(row.get(filters + filter))))
+                .map(|row| call.argument.and_then(|argument| row.get(arguments + argument)))
+                .map(|value| value.map_or(DatumRef::Null, Datum::by_ref));
+            accumulator.add_all(call.kind, values).map_err(|_| overflow(call))?;
         }
         Ok(())
     }
@@ -531,55 +546,6 @@ impl Inner {
 
 fn overflow(call: &Call) -> (Code, String) {
     (Code::RecordOverflow, format!("`{}` leaves the range of {}", call.text, type_name(&call.data_type)))
-}
-
-/// A row as the calls see it.
-trait Row {
-    /// Whether all these filters are true.
-    fn included(&self, filters: &[usize]) -> bool;
-    /// The value of an argument; null without one.
-    fn argument(&self, argument: Option<usize>) -> DatumRef<'_>;
-}
-
-struct ArgumentsRow<'a> {
-    arguments: &'a Arguments,
-    row: usize,
-}
-
-impl Row for ArgumentsRow<'_> {
-    #[inline]
-    fn included(&self, filters: &[usize]) -> bool {
-        filters.iter().all(|filter| self.arguments.filter(*filter, self.row))
-    }
-
-    #[inline]
-    fn argument(&self, argument: Option<usize>) -> DatumRef<'_> {
-        match argument.and_then(|argument| self.arguments.values.get(argument)) {
-            Some(values) => values.value(self.row),
-            None => DatumRef::Null,
-        }
-    }
-}
-
-struct StoredRow<'a> {
-    values: &'a VecDeque<Datum>,
-    first: usize,
-    /// Behind the arguments.
-    first_filter: usize,
-}
-
-impl Row for StoredRow<'_> {
-    #[inline]
-    fn included(&self, filters: &[usize]) -> bool {
-        let value = |filter: &usize| self.values.get(self.first_filter + filter);
-        filters.iter().all(|filter| matches!(value(filter), Some(Datum::Bool(true))))
-    }
-
-    #[inline]
-    fn argument(&self, argument: Option<usize>) -> DatumRef<'_> {
-        let value = argument.and_then(|argument| self.values.get(self.first + argument));
-        value.map_or(DatumRef::Null, Datum::by_ref)
-    }
 }
 
 /// The expression that a failure comes from.

@@ -9,7 +9,7 @@ use arrow::util::display::array_value_to_string;
 use proptest::prelude::*;
 
 use super::*;
-use crate::datum::read_values;
+use crate::datum::{Datum, read_values};
 use crate::schema::{Kind as NodeKind, Schema, column};
 
 fn schema() -> Schema {
@@ -233,9 +233,9 @@ fn an_overflow_leaves_everything_as_it_was() {
     let error = plan.update(&mut state, &arguments, 0).unwrap_err();
     assert_eq!(error, (Code::RecordOverflow, "`sum(a)` leaves the range of int64".to_owned()));
     assert_eq!(bytes(&plan, &state), before);
-    let outcome = plan.update_values(&mut state, &arguments.row(0).collect(), 0);
-    assert_eq!(outcome.unwrap_err().0, Code::RecordOverflow);
-    assert_eq!(bytes(&plan, &state), before);
+    let stored: Vec<Datum> = arguments.row(0).collect();
+    let outcome = plan.update_rows(&mut state.clone(), &stored, stored.len());
+    assert_eq!(outcome.unwrap_err(), error);
     // A row that a filter keeps out cannot overflow.
     let filtered = self::plan(&["sum(a) filter (where ok)"]);
     let mut state = fold(&filtered, &[Row { a: Some(i64::MAX), ok: Some(true), ..Row::default() }]);
@@ -346,14 +346,18 @@ fn a_part_takes_the_values_of_the_whole() {
     let expected = results(&whole, &fold(&whole, &rows));
     for columns in [vec![0], vec![1], vec![2, 3], vec![3, 0, 1]] {
         let part = whole.part(&columns);
-        let mut state = part.new_state();
+        let mut cells = Vec::new();
         for row in 0..rows.len() {
             let mut stored = Vec::new();
             arguments.write_row(row, &mut stored);
             let values = read_values(&stored).unwrap();
             assert!(arguments.row(row).eq(values.iter().cloned()));
-            part.update_values(&mut state, &values.into(), 0).unwrap();
+            // The caller may keep something of its own before a row's values.
+            cells.push(Datum::Int64(row as i64));
+            cells.extend(values);
         }
+        let mut state = part.new_state();
+        part.update_rows(&mut state, &cells, part.value_count() + 1).unwrap();
         let expected: Vec<&str> = columns.iter().map(|column| expected[*column].as_str()).collect();
         assert_eq!(results(&part, &state), expected, "{columns:?}");
     }
@@ -560,7 +564,13 @@ proptest! {
             let part = plan.prepare(&batch(&rows).slice(index - index % size, (rows.len() - (index - index % size)).min(size)));
             let outcome = plan.update(&mut straight, &whole, index);
             prop_assert_eq!(plan.update(&mut stored, &part, index % size), outcome.clone(), "{:?}", row);
-            prop_assert_eq!(plan.update_values(&mut values, &whole.row(index).collect(), 0), outcome);
+            let cells: Vec<Datum> = whole.row(index).collect();
+            let before = values.clone();
+            let added = plan.update_rows(&mut values, &cells, cells.len());
+            prop_assert_eq!(added.is_ok(), outcome.is_ok());
+            if added.is_err() {
+                values = before;
+            }
             let written = bytes(&plan, &straight);
             prop_assert_eq!(&bytes(&plan, &stored), &written);
             prop_assert_eq!(&bytes(&plan, &values), &written);
