@@ -247,6 +247,7 @@ impl Definition for Features {
             stream_time: None,
             recent: HashMap::default(),
             recent_rows: 0,
+            older: HashMap::default(),
             earliest: i64::MAX,
             recent_is_complete: true,
         }))
@@ -337,16 +338,20 @@ struct RunningFeatures {
     keys: KeyEncoder,
     stream_time: Option<i64>,
     /// Rows of keys that were in use, as they are in the store.
-    recent: HashMap<Box<[u8]>, KeyRows, foldhash::fast::FixedState>,
+    recent: RowsByKey,
     recent_rows: usize,
+    /// What was recent before; a key that is in use again becomes recent.
+    older: RowsByKey,
     /// No bucket of the store is earlier.
     earliest: i64,
-    /// Whether a key that is not in `recent` has no rows in the store either.
+    /// Whether a key that is in neither has no rows in the store either.
     recent_is_complete: bool,
 }
 
-/// Rows held in memory; beyond it they are read from the store again.
-const RECENT_ROWS: usize = 1 << 20;
+type RowsByKey = HashMap<Box<[u8]>, KeyRows, foldhash::fast::FixedState>;
+
+/// When there are more recent rows they become the older ones, and those that were are read from the store again if need be.
+const RECENT_ROWS: usize = 1 << 19;
 
 impl RunningFeatures {
     /// Rows at or before this time are kept no longer.
@@ -390,7 +395,9 @@ impl RunningFeatures {
             let rows = match self.recent.entry_ref(key) {
                 EntryRef::Occupied(known) => known.into_mut(),
                 EntryRef::Vacant(unknown) => {
-                    let rows = if self.recent_is_complete {
+                    let rows = if let Some(rows) = self.older.remove(key) {
+                        rows
+                    } else if self.recent_is_complete {
                         KeyRows::default()
                     } else {
                         let buckets = over.saturating_add(1).max(0)..=self.stream_time.unwrap_or_default();
@@ -424,7 +431,9 @@ impl RunningFeatures {
             }
         }
         if self.recent_rows > RECENT_ROWS {
-            self.forget();
+            self.recent_is_complete &= self.older.is_empty();
+            self.older = std::mem::take(&mut self.recent);
+            self.recent_rows = 0;
         }
 
         let mut features = vec![None; definition.schema.columns.fields().len() - input.rows.num_columns()];
@@ -460,20 +469,16 @@ impl RunningFeatures {
             self.earliest = first;
             state.expire(store, &[], &first.to_be_bytes());
             let (mut rows_left, width) = (0, self.definition.width());
+            let is_used = |rows: &KeyRows| rows.last_time(width).is_some_and(|time| time > over);
+            self.older.retain(|_, rows| is_used(rows));
             self.recent.retain(|_, rows| {
-                let used = rows.last_time(width).is_some_and(|time| time > over);
-                rows_left += if used { rows.len(width) } else { 0 };
-                used
+                rows_left += if is_used(rows) { rows.len(width) } else { 0 };
+                is_used(rows)
             });
             self.recent_rows = rows_left;
         }
     }
 
-    fn forget(&mut self) {
-        self.recent.clear();
-        self.recent_rows = 0;
-        self.recent_is_complete = false;
-    }
 }
 
 /// The row that is being processed.
@@ -588,7 +593,9 @@ impl Operator for RunningFeatures {
     }
 
     fn reset(&mut self, position: Option<i64>) {
-        self.forget();
+        self.recent.clear();
+        self.recent_rows = 0;
+        self.older.clear();
         self.stream_time = position;
         // An operator that has never seen a row has an empty store.
         self.earliest = if position.is_none() { i64::MAX } else { 0 };
