@@ -100,6 +100,8 @@ impl Database {
             .map_err(|error| fault("open", &path, error))?;
         let mut write = WriteOptions::default();
         write.disable_wal(true);
+        // A batch is in the order of its keys.
+        write.set_memtable_insert_hint_per_batch(true);
         let stores = specs.iter().map(Store::new).collect();
         let mut database = Self { db, path, stores, read: ReadOptions::default(), write, buffer: Vec::new() };
         let created = database.check_identity(directory.application(), task)?;

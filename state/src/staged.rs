@@ -227,12 +227,16 @@ impl Staged {
         self.expired.iter()
     }
 
-    /// The entries that the database lacks.
+    /// The entries that the database lacks, in the order of their keys: a memtable takes neighbours faster.
     pub(crate) fn dirty(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
-        self.dirty.iter().filter_map(|&id| {
-            let entry = self.table.value(id);
-            entry.marks.dirty.then(|| (self.table.key(id), entry.value.as_deref()))
-        })
+        let mut entries: Vec<(&[u8], SlotId)> = self
+            .dirty
+            .iter()
+            .filter(|&&id| self.table.value(id).marks.dirty)
+            .map(|&id| (self.table.key(id), id))
+            .collect();
+        entries.sort_unstable();
+        entries.into_iter().map(|(key, id)| (key, self.table.value(id).value.as_deref()))
     }
 
     /// The database and the changelog have it all now; what is staged becomes the cache, or the committed data.
