@@ -245,9 +245,8 @@ impl Definition for Features {
             keys: KeyEncoder::of(&self.input)?,
             definition: Arc::new(self.clone()),
             stream_time: None,
-            recent: HashMap::default(),
-            recent_rows: 0,
-            older: HashMap::default(),
+            recent: Generation::default(),
+            older: Generation::default(),
             earliest: i64::MAX,
             recent_is_complete: true,
         }))
@@ -338,20 +337,37 @@ struct RunningFeatures {
     keys: KeyEncoder,
     stream_time: Option<i64>,
     /// Rows of keys that were in use, as they are in the store.
-    recent: RowsByKey,
-    recent_rows: usize,
+    recent: Generation,
     /// What was recent before; a key that is in use again becomes recent.
-    older: RowsByKey,
+    older: Generation,
     /// No bucket of the store is earlier.
     earliest: i64,
     /// Whether a key that is in neither has no rows in the store either.
     recent_is_complete: bool,
 }
 
-type RowsByKey = HashMap<Box<[u8]>, KeyRows, foldhash::fast::FixedState>;
+/// The rows of keys that came into use in the same time.
+#[derive(Default)]
+struct Generation {
+    keys: HashMap<Box<[u8]>, KeyRows, foldhash::fast::FixedState>,
+    rows: usize,
+}
 
-/// When there are more recent rows they become the older ones, and those that were are read from the store again if need be.
-const RECENT_ROWS: usize = 1 << 19;
+impl Generation {
+    /// Forgets keys whose rows are not later than `time`.
+    fn drop_until(&mut self, time: i64, width: usize) {
+        self.rows = 0;
+        self.keys.retain(|_, rows| {
+            let is_used = rows.last_time(width).is_some_and(|last| last > time);
+            self.rows += if is_used { rows.len(width) } else { 0 };
+            is_used
+        });
+    }
+}
+
+/// How many rows are held in memory, about. With more of them, those of the keys that are in use longest ago are read from the
+/// store again when they are needed.
+const ROWS: usize = 1 << 20;
 
 impl RunningFeatures {
     /// Rows at or before this time are kept no longer.
@@ -392,10 +408,11 @@ impl RunningFeatures {
             }
             let over = self.over();
             let key = keys.get(row);
-            let rows = match self.recent.entry_ref(key) {
+            let rows = match self.recent.keys.entry_ref(key) {
                 EntryRef::Occupied(known) => known.into_mut(),
                 EntryRef::Vacant(unknown) => {
-                    let rows = if let Some(rows) = self.older.remove(key) {
+                    let rows = if let Some(rows) = self.older.keys.remove(key) {
+                        self.older.rows -= rows.len(width);
                         rows
                     } else if self.recent_is_complete {
                         KeyRows::default()
@@ -403,11 +420,11 @@ impl RunningFeatures {
                         let buckets = over.saturating_add(1).max(0)..=self.stream_time.unwrap_or_default();
                         stored_rows(key, buckets, &definition, context.state, store)?
                     };
-                    self.recent_rows += rows.len(width);
+                    self.recent.rows += rows.len(width);
                     unknown.insert_with_key(key.into(), rows)
                 }
             };
-            self.recent_rows -= rows.drop_until(over, width);
+            self.recent.rows -= rows.drop_until(over, width);
             let position = rows.until(time, width);
             let current = Current { time, arguments: &arguments, row };
             if let Err((code, message)) = fold(&definition, rows, position, &current, over, &mut states) {
@@ -427,13 +444,12 @@ impl RunningFeatures {
                 arguments.write_row(row, &mut value);
                 context.state.put(store, &store_key, &value);
                 rows.insert(position, time, arguments.row(row));
-                self.recent_rows += 1;
+                self.recent.rows += 1;
             }
         }
-        if self.recent_rows > RECENT_ROWS {
-            self.recent_is_complete &= self.older.is_empty();
+        if self.recent.rows > ROWS / 2 && self.recent.rows + self.older.rows > ROWS {
+            self.recent_is_complete &= self.older.keys.is_empty();
             self.older = std::mem::take(&mut self.recent);
-            self.recent_rows = 0;
         }
 
         let mut features = vec![None; definition.schema.columns.fields().len() - input.rows.num_columns()];
@@ -468,14 +484,9 @@ impl RunningFeatures {
         if first > self.earliest {
             self.earliest = first;
             state.expire(store, &[], &first.to_be_bytes());
-            let (mut rows_left, width) = (0, self.definition.width());
-            let is_used = |rows: &KeyRows| rows.last_time(width).is_some_and(|time| time > over);
-            self.older.retain(|_, rows| is_used(rows));
-            self.recent.retain(|_, rows| {
-                rows_left += if is_used(rows) { rows.len(width) } else { 0 };
-                is_used(rows)
-            });
-            self.recent_rows = rows_left;
+            let width = self.definition.width();
+            self.recent.drop_until(over, width);
+            self.older.drop_until(over, width);
         }
     }
 
@@ -593,9 +604,7 @@ impl Operator for RunningFeatures {
     }
 
     fn reset(&mut self, position: Option<i64>) {
-        self.recent.clear();
-        self.recent_rows = 0;
-        self.older.clear();
+        (self.recent, self.older) = (Generation::default(), Generation::default());
         self.stream_time = position;
         // An operator that has never seen a row has an empty store.
         self.earliest = if position.is_none() { i64::MAX } else { 0 };

@@ -65,6 +65,8 @@ pub(crate) struct Staged {
     bytes: usize,
     /// Where the eviction goes on.
     hand: SlotId,
+    /// Whether anybody has asked for a single key.
+    asked: Cell<bool>,
 }
 
 impl Staged {
@@ -84,12 +86,14 @@ impl Staged {
             dirty_bytes: 0,
             bytes: 0,
             hand: 0,
+            asked: Cell::new(false),
         }
     }
 
     /// `None`: only the database knows. `Some(None)`: there is no such key.
     #[inline]
     pub(crate) fn get(&self, key: &[u8]) -> Option<Option<&[u8]>> {
+        self.asked.set(true);
         match self.table.find(key) {
             Some(id) => {
                 let entry = self.table.value(id);
@@ -283,9 +287,9 @@ impl Staged {
     }
 
     /// Forgets clean entries, the longest unused first (CLOCK), until what is kept fits. To be called when there are
-    /// no others.
+    /// no others. Of a store that is only scanned nothing is kept: a scan asks the database in any case.
     pub(crate) fn evict(&mut self, bound: usize) {
-        if bound == 0 {
+        if bound == 0 || !self.asked.get() {
             self.table.clear();
             self.bytes = 0;
             self.hand = 0;

@@ -310,10 +310,10 @@ impl TaskState {
         let Some(cache) = &self.cache else { return };
         let share = cache.bytes();
         let total: usize = self.stores.iter().map(Staged::bytes).sum();
-        if total > share {
-            for store in &mut self.stores {
-                store.evict((store.bytes() as u128 * share as u128 / total as u128) as usize);
-            }
+        for store in &mut self.stores {
+            // Without a reason to forget anything the bound is what there is.
+            let bound = store.bytes() as u128 * share.min(total) as u128 / total.max(1) as u128;
+            store.evict(bound as usize);
         }
     }
 }
