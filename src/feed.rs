@@ -49,6 +49,7 @@ pub fn feed(arguments: &Feed) -> Result<(), Failure> {
         transaction_timeout: DELIVERY,
         linger: Duration::from_millis(20),
         buffer_bytes: 64 << 20,
+        batch_bytes: usize::MAX,
         compression: "lz4".to_owned(),
     };
     let producer = Producer::new(&client, &options)?;

@@ -489,7 +489,6 @@ impl RunningFeatures {
             self.older.drop_until(over, width);
         }
     }
-
 }
 
 /// The row that is being processed.

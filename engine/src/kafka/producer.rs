@@ -27,9 +27,14 @@ pub struct ProducerOptions {
     pub linger: Duration,
     /// Bytes of records that were not delivered yet: beyond it, sending is refused.
     pub buffer_bytes: usize,
+    /// The largest batch that the topics take: one that is refused is not split. A larger record is sent alone.
+    pub batch_bytes: usize,
     /// `none`, `gzip`, `snappy`, `lz4` or `zstd`.
     pub compression: String,
 }
+
+/// What a batch has at most, whatever the topics take: librdkafka's default of `message.max.bytes`.
+const LARGEST_BATCH: usize = 1_000_000;
 
 /// A topic that a producer writes to; good for that producer only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -194,9 +199,10 @@ impl Producer {
     pub fn new(settings: &ClientSettings, options: &ProducerOptions) -> Result<Self, KafkaError> {
         let timeout = millis(options.transaction_timeout).to_string();
         let linger = millis(options.linger).to_string();
+        let batch = options.batch_bytes.clamp(1, LARGEST_BATCH).to_string();
         let mut defaults = vec![
             ("linger.ms", linger.as_str()),
-            ("batch.size", "1000000"),
+            ("batch.size", &batch),
             ("batch.num.messages", "100000"),
             ("compression.type", &options.compression),
         ];

@@ -84,6 +84,8 @@ struct Shared {
     plan: Arc<Plan>,
     /// Partitions, and so tasks, of each sub-topology.
     counts: Vec<u32>,
+    /// The largest batch of records that the topics take, in bytes.
+    largest_batch: usize,
     settings: RunSettings,
     client: ClientSettings,
     instance: String,
@@ -245,6 +247,7 @@ fn start(
     let Some(counts) = patiently(shutdown, || topics.prepare(&plan, &settings.topics, create_topics))? else {
         return Ok(());
     };
+    let largest_batch = topics.largest_batch(&plan, &counts, &settings.topics);
     let repartitions = plan.sub_topologies.iter().flat_map(|sub| &sub.inputs);
     let repartitions = repartitions.filter(|input| matches!(input.origin, Origin::Repartition { .. }));
     let shared = Arc::new(Shared {
@@ -253,6 +256,7 @@ fn start(
         repartitions: repartitions.map(|input| input.topic.clone()).collect(),
         plan,
         counts,
+        largest_batch,
         client,
         instance: instance.name,
         topics,

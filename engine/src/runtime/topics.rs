@@ -248,6 +248,21 @@ impl Topics {
         Ok(counts)
     }
 
+    /// The largest batch of records, in bytes, that all topics take which are written under a fixed name, so far as they say.
+    pub fn largest_batch(&self, plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> usize {
+        let internal = internal_topics(plan, counts, defaults).into_iter().map(|internal| internal.new.name);
+        let sinks = sinks(plan).map(|(topic, _)| topic.to_owned());
+        let taken = internal.chain(sinks).filter_map(|topic| match self.admin().topic_config(&topic) {
+            Ok(config) => config.get("max.message.bytes")?.parse().ok(),
+            Err(error) => {
+                // It may not be allowed to know, and most topics take as much as the brokers do.
+                tracing::debug!(topic, %error, "what batches a topic takes is not known");
+                None
+            }
+        });
+        taken.min().unwrap_or(usize::MAX)
+    }
+
     fn short_retention(&self, plan: &Plan, topic: &str) -> Result<Option<ShortRetention>, Trouble> {
         let Some((step, window)) = plan.looks_back(topic) else { return Ok(None) };
         let retention = retention(&self.config(topic)?).filter(|retention| *retention < window);
@@ -387,14 +402,22 @@ impl Topics {
 fn topics_of_users(plan: &Plan) -> BTreeMap<&str, &str> {
     let mut users: BTreeMap<&str, &str> =
         sources(plan).map(|source| (source.topic.as_str(), source.name.as_str())).collect();
-    for output in plan.sub_topologies.iter().flat_map(|sub| &sub.outputs) {
-        if let PlanOutput::Sink { sink, .. } = output
-            && let SinkTopic::Fixed(topic) = &sink.topic
-        {
-            users.entry(topic).or_insert(&sink.name);
-        }
+    for (topic, sink) in sinks(plan) {
+        users.entry(topic).or_insert(sink);
     }
     users
+}
+
+/// The topics of sinks, each with its sink, but for those that are computed for each row.
+fn sinks(plan: &Plan) -> impl Iterator<Item = (&str, &str)> {
+    let outputs = plan.sub_topologies.iter().flat_map(|sub| &sub.outputs);
+    outputs.filter_map(|output| match output {
+        PlanOutput::Sink { sink, .. } => match &sink.topic {
+            SinkTopic::Fixed(topic) => Some((topic.as_str(), sink.name.as_str())),
+            _ => None,
+        },
+        _ => None,
+    })
 }
 
 fn sources(plan: &Plan) -> impl Iterator<Item = &Source> {

@@ -484,6 +484,7 @@ impl Output {
             transaction_timeout: shared.settings.transaction_timeout,
             linger: shared.linger(),
             buffer_bytes: shared.producer_bytes_per_worker(),
+            batch_bytes: shared.largest_batch,
             compression: "lz4".to_owned(),
         };
         let producer = started(&client, &options, cancelled)?;
@@ -690,7 +691,14 @@ fn started(
     while options.transactional_id.is_some() {
         match producer.init_transactions(TAKE_OVER) {
             Ok(()) => break,
-            Err(error) if error.is_timeout() && start.elapsed() < CALL && !cancelled() => {}
+            Err(error)
+                if (error.is_timeout() || error.is_retriable()) && start.elapsed() < CALL && !cancelled() =>
+            {
+                // A broker that does not know yet who coordinates the transactions says so at once.
+                if !error.is_timeout() {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            }
             Err(error) => return Err(trouble(error)),
         }
     }

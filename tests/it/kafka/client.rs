@@ -53,6 +53,7 @@ fn options(transactional_id: Option<&str>) -> ProducerOptions {
         transaction_timeout: Duration::from_secs(20),
         linger: Duration::from_millis(20),
         buffer_bytes: 32 << 20,
+        batch_bytes: usize::MAX,
         compression: "lz4".to_owned(),
     }
 }
