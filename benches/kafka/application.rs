@@ -130,14 +130,8 @@ impl Process {
     /// CPU time that all of its threads have used.
     #[track_caller]
     pub fn cpu_seconds(&self) -> f64 {
-        /// What `/proc` counts in, on every Linux.
-        const TICKS_A_SECOND: f64 = 100.0;
         assert!(self.started.elapsed() < PATIENCE, "it takes too long\n{}", self.log());
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
-        // The command's name, in brackets, may hold anything. After it come state (3rd field) and, 14th and 15th, the times.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        assert!(fields.first().is_some_and(|state| *state != "Z"), "it has ended\n{}", self.log());
-        fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / TICKS_A_SECOND
+        cpu_seconds(self.child.id()).unwrap_or_else(|| panic!("it has ended\n{}", self.log()))
     }
 
     /// Waits until its tasks are restored and records are processed.
@@ -201,4 +195,15 @@ pub fn tool(class: &str, heap: &str) -> Command {
 
 fn benches() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("benches")
+}
+
+/// CPU time that all threads of a process have used; `None` if it has ended.
+pub fn cpu_seconds(process: u32) -> Option<f64> {
+    /// What `/proc` counts in, on every Linux.
+    const TICKS_A_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The command's name, in brackets, may hold anything. After it come state (3rd field) and, 14th and 15th, the times.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>();
+    (fields[0] != "Z").then_some(ticks / TICKS_A_SECOND)
 }

@@ -4,8 +4,9 @@
 //! `NAME/GUARANTEE millstream=… kafka_streams=… ratio=… cpu_ratio=…`: records a second and their ratio, and the ratio of CPU
 //! seconds a record, above 1 where Millstream is better, medians of three. Both are watched from outside in the same way, by
 //! the offsets that they commit and the CPU time of their process. Compared is the second half of the records, when Java has
-//! compiled its program; the figures of the whole run, start included, follow in brackets. The command fails where Kafka
-//! Streams is better in anything.
+//! compiled its program; the figures of the whole run, start included, follow in brackets, and what the broker spends on a
+//! record: it shares the machine, and its part bounds the ratio of records a second. The command fails where Kafka Streams is
+//! better in anything.
 //!
 //! `cargo bench --bench kafka -- [NAME…] [--records N] [--rounds N] [--guarantee G] [--millstream BINARY]` runs a part of it.
 //! It reads `/proc` and so needs Linux.
@@ -33,7 +34,7 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
-use application::{Application, ENGINES, Engine, Process, Until, tool};
+use application::{Application, ENGINES, Engine, Process, Until, cpu_seconds, tool};
 use broker::{Broker, BrokerOptions};
 
 struct Workload {
@@ -77,6 +78,8 @@ const EXACTLY_ONCE_COST: f64 = 0.15;
 struct Rate {
     throughput: f64,
     cpu: f64,
+    /// Of the broker.
+    broker_cpu: f64,
 }
 
 /// What one run gave: the second half of the records, and all of them with the start.
@@ -267,11 +270,13 @@ impl Bench {
             Run { warm: median(warm), whole: median(whole) }
         });
         let more = format!(
-            "whole run: {:.0} : {:.0} records/s, {:.2} : {:.2} us",
+            "whole run: {:.0} : {:.0} records/s, {:.2} : {:.2} us; the broker: {:.2} : {:.2} us",
             ours.whole.throughput,
             theirs.whole.throughput,
             ours.whole.cpu * 1e6,
             theirs.whole.cpu * 1e6,
+            ours.warm.broker_cpu * 1e6,
+            theirs.warm.broker_cpu * 1e6,
         );
         self.report(
             &format!("{}/{guarantee}", workload.name),
@@ -296,23 +301,33 @@ impl Bench {
     /// Runs an application over its input, until that is committed.
     fn run(&self, application: &Application) -> Run {
         let process = application.start(Until::Committed(self.options.records), &[]);
+        let start = Sample { seconds: 0.0, cpu: 0.0, broker_cpu: self.broker_cpu_seconds(), records: 0 };
         let half = self.await_committed(application, &process, self.options.records / 2);
         let end = self.await_committed(application, &process, self.options.records);
         process.end();
-        Run { warm: end.since(&half), whole: end.since(&Sample { seconds: 0.0, cpu: 0.0, records: 0 }) }
+        Run { warm: end.since(&half), whole: end.since(&start) }
     }
 
     fn await_committed(&self, application: &Application, process: &Process, records: u64) -> Sample {
         let committed = json!({ "do": "committed", "group": application.id, "topic": application.input });
         loop {
             let records_now = sum(&java::call(&self.broker, committed.clone())["offsets"]);
-            let sample =
-                Sample { seconds: process.seconds(), cpu: process.cpu_seconds(), records: records_now };
+            let sample = Sample {
+                seconds: process.seconds(),
+                cpu: process.cpu_seconds(),
+                broker_cpu: self.broker_cpu_seconds(),
+                records: records_now,
+            };
             if records_now >= records {
                 return sample;
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    fn broker_cpu_seconds(&self) -> f64 {
+        let process = std::fs::read_to_string(self.broker.directory().join("pid")).unwrap();
+        cpu_seconds(process.trim().parse().unwrap()).unwrap()
     }
 
     fn report(&mut self, name: &str, ours: Rate, theirs: Rate, more: &str, target: f64) {
@@ -386,6 +401,7 @@ struct Sample {
     /// Since it started.
     seconds: f64,
     cpu: f64,
+    broker_cpu: f64,
     /// That are committed.
     records: u64,
 }
@@ -393,7 +409,11 @@ struct Sample {
 impl Sample {
     fn since(&self, other: &Sample) -> Rate {
         let records = (self.records - other.records) as f64;
-        Rate { throughput: records / (self.seconds - other.seconds), cpu: (self.cpu - other.cpu) / records }
+        Rate {
+            throughput: records / (self.seconds - other.seconds),
+            cpu: (self.cpu - other.cpu) / records,
+            broker_cpu: (self.broker_cpu - other.broker_cpu) / records,
+        }
     }
 }
 
@@ -402,7 +422,8 @@ fn restored(application: &Application, keys: f64) -> Rate {
     std::fs::remove_dir_all(application.state()).unwrap();
     let mut process = application.start(Until::Restored, &[]);
     process.await_ready();
-    let rate = Rate { throughput: keys / process.seconds(), cpu: process.cpu_seconds() / keys };
+    let (seconds, cpu) = (process.seconds(), process.cpu_seconds());
+    let rate = Rate { throughput: keys / seconds, cpu: cpu / keys, broker_cpu: 0.0 };
     process.end();
     rate
 }
@@ -422,5 +443,9 @@ fn median(rates: Vec<Rate>) -> Rate {
         figures.sort_by(f64::total_cmp);
         figures[figures.len() / 2]
     };
-    Rate { throughput: middle(|rate| rate.throughput), cpu: middle(|rate| rate.cpu) }
+    Rate {
+        throughput: middle(|rate| rate.throughput),
+        cpu: middle(|rate| rate.cpu),
+        broker_cpu: middle(|rate| rate.broker_cpu),
+    }
 }
