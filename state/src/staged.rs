@@ -67,6 +67,9 @@ pub(crate) struct Staged {
     hand: SlotId,
     /// Whether anybody has asked for a single key.
     asked: Cell<bool>,
+    /// How many writes the changelog got, and how many keys were written again before the promotion that it had got already.
+    logged: u64,
+    logged_in_vain: u64,
 }
 
 impl Staged {
@@ -87,6 +90,8 @@ impl Staged {
             bytes: 0,
             hand: 0,
             asked: Cell::new(false),
+            logged: 0,
+            logged_in_vain: 0,
         }
     }
 
@@ -105,8 +110,10 @@ impl Staged {
     }
 
     pub(crate) fn write(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let mut was_dirty = false;
         let id = match self.table.find(key) {
             Some(id) => {
+                was_dirty = self.table.value(id).marks.dirty;
                 self.change(id, value);
                 id
             }
@@ -123,6 +130,7 @@ impl Staged {
         let marks = &mut self.table.value_mut(id).marks;
         if !mem::replace(&mut marks.unlogged, true) {
             self.unlogged.push(id);
+            self.logged_in_vain += u64::from(was_dirty);
         }
     }
 
@@ -217,8 +225,19 @@ impl Staged {
         for id in self.unlogged.drain(..) {
             if mem::take(&mut self.table.value_mut(id).marks.unlogged) {
                 take(self.table.key(id), self.table.value(id).value.as_deref());
+                self.logged += 1;
             }
         }
+    }
+
+    /// Whether hardly any key is written again between two promotions, so that the changelog may get writes as they come.
+    pub(crate) fn is_logged_in_vain_seldom(&self) -> bool {
+        self.logged_in_vain <= self.logged / 8
+    }
+
+    /// As [`unlogged`](Self::unlogged), perhaps too many.
+    pub(crate) fn unlogged_at_most(&self) -> usize {
+        self.unlogged.len()
     }
 
     /// How many writes the changelog lacks.

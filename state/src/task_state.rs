@@ -178,6 +178,18 @@ impl TaskState {
         changelog
     }
 
+    /// A part of the [`changelog`](Self::changelog) ahead of the commit, so that the commit has less to wait for: once there are
+    /// some `writes` of a store whose keys are hardly ever written twice between two promotions. Ends the epoch.
+    pub fn changelog_so_far(&mut self, writes: usize) -> Changelog {
+        let mut changelog = Changelog::default();
+        for (store, staged) in self.stores.iter_mut().enumerate() {
+            if staged.unlogged_at_most() >= writes && staged.is_logged_in_vain_seldom() {
+                staged.take_unlogged(|key, value| changelog.push(StoreId(store), key, value));
+            }
+        }
+        changelog
+    }
+
     /// What the staged writes take in memory, about. They are held until the commit, so it is wise to commit early
     /// when this grows large.
     pub fn staged_bytes(&self) -> usize {

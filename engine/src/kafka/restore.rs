@@ -92,6 +92,11 @@ impl RestoreConsumer {
         }
     }
 
+    /// Bytes of memory that fetched records occupy which were not taken, about.
+    pub fn queued_bytes(&self) -> usize {
+        self.queues.iter().map(PartitionQueue::queued_bytes).sum()
+    }
+
     /// How far a partition is read: every committed record before this offset was shown. It passes transaction markers
     /// and aborted records, and stops before the first open transaction. It follows what is shown by some ten
     /// milliseconds, since brokers say only when nothing more comes that there is no more.

@@ -162,7 +162,7 @@ metrics! {
 
     // The process.
     memory: IntGaugeVec, "millstream_memory_bytes", ["owner"],
-        "Memory by what holds it: `staged` writes, `state-cache`, `block-cache`, `write-buffers`, `input-queues`, `producer-buffers`.";
+        "Memory by what holds it: `staged` writes, `state-cache`, `block-cache`, `write-buffers`, `input-queues`, `producer-buffers`, `restores`.";
     memory_limit: IntGaugeVec, "millstream_memory_limit_bytes", [],
         "The budget: `runtime.memory`.";
     resident: IntGaugeVec, "millstream_resident_memory_bytes", [],
@@ -305,16 +305,19 @@ pub enum Owner {
     InputQueues,
     /// Records that were given to the producer and not taken by the brokers.
     ProducerBuffers,
+    /// Records of changelogs that were fetched and not written to their stores.
+    Restores,
 }
 
 impl Owner {
-    const ALL: [Owner; 6] = [
+    const ALL: [Owner; 7] = [
         Owner::Staged,
         Owner::StateCache,
         Owner::BlockCache,
         Owner::WriteBuffers,
         Owner::InputQueues,
         Owner::ProducerBuffers,
+        Owner::Restores,
     ];
 
     /// The label.
@@ -326,6 +329,7 @@ impl Owner {
             Owner::WriteBuffers => "write-buffers",
             Owner::InputQueues => "input-queues",
             Owner::ProducerBuffers => "producer-buffers",
+            Owner::Restores => "restores",
         }
     }
 }

@@ -16,6 +16,7 @@ use super::error::{RuntimeError, Trouble};
 use super::{OpenTask, Shared};
 use crate::http::RestoreProgress;
 use crate::kafka::{OffsetSpec, RestoreConsumer, TopicPartition};
+use crate::metrics::Owner;
 use crate::plan::SubTopology;
 use crate::task::Task;
 
@@ -220,6 +221,7 @@ impl Opening<'_> {
         let counted = self.shared.plan.sub_topologies.get(self.open.id.sub);
         let counted = counted.map(|sub| self.shared.metrics.restore(sub, self.open.id.partition)).transpose();
         let counted = counted.map_err(RuntimeError::from)?;
+        let mut memory = self.shared.metrics.memory(Owner::Restores).map_err(RuntimeError::from)?;
         let trouble = |error| Trouble::kafka(format!("restore {name}"), error);
         let client = self.shared.client_of(&format!("restore-{name}"));
         let mut consumer = RestoreConsumer::new(&client, QUEUED_BYTES).map_err(trouble)?;
@@ -240,7 +242,9 @@ impl Opening<'_> {
             });
             let taken = taken.map_err(trouble)? as u64;
             records += taken;
-            let bytes = parts.iter().map(|part| part.bytes).sum::<usize>() - held;
+            let held_now: usize = parts.iter().map(|part| part.bytes).sum();
+            let bytes = held_now - held;
+            memory.set(held_now + consumer.queued_bytes());
             let mut remaining = 0;
             for (number, part) in parts.iter_mut().enumerate() {
                 let position = consumer.position(number).unwrap_or_default().max(part.from);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select};
 use millstream_operators::operator::Advance;
+use millstream_state::{Changelog, ChangelogRecord};
 
 use super::commit_metadata::{CommitId, CommitMetadata};
 use super::error::{RuntimeError, Trouble};
@@ -24,6 +25,7 @@ use crate::kafka::{
     SendError, TopicHandle, TopicPartition,
 };
 use crate::metrics::{AbortReason, Client, Owner, Share, TaskMetrics};
+use crate::plan::SubTopology;
 use crate::record::Record;
 use crate::task::{Epoch, OutputRecord, Rank};
 use crate::topology::Guarantee;
@@ -39,6 +41,9 @@ const FULL: Duration = Duration::from_millis(20);
 
 /// A store is flushed at least this often, since nothing else bounds what a crash has to restore.
 const FLUSH_EVERY: Duration = Duration::from_secs(300);
+
+/// How many writes of a task go to its changelogs at once, ahead of the commit.
+const LOGGED_AT_ONCE: usize = 1000;
 
 /// What a worker is told.
 pub(super) enum Command {
@@ -282,6 +287,9 @@ impl Worker {
         self.output.write_all(running.open.id.partition, &epoch.outputs, &mut running.metrics)?;
         let task = &running.open.task;
         running.metrics.epoch(&epoch, task.counters(), task.stream_time());
+        let sub = task.sub_topology().clone();
+        let changelog = running.open.task.changelog_so_far(LOGGED_AT_ONCE);
+        self.output.log(&sub, running.open.id.partition, &changelog, &mut running.metrics)?;
         match epoch.stopped {
             None => Ok(()),
             Some(stopped) => {
@@ -377,26 +385,9 @@ impl Worker {
             let sub = running.open.task.sub_topology().clone();
             let mut commit = running.open.task.commit();
             let partition = running.open.id.partition;
-            let mut written = vec![(0, 0); sub.stores.len()];
             // The producer has it then: it need not be held until the brokers have it.
             let changelog = std::mem::take(&mut commit.changelog);
-            for change in changelog.iter() {
-                if let Some((records, bytes)) = written.get_mut(change.store.0) {
-                    *records += 1;
-                    *bytes += (change.key.len() + change.value.map_or(0, <[u8]>::len)) as u64;
-                }
-                let Some(store) = sub.stores.get(change.store.0) else { continue };
-                self.output.send(
-                    &store.changelog,
-                    partition,
-                    Some(change.key),
-                    change.value,
-                    clock::now(),
-                )?;
-            }
-            for (store, (records, bytes)) in written.into_iter().enumerate() {
-                running.metrics.wrote_changelog(store, records, bytes);
-            }
+            self.output.log(&sub, partition, &changelog, &mut running.metrics)?;
             for (number, (input, offset)) in sub.inputs.iter().zip(&commit.offsets).enumerate() {
                 let whole = number == 0;
                 let metadata = CommitMetadata {
@@ -553,16 +544,32 @@ impl Output {
         Ok(())
     }
 
-    fn send(
+    /// Writes to the changelogs of a task.
+    fn log(
         &mut self,
-        topic: &Arc<str>,
+        sub: &SubTopology,
         partition: i32,
-        key: Option<&[u8]>,
-        value: Option<&[u8]>,
-        timestamp: i64,
+        changelog: &Changelog,
+        metrics: &mut TaskMetrics,
     ) -> Result<(), Trouble> {
-        let (handle, _) = self.topic(topic)?;
-        self.enqueue(handle, partition, key, value, timestamp, &[])
+        if changelog.is_empty() {
+            return Ok(());
+        }
+        let mut written = vec![(0, 0); sub.stores.len()];
+        let now = clock::now();
+        for ChangelogRecord { store, key, value } in changelog.iter() {
+            if let Some((records, bytes)) = written.get_mut(store.0) {
+                *records += 1;
+                *bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
+            }
+            let Some(store) = sub.stores.get(store.0) else { continue };
+            let (handle, _) = self.topic(&store.changelog)?;
+            self.enqueue(handle, partition, Some(key), value, now, &[])?;
+        }
+        for (store, (records, bytes)) in written.into_iter().enumerate() {
+            metrics.wrote_changelog(store, records, bytes);
+        }
+        Ok(())
     }
 
     fn enqueue(
@@ -617,10 +624,13 @@ impl Output {
     ) -> Result<(), Trouble> {
         // Later than that there is no transaction any more.
         let patience = CALL.min(self.options.transaction_timeout);
+        let start = Instant::now();
         self.producer.flush(patience).map_err(|error| self.not_written(error))?;
+        let flushed = start.elapsed();
         if self.options.transactional_id.is_some() {
             let sent = self.producer.send_offsets(offsets, metadata, patience);
             sent.map_err(|error| self.trouble("commit offsets", error))?;
+            let offsets = start.elapsed() - flushed;
             if let Err(error) = self.producer.commit(patience) {
                 let refused = error.requires_abort() || error.is_fenced();
                 let trouble = self.trouble("commit the transaction", error);
@@ -632,6 +642,8 @@ impl Output {
                 }
                 return Err(trouble);
             }
+            let end = start.elapsed() - flushed - offsets;
+            tracing::debug!(?flushed, ?offsets, ?end, "committed");
         } else {
             consumer.commit(offsets, patience).map_err(|error| Trouble::kafka("commit offsets", error))?;
         }

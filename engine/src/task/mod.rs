@@ -532,6 +532,12 @@ impl Task {
         }
     }
 
+    /// Some of what the next [`commit`](Self::commit) would hold for the changelogs; to be written in its transaction. It is worth
+    /// it for some `writes`.
+    pub fn changelog_so_far(&mut self, writes: usize) -> Changelog {
+        self.state.changelog_so_far(writes)
+    }
+
     /// The commit succeeded: its writes become the stores' content. `changelog_offsets` are the next offsets of the changelog
     /// partitions after it, per store.
     pub fn committed(&mut self, commit: Commit, changelog_offsets: Vec<i64>) -> Result<(), TaskError> {
