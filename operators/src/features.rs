@@ -543,6 +543,9 @@ fn stored_rows(
             let within =
                 within.ok_or_else(|| OperatorError::Stored("a row's key is too short".to_owned()))?;
             let values = read_values(bytes).map_err(|error| OperatorError::Stored(error.to_string()))?;
+            if values.len() + 1 != width {
+                return Err(OperatorError::Stored("a row has another number of values".to_owned()));
+            }
             rows.insert(rows.len(width), number * bucket + within, values.into_iter());
         }
     }

@@ -181,6 +181,7 @@ impl TaskState {
     /// A part of the [`changelog`](Self::changelog) ahead of the commit, so that the commit has less to wait for: once there are
     /// some `writes` of a store whose keys are hardly ever written twice between two promotions. Ends the epoch.
     pub fn changelog_so_far(&mut self, writes: usize) -> Changelog {
+        self.end_epoch();
         let mut changelog = Changelog::default();
         for (store, staged) in self.stores.iter_mut().enumerate() {
             if staged.unlogged_at_most() >= writes && staged.is_logged_in_vain_seldom() {

@@ -24,6 +24,7 @@ enum Op {
     EndEpoch,
     AbortEpoch,
     Changelog,
+    ChangelogSoFar(usize),
     Promote,
     Discard,
     Flush,
@@ -51,6 +52,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => Just(Op::EndEpoch),
         2 => Just(Op::AbortEpoch),
         1 => Just(Op::Changelog),
+        1 => (0..4usize).prop_map(Op::ChangelogSoFar),
         2 => Just(Op::Promote),
         1 => Just(Op::Discard),
         1 => Just(Op::Flush),
@@ -109,6 +111,24 @@ impl Model {
         self.kept = self.now.clone();
         self.uncommitted.extend(records.iter().cloned());
         records
+    }
+
+    /// `records` are all that some of the stores have.
+    fn changelog_so_far(&mut self, records: Vec<Logged>) {
+        let taken: BTreeSet<StoreId> = records.iter().map(|(store, ..)| *store).collect();
+        let left = self.now.unlogged.clone();
+        for (store, unlogged) in self.now.unlogged.iter_mut().enumerate() {
+            if !taken.contains(&StoreId(store)) {
+                unlogged.clear();
+            }
+        }
+        assert_eq!(records, self.changelog());
+        for (store, left) in left.into_iter().enumerate() {
+            if !taken.contains(&StoreId(store)) {
+                self.now.unlogged[store] = left;
+            }
+        }
+        self.kept = self.now.clone();
     }
 
     fn promote(&mut self) -> Checkpoint {
@@ -228,6 +248,7 @@ fn run(place: &Place, ops: &[Op]) {
                 model.now = model.kept.clone();
             }
             Op::Changelog => assert_eq!(sorted(state.changelog()), model.changelog()),
+            Op::ChangelogSoFar(writes) => model.changelog_so_far(sorted(state.changelog_so_far(*writes))),
             Op::Promote => {
                 assert_eq!(sorted(state.changelog()), model.changelog());
                 state.promote(model.promote()).unwrap();
