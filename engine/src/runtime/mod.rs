@@ -247,7 +247,7 @@ fn start(
     let Some(counts) = patiently(shutdown, || topics.prepare(&plan, &settings.topics, create_topics))? else {
         return Ok(());
     };
-    let largest_batch = topics.largest_batch(&plan, &counts, &settings.topics);
+    let largest_batch = topics.largest_batch(&plan, &counts, &settings.topics, shutdown);
     let repartitions = plan.sub_topologies.iter().flat_map(|sub| &sub.inputs);
     let repartitions = repartitions.filter(|input| matches!(input.origin, Origin::Repartition { .. }));
     let shared = Arc::new(Shared {

@@ -10,6 +10,7 @@ use millstream_operators::config::format_duration;
 use millstream_operators::diagnostic::{Code, Severity, listed};
 use millstream_operators::operator::StoreKind;
 
+use super::Shutdown;
 use super::error::{RuntimeError, Trouble};
 use crate::kafka::{Admin, ClientSettings, NewTopic, Operation, TopicDescription};
 use crate::plan::{Origin, Plan, PlanError, PlanOutput};
@@ -248,19 +249,31 @@ impl Topics {
         Ok(counts)
     }
 
-    /// The largest batch of records, in bytes, that all topics take which are written under a fixed name, so far as they say.
-    pub fn largest_batch(&self, plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> usize {
+    /// The largest batch of records, in bytes, that all topics take which are written under a fixed name, so far as they say
+    /// before the process is asked to end.
+    pub fn largest_batch(
+        &self,
+        plan: &Plan,
+        counts: &[u32],
+        defaults: &TopicDefaults,
+        shutdown: Shutdown<'_>,
+    ) -> usize {
         let internal = internal_topics(plan, counts, defaults).into_iter().map(|internal| internal.new.name);
-        let sinks = sinks(plan).map(|(topic, _)| topic.to_owned());
-        let taken = internal.chain(sinks).filter_map(|topic| match self.admin().topic_config(&topic) {
-            Ok(config) => config.get("max.message.bytes")?.parse().ok(),
-            Err(error) => {
-                // It may not be allowed to know, and most topics take as much as the brokers do.
-                tracing::debug!(topic, %error, "what batches a topic takes is not known");
-                None
+        let topics = internal.chain(sinks(plan).map(|(topic, _)| topic.to_owned()));
+        let mut largest = usize::MAX;
+        for topic in topics.take_while(|_| !shutdown()) {
+            match self.admin().topic_config(&topic) {
+                Ok(config) => {
+                    let taken = config.get("max.message.bytes").and_then(|bytes| bytes.parse().ok());
+                    largest = taken.map_or(largest, |taken| largest.min(taken));
+                }
+                // Most topics take as much as the brokers do: it is not worth waiting for each of them.
+                Err(error) if error.is_timeout() => break,
+                // It may not be allowed to know.
+                Err(error) => tracing::debug!(topic, %error, "what batches a topic takes is not known"),
             }
-        });
-        taken.min().unwrap_or(usize::MAX)
+        }
+        largest
     }
 
     fn short_retention(&self, plan: &Plan, topic: &str) -> Result<Option<ShortRetention>, Trouble> {
