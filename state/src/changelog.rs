@@ -29,8 +29,8 @@ struct Lengths {
 }
 
 impl Changelog {
-    pub(crate) fn with_capacity(records: usize) -> Self {
-        Self { bytes: Vec::new(), lengths: Vec::with_capacity(records) }
+    pub(crate) fn reserve(&mut self, records: usize) {
+        self.lengths.reserve(records);
     }
 
     /// Appends a record.

@@ -1,7 +1,7 @@
 //! The state of stream tasks: bytes only.
 //!
 //! A [`TaskState`] is the home of one task's stores. Writes are *staged* in memory first and reach the database
-//! only by [`TaskState::promote`], after the commit that covers them is known to have succeeded. So the database
+//! only after [`TaskState::promote`], when the commit that covers them is known to have succeeded. So the database
 //! holds committed data only, never has to be wiped after a crash, and is brought up to date from its own stored
 //! changelog offsets.
 //!

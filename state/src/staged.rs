@@ -1,14 +1,14 @@
 //! The staged writes of one store, and what they become by a promotion.
 //!
-//! An entry is *dirty* until it is promoted, and *unlogged* while the changelog lacks it. Over a database clean entries are a
-//! cache of what it holds: a value, or the knowledge that there is none. Over nothing they are the committed data
-//! themselves. Two levels can be taken back: the running epoch by an undo log of moved-out old values, and everything
-//! since the last promotion by dropping the dirty entries, over nothing with their committed values put back. Reads see
-//! one map, never a stack of them.
+//! An entry is *dirty* until it is promoted, *unlogged* while the changelog lacks it, and *unwritten* from its promotion until
+//! the database has it. Other entries over a database are a cache of what it holds: a value, or the knowledge that there is
+//! none. Over nothing clean entries are the committed data themselves. The running epoch can be taken back, by an undo log of
+//! moved-out old values. Reads see one map, never a stack of them.
 
 use std::{cell::Cell, mem};
 
 use crate::{
+    Changelog, StoreId,
     expired::{Addition, Expired, Overlapping},
     small_bytes::SmallBytes,
     table::{Range, SlotId, Table},
@@ -24,6 +24,7 @@ const RANGE_BYTES: usize = 96;
 struct Marks {
     dirty: bool,
     unlogged: bool,
+    unwritten: bool,
 }
 
 #[derive(Default)]
@@ -55,13 +56,13 @@ pub(crate) struct Staged {
     /// The running epoch. Starts at 1, so that no entry seems to be of it by default.
     epoch: u64,
     undo: Vec<Undo>,
-    /// Over nothing: the committed values of the dirty entries, of each that has one.
-    committed: Option<Vec<(SlotId, SmallBytes)>>,
+    over_database: bool,
     /// Slots that became dirty or unlogged. A slot may be in a list twice, or without its mark since the change was
     /// taken back: the entry's mark decides.
     dirty: Vec<SlotId>,
     unlogged: Vec<SlotId>,
     dirty_bytes: usize,
+    unwritten_bytes: usize,
     bytes: usize,
     /// Where the eviction goes on.
     hand: SlotId,
@@ -74,7 +75,7 @@ pub(crate) struct Staged {
 
 impl Staged {
     pub(crate) fn over_nothing() -> Self {
-        Self { committed: Some(Vec::new()), ..Self::over_database() }
+        Self { over_database: false, ..Self::over_database() }
     }
 
     pub(crate) fn over_database() -> Self {
@@ -83,10 +84,11 @@ impl Staged {
             expired: Expired::default(),
             epoch: 1,
             undo: Vec::new(),
-            committed: None,
+            over_database: true,
             dirty: Vec::new(),
             unlogged: Vec::new(),
             dirty_bytes: 0,
+            unwritten_bytes: 0,
             bytes: 0,
             hand: 0,
             asked: Cell::new(false),
@@ -119,7 +121,7 @@ impl Staged {
             }
             None => {
                 let value = value.map(SmallBytes::from);
-                let marks = Marks { dirty: true, unlogged: false };
+                let marks = Marks { dirty: true, ..Marks::default() };
                 let id = self.table.insert(key, Entry { value, epoch: self.epoch, marks, used: true.into() });
                 self.undo.push(Undo::Added(id));
                 self.dirty.push(id);
@@ -163,7 +165,7 @@ impl Staged {
             return;
         }
         let ids: Vec<SlotId> = self.table.range(from, to).map(|(id, ..)| id).collect();
-        if self.committed.is_some() {
+        if !self.over_database {
             for id in ids {
                 self.change(id, None);
                 self.table.value_mut(id).marks.unlogged = false;
@@ -184,12 +186,8 @@ impl Staged {
             return;
         }
         for undo in self.undo.drain(..) {
-            match (undo, &mut self.committed) {
-                (Undo::Unlinked(id), _) => self.table.release(id),
-                (Undo::Changed { id, value: Some(value), marks, .. }, Some(committed)) if !marks.dirty => {
-                    committed.push((id, value));
-                }
-                _ => {}
+            if let Undo::Unlinked(id) = undo {
+                self.table.release(id);
             }
         }
         self.epoch += 1;
@@ -218,26 +216,23 @@ impl Staged {
         self.epoch += 1;
     }
 
-    /// Calls back with the newest value of every unlogged key, in the order of their first writes; from now on they
-    /// count as logged.
-    pub(crate) fn take_unlogged(&mut self, mut take: impl FnMut(&[u8], Option<&[u8]>)) {
+    /// Writes the newest value of every unlogged key into the changelog, as that of `store`, in the order of their first
+    /// writes; from now on they count as logged.
+    pub(crate) fn take_unlogged(&mut self, changelog: &mut Changelog, store: StoreId) {
         self.end_epoch();
+        changelog.reserve(self.unlogged.len());
         for id in self.unlogged.drain(..) {
             if mem::take(&mut self.table.value_mut(id).marks.unlogged) {
-                take(self.table.key(id), self.table.value(id).value.as_deref());
+                changelog.push(store, self.table.key(id), self.table.value(id).value.as_deref());
                 self.logged += 1;
             }
         }
     }
 
-    /// Whether hardly any key is written again between two promotions, so that the changelog may get writes as they come.
-    pub(crate) fn is_logged_in_vain_seldom(&self) -> bool {
-        self.logged_in_vain <= self.logged / 8
-    }
-
-    /// As [`unlogged`](Self::unlogged), perhaps too many.
-    pub(crate) fn unlogged_at_most(&self) -> usize {
-        self.unlogged.len()
+    /// Whether the changelog may get about `writes` writes, ahead of the commit: there are as many, and hardly any key is written
+    /// again between two promotions.
+    pub(crate) fn may_be_logged_early(&self, writes: usize) -> bool {
+        self.unlogged.len() >= writes && self.logged_in_vain <= self.logged / 4
     }
 
     /// How many writes the changelog lacks.
@@ -250,68 +245,81 @@ impl Staged {
         self.expired.iter()
     }
 
-    /// The entries that the database lacks, in the order of their keys: a memtable takes neighbours faster.
-    pub(crate) fn dirty(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
-        let mut entries: Vec<(&[u8], SlotId)> = self
-            .dirty
-            .iter()
-            .filter(|&&id| self.table.value(id).marks.dirty)
-            .map(|&id| (self.table.key(id), id))
-            .collect();
-        entries.sort_unstable();
-        entries.into_iter().map(|(key, id)| (key, self.table.value(id).value.as_deref()))
-    }
-
-    /// The database and the changelog have it all now; what is staged becomes the cache, or the committed data.
-    pub(crate) fn mark_clean(&mut self) {
+    /// The changelog has it all now; what is staged becomes the cache, or the committed data. Gives the entries that the database
+    /// lacked nothing of before.
+    pub(crate) fn promote(&mut self) -> Vec<SlotId> {
         self.end_epoch();
         let mut dirty = mem::take(&mut self.dirty);
-        for id in dirty.drain(..) {
-            let entry = self.table.value_mut(id);
-            let was_dirty = mem::take(&mut entry.marks.dirty);
-            // Over nothing, what is not there needs no entry that says so.
-            if was_dirty && entry.value.is_none() && self.committed.is_some() {
-                self.uncharge(id);
-                self.table.remove(id);
+        dirty.retain(|&id| {
+            let entry = self.table.value(id);
+            if !entry.marks.dirty {
+                return false;
             }
-        }
-        self.dirty = dirty;
-        if let Some(committed) = &mut self.committed {
-            committed.clear();
-        }
-        // Only numbers without a mark are left.
-        self.unlogged.clear();
-        self.dirty_bytes = 0;
-        self.expired.clear();
-    }
-
-    /// Back to what was promoted last.
-    pub(crate) fn discard(&mut self) {
-        self.end_epoch();
-        for (id, value) in self.committed.as_mut().map(mem::take).unwrap_or_default() {
             self.uncharge(id);
             let entry = self.table.value_mut(id);
-            entry.value = Some(value);
-            entry.marks = Marks::default();
-            self.charge(id);
-        }
-        for id in mem::take(&mut self.dirty) {
-            if self.table.value(id).marks.dirty {
-                self.uncharge(id);
+            entry.marks.dirty = false;
+            // Over nothing, what is not there needs no entry that says so.
+            if !self.over_database && entry.value.is_none() {
                 self.table.remove(id);
+                return false;
             }
-        }
+            let unwritten = mem::replace(&mut entry.marks.unwritten, self.over_database);
+            self.charge(id);
+            self.over_database && !unwritten
+        });
+        // Only numbers without a mark are left.
         self.unlogged.clear();
+        dirty
+    }
+
+    /// Whether the database lacks this entry. Its slot may be free or another's since.
+    pub(crate) fn is_unwritten(&self, id: SlotId) -> bool {
+        id < self.table.slots() && self.table.value(id).marks.unwritten
+    }
+
+    /// Whether it [is unwritten](Self::is_unwritten), for the last time.
+    pub(crate) fn take_unwritten(&mut self, id: SlotId) -> bool {
+        if !self.is_unwritten(id) {
+            return false;
+        }
+        self.unwritten_bytes -= self.cost(id);
+        self.table.value_mut(id).marks.unwritten = false;
+        true
+    }
+
+    pub(crate) fn entry(&self, id: SlotId) -> (&[u8], Option<&[u8]>) {
+        (self.table.key(id), self.table.value(id).value.as_deref())
+    }
+
+    /// Whether anybody has asked for a single key. A scan asks the database in any case: a store that is only scanned needs no
+    /// cache.
+    pub(crate) fn is_cached(&self) -> bool {
+        self.asked.get()
+    }
+
+    /// The database has deleted what expired, and it lacks nothing of a store without cache.
+    pub(crate) fn written(&mut self) {
         self.expired.clear();
+        if !self.is_cached() {
+            self.clear();
+        }
+    }
+
+    /// Forgets all entries. To be called when they are clean.
+    fn clear(&mut self) {
+        self.table.clear();
+        // Only numbers without a mark are left.
+        self.dirty.clear();
+        self.unlogged.clear();
+        self.bytes = 0;
+        self.hand = 0;
     }
 
     /// Forgets clean entries, the longest unused first (CLOCK), until what is kept fits. To be called when there are
-    /// no others. Of a store that is only scanned nothing is kept: a scan asks the database in any case.
+    /// no others.
     pub(crate) fn evict(&mut self, bound: usize) {
-        if bound == 0 || !self.asked.get() {
-            self.table.clear();
-            self.bytes = 0;
-            self.hand = 0;
+        if bound == 0 && self.unwritten_bytes == 0 {
+            self.clear();
             return;
         }
         // Two rounds: the first may only take the marks of use away.
@@ -323,57 +331,39 @@ impl Staged {
             self.hand = if id + 1 < self.table.slots() { id + 1 } else { 0 };
             let entry = self.table.value(id);
             // A free slot has no epoch.
-            if entry.epoch != 0 && !entry.marks.dirty && !entry.used.take() {
+            if entry.epoch != 0 && !entry.marks.unwritten && !entry.used.take() {
                 self.uncharge(id);
                 self.table.remove(id);
             }
         }
     }
 
-    /// Over nothing: sets the committed value of a key, below what is staged.
+    /// Over nothing: sets the committed value of a key. To be called when nothing is staged.
     pub(crate) fn restore(&mut self, key: &[u8], value: Option<&[u8]>) {
-        let value = value.map(SmallBytes::from);
-        let Some(id) = self.table.find(key) else {
-            if value.is_some() {
-                let id = self.table.insert(key, Entry { value, ..Entry::default() });
-                self.charge(id);
-            }
-            return;
-        };
-        if self.table.value(id).marks.dirty {
-            if let Some(committed) = &mut self.committed {
-                committed.retain(|(other, _)| *other != id);
-                committed.extend(value.map(|value| (id, value)));
-            }
-            return;
+        if let Some(id) = self.table.find(key) {
+            self.uncharge(id);
+            self.table.remove(id);
         }
-        self.uncharge(id);
-        match value {
-            Some(_) => {
-                self.table.value_mut(id).value = value;
-                self.charge(id);
-            }
-            None => self.table.remove(id),
+        if let Some(value) = value {
+            let value = Some(SmallBytes::from(value));
+            let id = self.table.insert(key, Entry { value, ..Entry::default() });
+            self.charge(id);
         }
     }
 
-    /// Over a database: forgets every clean entry, since it has changed under them.
-    pub(crate) fn forget_clean(&mut self) {
-        self.end_epoch();
-        if self.committed.is_some() {
-            return;
-        }
-        for id in 0..self.table.slots() {
-            let entry = self.table.value(id);
-            if entry.epoch != 0 && !entry.marks.dirty {
-                self.uncharge(id);
-                self.table.remove(id);
-            }
+    /// Over a database: forgets every entry, since it has changed under them. To be called when they are clean and written.
+    pub(crate) fn forget_cached(&mut self) {
+        if self.over_database {
+            self.clear();
         }
     }
 
     pub(crate) fn staged_bytes(&self) -> usize {
         self.dirty_bytes + self.expired.len() * RANGE_BYTES
+    }
+
+    pub(crate) fn unwritten_bytes(&self) -> usize {
+        self.unwritten_bytes
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -396,18 +386,18 @@ impl Staged {
 
     fn charge(&mut self, id: SlotId) {
         let cost = self.cost(id);
+        let marks = self.table.value(id).marks;
         self.bytes += cost;
-        if self.table.value(id).marks.dirty {
-            self.dirty_bytes += cost;
-        }
+        self.dirty_bytes += if marks.dirty { cost } else { 0 };
+        self.unwritten_bytes += if marks.unwritten { cost } else { 0 };
     }
 
     fn uncharge(&mut self, id: SlotId) {
         let cost = self.cost(id);
+        let marks = self.table.value(id).marks;
         self.bytes -= cost;
-        if self.table.value(id).marks.dirty {
-            self.dirty_bytes -= cost;
-        }
+        self.dirty_bytes -= if marks.dirty { cost } else { 0 };
+        self.unwritten_bytes -= if marks.unwritten { cost } else { 0 };
     }
 }
 

@@ -1,16 +1,23 @@
 //! The stores of one task, and the protocol of its commits.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt, mem,
+};
 
 use crate::{
     Changelog, Fingerprint, Scan, Slice, StateDirectory, StateError, StateOptions,
     database::{Database, Write},
     options::CacheShare,
     staged::Staged,
+    table::SlotId,
 };
 
 /// How many bytes of a changelog are restored in one batch.
 const RESTORE_BATCH_BYTES: usize = 1 << 20;
+
+/// How many bytes of promoted entries of a task wait to be written to its database, half of its share of the cache at most.
+const UNWRITTEN_BYTES: usize = 8 << 20;
 
 /// A store of a task: its index in the specs given when the state was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,8 +47,13 @@ pub struct Checkpoint {
 /// The stores of one task.
 ///
 /// Writes are staged in memory. An *epoch* is the part of them that can be undone alone
-/// ([`abort_epoch`](Self::abort_epoch)); a *commit* covers many epochs and ends in [`promote`](Self::promote) or
-/// [`discard`](Self::discard). The order of a commit is: [`changelog`](Self::changelog), the transaction, `promote`.
+/// ([`abort_epoch`](Self::abort_epoch)); a *commit* covers many epochs and ends in [`promote`](Self::promote). The order of a
+/// commit is: [`changelog`](Self::changelog), the transaction, `promote`. After a commit that failed the state is dropped, and
+/// opened and restored again.
+///
+/// The database gets what was promoted some time later, so that of keys that are written again and again it gets few values.
+/// It may hold newer values than its checkpoint says, never any that was not promoted: restoring the changelog from there on
+/// gives what was promoted last.
 ///
 /// A [`StoreId`] that is not an index into the specs is a bug of the caller and panics.
 pub struct TaskState {
@@ -49,8 +61,18 @@ pub struct TaskState {
     /// `None`: the stores are in memory, and nothing lies below what is staged.
     database: Option<Database>,
     checkpoint: Checkpoint,
+    /// The checkpoint in the database, and the commits that it lacks, the oldest first.
+    written: Checkpoint,
+    unwritten: VecDeque<Unwritten>,
     /// What the clean entries over a database may take.
     cache: Option<CacheShare>,
+}
+
+/// A commit that the database has not got, or not all of it.
+struct Unwritten {
+    /// The entries that no older commit here has. Such an entry may be gone, and its slot another's: its mark decides.
+    entries: Vec<(StoreId, SlotId)>,
+    checkpoint: Checkpoint,
 }
 
 impl TaskState {
@@ -58,7 +80,7 @@ impl TaskState {
     pub fn in_memory(specs: &[StoreSpec]) -> Self {
         let checkpoint = Checkpoint { changelog_offsets: vec![0; specs.len()], ..Checkpoint::default() };
         let stores = specs.iter().map(|_| Staged::over_nothing()).collect();
-        Self { stores, database: None, checkpoint, cache: None }
+        Self::new(stores, None, checkpoint, None)
     }
 
     /// Opens the stores of a task, named `<sub-topology>-<partition>`, in its folder of the state directory. A store
@@ -74,7 +96,16 @@ impl TaskState {
     ) -> Result<Self, StateError> {
         let (database, checkpoint) = Database::open(directory, task, specs, options)?;
         let stores = specs.iter().map(|_| Staged::over_database()).collect();
-        Ok(Self { stores, database: Some(database), checkpoint, cache: Some(options.cache_share()) })
+        Ok(Self::new(stores, Some(database), checkpoint, Some(options.cache_share())))
+    }
+
+    fn new(
+        stores: Vec<Staged>,
+        database: Option<Database>,
+        checkpoint: Checkpoint,
+        cache: Option<CacheShare>,
+    ) -> Self {
+        Self { stores, database, written: checkpoint.clone(), checkpoint, unwritten: VecDeque::new(), cache }
     }
 
     #[inline]
@@ -171,22 +202,21 @@ impl TaskState {
     /// The newest value of every key written since the last call: each key once, by store and in the order of their
     /// first writes. Ends the epoch, for what was handed out cannot be undone.
     pub fn changelog(&mut self) -> Changelog {
-        let mut changelog = Changelog::with_capacity(self.stores.iter().map(Staged::unlogged).sum());
-        for (store, staged) in self.stores.iter_mut().enumerate() {
-            staged.take_unlogged(|key, value| changelog.push(StoreId(store), key, value));
-        }
-        changelog
+        self.take_unlogged(|_| true)
     }
 
     /// A part of the [`changelog`](Self::changelog) ahead of the commit, so that the commit has less to wait for: once there are
     /// some `writes` of a store whose keys are hardly ever written twice between two promotions. Ends the epoch.
     pub fn changelog_so_far(&mut self, writes: usize) -> Changelog {
+        self.take_unlogged(|staged| staged.may_be_logged_early(writes))
+    }
+
+    /// What the changelog lacks of those stores.
+    fn take_unlogged(&mut self, of: impl Fn(&Staged) -> bool) -> Changelog {
         self.end_epoch();
         let mut changelog = Changelog::default();
-        for (store, staged) in self.stores.iter_mut().enumerate() {
-            if staged.unlogged_at_most() >= writes && staged.is_logged_in_vain_seldom() {
-                staged.take_unlogged(|key, value| changelog.push(StoreId(store), key, value));
-            }
+        for (store, staged) in self.stores.iter_mut().enumerate().filter(|(_, staged)| of(staged)) {
+            staged.take_unlogged(&mut changelog, StoreId(store));
         }
         changelog
     }
@@ -202,8 +232,8 @@ impl TaskState {
         self.stores.iter().map(Staged::clean_bytes).sum()
     }
 
-    /// Writes everything staged and the checkpoint into the database, in one atomic batch. To be called only after
-    /// the commit that covers them is known to have succeeded. Ends the epoch.
+    /// Makes everything staged the content of the stores. To be called only after the commit that covers it is known to have
+    /// succeeded. Ends the epoch.
     ///
     /// # Errors
     /// If there are writes that the changelog was not asked for, which no commit can have covered: nothing is changed
@@ -221,18 +251,52 @@ impl TaskState {
         if writes > 0 {
             return Err(StateError::NotInChangelog { writes });
         }
-        if let Some(database) = &mut self.database {
-            database.commit(staged_writes(&self.stores), &checkpoint)?;
+        let mut now = Vec::new();
+        let mut later = Vec::new();
+        for (store, staged) in self.stores.iter_mut().enumerate() {
+            let promoted = staged.promote().into_iter().map(|id| (StoreId(store), id));
+            if staged.is_cached() { later.extend(promoted) } else { now.extend(promoted) }
         }
+        self.unwritten.push_back(Unwritten { entries: later, checkpoint: checkpoint.clone() });
         self.checkpoint = checkpoint;
-        self.stores.iter_mut().for_each(Staged::mark_clean);
+        let bound = self.cache.as_ref().map_or(0, |cache| UNWRITTEN_BYTES.min(cache.bytes() / 2));
+        self.write(now, bound)?;
         self.bound_cache();
         Ok(())
     }
 
-    /// Drops everything staged: back to the state that was promoted last. Ends the epoch.
-    pub fn discard(&mut self) {
-        self.stores.iter_mut().for_each(Staged::discard);
+    /// Writes into the database, in one atomic batch: what has expired, the entries `now`, and the oldest commits that it lacks,
+    /// until no more than `bound` bytes are left. To be called when nothing is staged.
+    fn write(&mut self, now: Vec<(StoreId, SlotId)>, bound: usize) -> Result<(), StateError> {
+        let mut entries = now;
+        entries.retain(|&entry| take_unwritten(&mut self.stores, entry));
+        let mut reached = None;
+        while let Some(oldest) = self.unwritten.front_mut() {
+            let is_unwritten = |&(store, id): &(StoreId, SlotId)| {
+                self.stores.get(store.0).is_some_and(|staged| staged.is_unwritten(id))
+            };
+            if unwritten_bytes(&self.stores) <= bound && oldest.entries.iter().any(is_unwritten) {
+                break;
+            }
+            let lacking = mem::take(&mut oldest.entries).into_iter();
+            entries.extend(lacking.filter(|&entry| take_unwritten(&mut self.stores, entry)));
+            reached = self.unwritten.pop_front();
+        }
+        let Some(database) = &mut self.database else { return Ok(()) };
+        let expired = self.stores.iter().any(|staged| staged.expired().next().is_some());
+        if let Some(Unwritten { checkpoint, .. }) = reached {
+            self.written = checkpoint;
+        } else if entries.is_empty() && !expired {
+            return Ok(());
+        }
+        database.commit(writes(&self.stores, entries), &self.written)?;
+        self.stores.iter_mut().for_each(Staged::written);
+        Ok(())
+    }
+
+    /// Writes everything that was promoted into the database. What is staged may hide a promoted value: then it waits.
+    fn write_all(&mut self) -> Result<(), StateError> {
+        if self.staged_bytes() == 0 { self.write(Vec::new(), 0) } else { Ok(()) }
     }
 
     /// The checkpoint that was promoted or restored last.
@@ -240,9 +304,9 @@ impl TaskState {
         &self.checkpoint
     }
 
-    /// Applies records of a store's changelog to what was committed, past everything that is staged, and then sets the
-    /// changelog offset to `next_offset`. If it is interrupted the offset is the old one, and restoring the same
-    /// records again gives the same result. Ends the epoch.
+    /// Applies records of a store's changelog to what was committed, and then sets the changelog offset to `next_offset`. If it
+    /// is interrupted the offset is the old one, and restoring the same records again gives the same result. To be called
+    /// when nothing is staged.
     ///
     /// # Errors
     /// If the database cannot be written.
@@ -252,7 +316,8 @@ impl TaskState {
         records: &mut dyn Iterator<Item = (Vec<u8>, Option<Vec<u8>>)>,
         next_offset: i64,
     ) -> Result<(), StateError> {
-        self.store_mut(store).forget_clean();
+        self.write_all()?;
+        self.store_mut(store).forget_cached();
         let mut batch = Vec::new();
         let mut bytes = 0;
         for (key, value) in records {
@@ -267,7 +332,9 @@ impl TaskState {
         if let Some(offset) = self.checkpoint.changelog_offsets.get_mut(store.0) {
             *offset = next_offset;
         }
-        self.restore_batch(store, &batch)
+        self.restore_batch(store, &batch)?;
+        self.written.clone_from(&self.checkpoint);
+        Ok(())
     }
 
     fn restore_batch(
@@ -288,29 +355,32 @@ impl TaskState {
         }
     }
 
-    /// Makes what was promoted and restored so far survive a crash. Without it a crash loses some of it, which then
-    /// is restored from the changelog; data and offsets always agree.
+    /// Makes what was promoted and restored so far survive a crash; while something is staged perhaps less. Without it a crash
+    /// loses some of it, which then is restored from the changelog.
     ///
     /// # Errors
     /// If the database cannot be written.
     pub fn flush(&mut self) -> Result<(), StateError> {
+        self.write_all()?;
         self.database.as_mut().map_or(Ok(()), Database::flush)
     }
 
-    /// As [`flush`](Self::flush), without waiting for it: it ends by itself, and a crash before that loses no more than without.
+    /// As [`flush`](Self::flush), without waiting for the disk: it ends by itself, and a crash before that loses no more than
+    /// without.
     ///
     /// # Errors
     /// If the database cannot be written.
     pub fn flush_in_background(&mut self) -> Result<(), StateError> {
+        self.write_all()?;
         self.database.as_mut().map_or(Ok(()), Database::flush_in_background)
     }
 
     /// How many bytes a crash would lose now, about, and the changelog would have to bring back.
     pub fn unflushed_bytes(&self) -> usize {
-        self.database.as_ref().map_or(0, Database::unflushed_bytes)
+        unwritten_bytes(&self.stores) + self.database.as_ref().map_or(0, Database::unflushed_bytes)
     }
 
-    /// Drops what is staged, flushes what was promoted, and ends.
+    /// Flushes what was promoted, and ends.
     ///
     /// # Errors
     /// If the database cannot be written.
@@ -323,21 +393,38 @@ impl TaskState {
         let Some(cache) = &self.cache else { return };
         let share = cache.bytes();
         let total: usize = self.stores.iter().map(Staged::bytes).sum();
+        if total <= share {
+            return;
+        }
         for store in &mut self.stores {
-            // Without a reason to forget anything the bound is what there is.
-            let bound = store.bytes() as u128 * share.min(total) as u128 / total.max(1) as u128;
+            let bound = store.bytes() as u128 * share as u128 / total as u128;
             store.evict(bound as usize);
         }
     }
 }
 
-/// What the database lacks, ranges first: an entry inside one was written after it.
-fn staged_writes(stores: &[Staged]) -> impl Iterator<Item = Write<'_>> {
-    stores.iter().enumerate().flat_map(|(store, staged)| {
-        let store = StoreId(store);
-        let ranges = staged.expired().map(move |(from, to)| Write::DeleteRange(store, from, to));
-        ranges.chain(staged.dirty().map(move |(key, value)| Write::new(store, key, value)))
-    })
+fn unwritten_bytes(stores: &[Staged]) -> usize {
+    stores.iter().map(Staged::unwritten_bytes).sum()
+}
+
+/// Whether the database lacks this entry; it is told that it no longer does.
+fn take_unwritten(stores: &mut [Staged], (store, id): (StoreId, SlotId)) -> bool {
+    stores.get_mut(store.0).is_some_and(|staged| staged.take_unwritten(id))
+}
+
+/// What has expired, and then the entries: one inside an expired range was written after it. They are in the order of their
+/// keys, for a memtable takes neighbours faster.
+fn writes(stores: &[Staged], entries: Vec<(StoreId, SlotId)>) -> impl Iterator<Item = Write<'_>> {
+    let ranges = stores.iter().enumerate().flat_map(|(store, staged)| {
+        staged.expired().map(move |(from, to)| Write::DeleteRange(StoreId(store), from, to))
+    });
+    let entry = |(store, id): (StoreId, SlotId)| {
+        let (key, value) = stores.get(store.0)?.entry(id);
+        Some((store, key, value))
+    };
+    let mut entries: Vec<_> = entries.into_iter().filter_map(entry).collect();
+    entries.sort_unstable();
+    ranges.chain(entries.into_iter().map(|(store, key, value)| Write::new(store, key, value)))
 }
 
 impl fmt::Debug for TaskState {

@@ -17,6 +17,7 @@ mod instance;
 mod member;
 mod permissions;
 mod places;
+mod record_cache;
 mod restore;
 mod topics;
 mod worker;

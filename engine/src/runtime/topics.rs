@@ -424,12 +424,10 @@ fn topics_of_users(plan: &Plan) -> BTreeMap<&str, &str> {
 /// The topics of sinks, each with its sink, but for those that are computed for each row.
 fn sinks(plan: &Plan) -> impl Iterator<Item = (&str, &str)> {
     let outputs = plan.sub_topologies.iter().flat_map(|sub| &sub.outputs);
-    outputs.filter_map(|output| match output {
-        PlanOutput::Sink { sink, .. } => match &sink.topic {
-            SinkTopic::Fixed(topic) => Some((topic.as_str(), sink.name.as_str())),
-            _ => None,
-        },
-        _ => None,
+    outputs.filter_map(|output| {
+        let PlanOutput::Sink { sink, .. } = output else { return None };
+        let SinkTopic::Fixed(topic) = &sink.topic else { return None };
+        Some((topic.as_str(), sink.name.as_str()))
     })
 }
 

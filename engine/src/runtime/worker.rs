@@ -18,6 +18,7 @@ use super::commit_metadata::{CommitId, CommitMetadata};
 use super::error::{RuntimeError, Trouble};
 use super::in_doubt::InDoubt;
 use super::inputs::{Fetched, Inputs, Next};
+use super::record_cache::RecordCache;
 use super::{COUNT_MEMORY_EVERY, Cancelled, OpenTask, Shared, Shutdown, clock};
 use crate::http::{InputStatus, TaskState, TaskStatus};
 use crate::kafka::{
@@ -39,11 +40,11 @@ const TAKE_OVER: Duration = Duration::from_millis(250);
 /// How long a full producer is waited for at once.
 const FULL: Duration = Duration::from_millis(20);
 
-/// A store is flushed at least this often, since nothing else bounds what a crash has to restore.
-const FLUSH_EVERY: Duration = Duration::from_secs(300);
+/// The stores of a task are flushed at least this often, since nothing else bounds what a crash has to restore.
+const FLUSH_EVERY: Duration = Duration::from_secs(30);
 
-/// How many writes of a task go to its changelogs at once, ahead of the commit.
-const LOGGED_AT_ONCE: usize = 1000;
+/// How many records of a task, to changelogs or of tables, are written at once ahead of the commit.
+const AHEAD_AT_ONCE: usize = 1000;
 
 /// What a worker is told.
 pub(super) enum Command {
@@ -68,6 +69,7 @@ struct Running {
     open: OpenTask,
     metrics: TaskMetrics,
     inputs: Inputs<Fetched>,
+    record_cache: RecordCache,
     /// Whether something has happened since the last commit.
     dirty: bool,
     /// Until when a lagging partition is waited for.
@@ -220,6 +222,7 @@ impl Worker {
                         self.shared.settings.max_task_idle,
                         self.shared.fetched_bytes_per_partition(),
                     ),
+                    record_cache: RecordCache::default(),
                     dirty: false,
                     wait_until: None,
                     last_input: now,
@@ -284,13 +287,17 @@ impl Worker {
             tracing::warn!("{error}");
         }
         self.output.begin()?;
-        self.output.write_all(running.open.id.partition, &epoch.outputs, &mut running.metrics)?;
         let task = &running.open.task;
         running.metrics.epoch(&epoch, task.counters(), task.stream_time());
+        let Epoch { mut outputs, stopped, .. } = epoch;
+        if self.shared.guarantee == Guarantee::ExactlyOnce && self.shared.settings.max_batch_rows > 1 {
+            outputs = running.record_cache.keep(outputs, AHEAD_AT_ONCE);
+        }
+        self.output.write_all(running.open.id.partition, &outputs, &mut running.metrics)?;
         let sub = task.sub_topology().clone();
-        let changelog = running.open.task.changelog_so_far(LOGGED_AT_ONCE);
+        let changelog = running.open.task.changelog_so_far(AHEAD_AT_ONCE);
         self.output.log(&sub, running.open.id.partition, &changelog, &mut running.metrics)?;
-        match epoch.stopped {
+        match stopped {
             None => Ok(()),
             Some(stopped) => {
                 self.commit()?;
@@ -322,11 +329,13 @@ impl Worker {
         Ok(())
     }
 
+    /// Flushes the stores of a task for which it is time; of one at once, so that nobody waits for many.
     fn flush_stores(&mut self) -> Result<(), Trouble> {
-        for running in &mut self.tasks {
-            if running.flushed.elapsed() >= FLUSH_EVERY && running.open.task.unflushed_bytes() > 0 {
+        let due = |running: &&mut Running| !running.dirty && running.flushed.elapsed() >= FLUSH_EVERY;
+        if let Some(running) = self.tasks.iter_mut().find(due) {
+            running.flushed = Instant::now();
+            if running.open.task.unflushed_bytes() > 0 {
                 running.open.task.flush_in_background().map_err(RuntimeError::from)?;
-                running.flushed = Instant::now();
             }
         }
         Ok(())
@@ -338,9 +347,10 @@ impl Worker {
         }
         self.memory_counted = Instant::now();
         self.producer_bytes.set(self.output.producer.buffered_bytes());
-        for Running { open, metrics, inputs, .. } in &mut self.tasks {
-            let queued = inputs.bytes() + open.task.decoded_bytes();
-            metrics.memory(open.task.staged_bytes(), open.task.cache_bytes(), queued);
+        for running in &mut self.tasks {
+            let task = &running.open.task;
+            let queued = running.inputs.bytes() + task.decoded_bytes();
+            running.metrics.memory(running.staged_bytes(), task.cache_bytes(), queued);
         }
     }
 
@@ -348,7 +358,7 @@ impl Worker {
         if !self.tasks.iter().any(|running| running.dirty) {
             return false;
         }
-        let staged: usize = self.tasks.iter().map(|running| running.open.task.staged_bytes()).sum();
+        let staged: usize = self.tasks.iter().map(Running::staged_bytes).sum();
         self.committed_at.elapsed() >= self.shared.settings.commit_every
             || staged > self.shared.staged_bytes_per_worker()
     }
@@ -385,6 +395,7 @@ impl Worker {
             let sub = running.open.task.sub_topology().clone();
             let mut commit = running.open.task.commit();
             let partition = running.open.id.partition;
+            self.output.write_all(partition, &running.record_cache.take(), &mut running.metrics)?;
             // The producer has it then: it need not be held until the brokers have it.
             let changelog = std::mem::take(&mut commit.changelog);
             self.output.log(&sub, partition, &changelog, &mut running.metrics)?;
@@ -426,12 +437,18 @@ impl Worker {
         }
         self.shared.committed(&offsets);
         self.shared.metrics.committed(start.elapsed());
+        self.flush_stores()?;
         self.committed_at = Instant::now();
         Ok(())
     }
 }
 
 impl Running {
+    /// What waits for the commit.
+    fn staged_bytes(&self) -> usize {
+        self.open.task.staged_bytes() + self.record_cache.bytes()
+    }
+
     /// Says where the task is.
     fn show(&mut self, shared: &Shared, consumer: &GroupConsumer) {
         let task = &self.open.task;
@@ -524,8 +541,13 @@ impl Output {
         metrics: &mut TaskMetrics,
     ) -> Result<(), Trouble> {
         let mut written: Vec<(Rank, u64, u64)> = Vec::new();
+        let mut last: Option<(&Arc<str>, (TopicHandle, u32))> = None;
         for OutputRecord { topic, hash, record, rank, .. } in outputs {
-            let (handle, count) = self.topic(topic)?;
+            let (handle, count) = match last {
+                Some((known, found)) if Arc::ptr_eq(known, topic) => found,
+                _ => self.topic(topic)?,
+            };
+            last = Some((topic, (handle, count)));
             let hash = hash.unwrap_or(partition.unsigned_abs());
             let target = hash.checked_rem(count).unwrap_or_default() as i32;
             let Record { key, value, timestamp, headers, .. } = record;
@@ -555,18 +577,18 @@ impl Output {
         if changelog.is_empty() {
             return Ok(());
         }
-        let mut written = vec![(0, 0); sub.stores.len()];
+        let mut stores = Vec::with_capacity(sub.stores.len());
+        for store in &sub.stores {
+            stores.push((self.topic(&store.changelog)?.0, 0, 0));
+        }
         let now = clock::now();
         for ChangelogRecord { store, key, value } in changelog.iter() {
-            if let Some((records, bytes)) = written.get_mut(store.0) {
-                *records += 1;
-                *bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
-            }
-            let Some(store) = sub.stores.get(store.0) else { continue };
-            let (handle, _) = self.topic(&store.changelog)?;
-            self.enqueue(handle, partition, Some(key), value, now, &[])?;
+            let Some((handle, records, bytes)) = stores.get_mut(store.0) else { continue };
+            *records += 1;
+            *bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
+            self.enqueue(*handle, partition, Some(key), value, now, &[])?;
         }
-        for (store, (records, bytes)) in written.into_iter().enumerate() {
+        for (store, (_, records, bytes)) in stores.into_iter().enumerate() {
             metrics.wrote_changelog(store, records, bytes);
         }
         Ok(())
@@ -581,11 +603,13 @@ impl Output {
         timestamp: i64,
         headers: &[(&str, Option<&[u8]>)],
     ) -> Result<(), Trouble> {
-        let patience = Instant::now();
+        let mut full = None;
         loop {
             match self.producer.send(handle, partition, key, value, timestamp, headers.iter().copied()) {
                 Ok(()) => return Ok(()),
-                Err(SendError::QueueFull) if patience.elapsed() < CALL => self.producer.poll(FULL),
+                Err(SendError::QueueFull) if full.get_or_insert_with(Instant::now).elapsed() < CALL => {
+                    self.producer.poll(FULL);
+                }
                 Err(SendError::QueueFull) => {
                     return Err(Trouble::Again(format!("no room in the producer for {} s", CALL.as_secs())));
                 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -344,9 +345,21 @@ impl Running {
             if let Some(status) = self.0.try_wait().unwrap() {
                 return status.code();
             }
-            assert!(start.elapsed() < Duration::from_secs(60), "it does not end");
+            assert!(start.elapsed() < Duration::from_secs(60), "it does not end\n{}", self.threads_and_log());
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// What its threads wait for, and what it has logged.
+    fn threads_and_log(&self) -> String {
+        let process = Path::new("/proc").join(self.0.id().to_string());
+        let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let threads = std::fs::read_dir(process.join("task")).into_iter().flatten().flatten();
+        let threads = threads.map(|thread| {
+            let [name, state, call] = ["comm", "wchan", "syscall"].map(|file| read(thread.path().join(file)));
+            format!("{name}: {state} {call}\n")
+        });
+        threads.collect::<String>() + &read(process.join("fd/2"))
     }
 }
 
