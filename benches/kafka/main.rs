@@ -8,7 +8,8 @@
 //! record: it shares the machine, and its part bounds the ratio of records a second. The command fails where Kafka Streams is
 //! better in anything.
 //!
-//! `cargo bench --bench kafka -- [NAME…] [--records N] [--rounds N] [--guarantee G] [--millstream BINARY]` runs a part of it.
+//! `cargo bench --bench kafka -- [NAME…] [--records N] [--rounds N] [--guarantee G] [--millstream BINARY] [--beside BINARY]` runs
+//! a part of it, or another build of Millstream in the place of Kafka Streams.
 //! It reads `/proc` and so needs Linux.
 
 #![expect(
@@ -94,6 +95,7 @@ struct Options {
     rounds: u64,
     guarantees: Vec<&'static str>,
     millstream: PathBuf,
+    beside: Option<PathBuf>,
 }
 
 struct Bench {
@@ -150,6 +152,7 @@ fn options() -> Options {
         rounds: 3,
         guarantees: vec!["exactly-once", "at-least-once"],
         millstream: env!("CARGO_BIN_EXE_millstream").into(),
+        beside: None,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -162,6 +165,7 @@ fn options() -> Options {
                 options.guarantees.retain(|guarantee| *guarantee == name);
             }
             "--millstream" => options.millstream = next().into(),
+            "--beside" => options.beside = Some(next().into()),
             // Cargo's own.
             "--bench" => {}
             _ => options.only.push(argument),
@@ -244,7 +248,11 @@ impl Bench {
         let mut results = ENGINES.map(|_| Json::Null);
         for round in 0..self.options.rounds {
             for (index, engine) in ENGINES.into_iter().enumerate() {
-                let application = self.application(engine, workload.program, guarantee, &input(workload));
+                let mut application = self.application(engine, workload.program, guarantee, &input(workload));
+                if let (Engine::KafkaStreams, Some(other)) = (engine, &self.options.beside) {
+                    application.engine = Engine::Millstream;
+                    application.millstream.clone_from(other);
+                }
                 runs[index].push(self.run(&application));
                 if round == 0 {
                     results[index] =
@@ -333,8 +341,9 @@ impl Bench {
     fn report(&mut self, name: &str, ours: Rate, theirs: Rate, more: &str, target: f64) {
         let ratio = ours.throughput / theirs.throughput;
         let cpu_ratio = theirs.cpu / ours.cpu;
+        let peer = if self.options.beside.is_some() { "other" } else { "kafka_streams" };
         println!(
-            "{name} millstream={:.0} kafka_streams={:.0} ratio={ratio:.2} cpu_ratio={cpu_ratio:.2} \
+            "{name} millstream={:.0} {peer}={:.0} ratio={ratio:.2} cpu_ratio={cpu_ratio:.2} \
              (CPU {:.2} : {:.2} us a record; {more})",
             ours.throughput,
             theirs.throughput,

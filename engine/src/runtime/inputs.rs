@@ -130,24 +130,21 @@ impl<Q: RecordQueue> Inputs<Q> {
         &mut self,
         max: usize,
         now: Instant,
-        mut times: impl FnMut(usize, &[Record]) -> Result<Vec<i64>, Trouble>,
+        times: impl FnMut(usize, &[Record]) -> Result<Vec<i64>, Trouble>,
     ) -> Result<Next, Trouble> {
         if let [input] = self.inputs.as_mut_slice() {
             let mut records = Vec::new();
-            input.queue.take(max, self.max_bytes, &mut records)?;
+            if input.buffer.is_empty() {
+                input.queue.take(max, self.max_bytes, &mut records)?;
+            } else {
+                records.extend((0..max).map_while(|_| input.pop()));
+            }
             if records.is_empty() {
                 return Ok(Next::Nothing);
             }
             return Ok(Next::Epoch(records.into_iter().map(|record| (0, record)).collect()));
         }
-        for (number, input) in self.inputs.iter_mut().enumerate().filter(|(_, input)| input.buffer.is_empty())
-        {
-            input.queue.take(max, self.max_bytes, &mut self.taken)?;
-            if !self.taken.is_empty() {
-                let times = times(number, &self.taken)?;
-                input.put(times, &mut self.taken);
-            }
-        }
+        self.look_ahead(max, times)?;
         if self.inputs.iter().all(|input| input.buffer.is_empty()) {
             self.waiting_since = None;
             return Ok(Next::Nothing);
@@ -165,6 +162,23 @@ impl<Q: RecordQueue> Inputs<Q> {
             self.waiting_since = None;
         }
         Ok(Next::Epoch(self.merge(max)))
+    }
+
+    /// Takes up to `max` fetched records of each input of which none are left, ahead of their epochs.
+    pub fn look_ahead(
+        &mut self,
+        max: usize,
+        mut times: impl FnMut(usize, &[Record]) -> Result<Vec<i64>, Trouble>,
+    ) -> Result<(), Trouble> {
+        for (number, input) in self.inputs.iter_mut().enumerate().filter(|(_, input)| input.buffer.is_empty())
+        {
+            input.queue.take(max, self.max_bytes, &mut self.taken)?;
+            if !self.taken.is_empty() {
+                let times = times(number, &self.taken)?;
+                input.put(times, &mut self.taken);
+            }
+        }
+        Ok(())
     }
 
     /// Takes by event time until an input has to be looked at again.
@@ -257,6 +271,23 @@ mod tests {
         assert_eq!(next(&mut inputs, now).unwrap(), [(1, 9)]);
         assert_eq!(inputs.bytes(), 0);
         assert_eq!(next(&mut inputs, now), Err(Next::Nothing));
+    }
+
+    #[test]
+    fn what_was_taken_ahead_comes_first() {
+        let mut queue = VecDeque::from([vec![1, 2, 3], vec![4]]);
+        queue[0].extend(11..=20);
+        let mut inputs =
+            Inputs::new(vec![Fake { fetches: queue, lag: false }], Duration::ZERO, usize::MAX);
+        let times = |_: usize, records: &[Record]| Ok(vec![0; records.len()]);
+        inputs.look_ahead(20, times).unwrap();
+        inputs.look_ahead(20, times).unwrap();
+        let now = Instant::now();
+        let mut times = || next(&mut inputs, now).map(|epoch| epoch.iter().map(|(_, time)| *time).collect::<Vec<_>>());
+        assert_eq!(times().unwrap(), [1, 2, 3, 11, 12, 13, 14, 15, 16, 17]);
+        assert_eq!(times().unwrap(), [18, 19, 20]);
+        assert_eq!(times().unwrap(), [4]);
+        assert_eq!(times(), Err(Next::Nothing));
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::kafka::{
 use crate::metrics::{AbortReason, Client, Owner, Share, TaskMetrics};
 use crate::plan::SubTopology;
 use crate::record::Record;
-use crate::task::{Epoch, OutputRecord, Rank};
+use crate::task::{Epoch, OutputRecord, Rank, TaskError};
 use crate::topology::Guarantee;
 
 /// How long one call to Kafka may take before the session begins anew. Within it the client retries by itself.
@@ -45,6 +45,9 @@ const FLUSH_EVERY: Duration = Duration::from_secs(30);
 
 /// How many records of a task, to changelogs or of tables, are written at once ahead of the commit.
 const AHEAD_AT_ONCE: usize = 1000;
+
+/// How many records of an input of a task are decoded while a commit is waited for.
+const LOOK_AHEAD: usize = 8192;
 
 /// What a worker is told.
 pub(super) enum Command {
@@ -255,7 +258,7 @@ impl Worker {
         let rows = self.shared.settings.max_batch_rows;
         let task = &mut running.open.task;
         let name = &running.open.name;
-        let failed = |error| Trouble::from(RuntimeError::Task { task: name.clone(), error });
+        let failed = |error| failed(name, error);
         let next = running
             .inputs
             .next(rows, Instant::now(), |input, records| task.event_times(input, records).map_err(failed));
@@ -322,8 +325,7 @@ impl Worker {
             }
             running.followed = now;
             let epoch = running.open.task.advance(Advance::To(to));
-            let epoch =
-                epoch.map_err(|error| RuntimeError::Task { task: running.open.name.clone(), error })?;
+            let epoch = epoch.map_err(|error| failed(&running.open.name, error))?;
             self.take_over(position, epoch)?;
         }
         Ok(())
@@ -416,7 +418,17 @@ impl Worker {
         }
         let dirty = self.tasks.iter().filter(|running| running.dirty);
         let tasks = dirty.map(|running| (running.open.id, running.open.committed)).collect();
-        self.output.end(&offsets, consumer, metadata, InDoubt { id, tasks })?;
+        let (output, all) = (&mut self.output, &mut self.tasks);
+        let looked_ahead = std::thread::scope(|scope| {
+            let end = || output.end(&offsets, consumer, metadata, InDoubt { id, tasks });
+            let end = std::thread::Builder::new().name("commit".to_owned()).spawn_scoped(scope, end);
+            let end = end.map_err(|error| Trouble::Again(format!("no thread for a commit: {error}")))?;
+            // The brokers take their time: what can be done without the transaction is done meanwhile.
+            let waiting = all.iter_mut().take_while(|_| !end.is_finished());
+            let looked_ahead = waiting.map(Running::look_ahead).collect::<Result<(), Trouble>>();
+            end.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            Ok::<_, Trouble>(looked_ahead)
+        })?;
         // From here on the commit is known to have succeeded.
         for (running, commit) in self.tasks.iter_mut().filter(|running| running.dirty).zip(commits) {
             running.dirty = false;
@@ -428,22 +440,31 @@ impl Worker {
                 self.output.delivered(&store.changelog, partition).map_or(before, |last| last + 1)
             });
             let delivered = delivered.collect();
-            running
-                .open
-                .task
-                .committed(commit, delivered)
-                .map_err(|error| RuntimeError::Task { task: running.open.name.clone(), error })?;
+            let committed = running.open.task.committed(commit, delivered);
+            committed.map_err(|error| failed(&running.open.name, error))?;
             running.show(&self.shared, consumer);
         }
         self.shared.committed(&offsets);
         self.shared.metrics.committed(start.elapsed());
         self.flush_stores()?;
         self.committed_at = Instant::now();
-        Ok(())
+        looked_ahead
     }
 }
 
+fn failed(task: &str, error: TaskError) -> Trouble {
+    RuntimeError::Task { task: task.to_owned(), error }.into()
+}
+
 impl Running {
+    /// Fetches and decodes what comes next.
+    fn look_ahead(&mut self) -> Result<(), Trouble> {
+        let OpenTask { task, name, .. } = &mut self.open;
+        self.inputs.look_ahead(LOOK_AHEAD, |input, records| {
+            task.event_times(input, records).map_err(|error| failed(name, error))
+        })
+    }
+
     /// What waits for the commit.
     fn staged_bytes(&self) -> usize {
         self.open.task.staged_bytes() + self.record_cache.bytes()
