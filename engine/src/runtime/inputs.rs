@@ -277,13 +277,13 @@ mod tests {
     fn what_was_taken_ahead_comes_first() {
         let mut queue = VecDeque::from([vec![1, 2, 3], vec![4]]);
         queue[0].extend(11..=20);
-        let mut inputs =
-            Inputs::new(vec![Fake { fetches: queue, lag: false }], Duration::ZERO, usize::MAX);
+        let mut inputs = Inputs::new(vec![Fake { fetches: queue, lag: false }], Duration::ZERO, usize::MAX);
         let times = |_: usize, records: &[Record]| Ok(vec![0; records.len()]);
         inputs.look_ahead(20, times).unwrap();
         inputs.look_ahead(20, times).unwrap();
         let now = Instant::now();
-        let mut times = || next(&mut inputs, now).map(|epoch| epoch.iter().map(|(_, time)| *time).collect::<Vec<_>>());
+        let mut times =
+            || next(&mut inputs, now).map(|epoch| epoch.iter().map(|(_, time)| *time).collect::<Vec<_>>());
         assert_eq!(times().unwrap(), [1, 2, 3, 11, 12, 13, 14, 15, 16, 17]);
         assert_eq!(times().unwrap(), [18, 19, 20]);
         assert_eq!(times().unwrap(), [4]);

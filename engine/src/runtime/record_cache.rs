@@ -53,9 +53,9 @@ impl RecordCache {
         let hash = hasher.hash_one(&output.record.key);
         let found = places.find_mut(hash, |(other, place)| {
             *other == hash
-                && records.get(*place).is_none_or(|known| {
-                    known.record.key == output.record.key && known.topic == output.topic
-                })
+                && records
+                    .get(*place)
+                    .is_none_or(|known| known.record.key == output.record.key && known.topic == output.topic)
         });
         self.came += 1;
         self.again += u64::from(found.is_some());

@@ -424,8 +424,8 @@ impl Worker {
             let end = std::thread::Builder::new().name("commit".to_owned()).spawn_scoped(scope, end);
             let end = end.map_err(|error| Trouble::Again(format!("no thread for a commit: {error}")))?;
             // The brokers take their time: what can be done without the transaction is done meanwhile.
-            let waiting = all.iter_mut().take_while(|_| !end.is_finished());
-            let looked_ahead = waiting.map(Running::look_ahead).collect::<Result<(), Trouble>>();
+            let mut waiting = all.iter_mut().take_while(|_| !end.is_finished());
+            let looked_ahead = waiting.try_for_each(Running::look_ahead);
             end.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             Ok::<_, Trouble>(looked_ahead)
         })?;

@@ -27,7 +27,7 @@ fn twenty_kills_lose_and_double_nothing() {
     application.check(&broker);
 
     // Some of them must have hit an open transaction with changes of a store behind it: these are written as they are made.
-    let aborted = application.aborted(&broker, "totals");
+    let aborted = application.aborted(&broker, "featured");
     assert!(aborted >= 5, "{aborted}");
 }
 
