@@ -287,6 +287,12 @@ impl Staged {
         true
     }
 
+    /// Takes [`take_unwritten`](Self::take_unwritten) back.
+    pub(crate) fn put_unwritten(&mut self, id: SlotId) {
+        self.table.value_mut(id).marks.unwritten = true;
+        self.unwritten_bytes += self.cost(id);
+    }
+
     pub(crate) fn entry(&self, id: SlotId) -> (&[u8], Option<&[u8]>) {
         (self.table.key(id), self.table.value(id).value.as_deref())
     }

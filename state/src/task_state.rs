@@ -266,7 +266,7 @@ impl TaskState {
     }
 
     /// Writes into the database, in one atomic batch: what has expired, the entries `now`, and the oldest commits that it lacks,
-    /// until no more than `bound` bytes are left. To be called when nothing is staged.
+    /// until no more than `bound` bytes are left. To be called when nothing is staged. If it fails they are still lacking.
     fn write(&mut self, now: Vec<(StoreId, SlotId)>, bound: usize) -> Result<(), StateError> {
         let mut entries = now;
         entries.retain(|&entry| take_unwritten(&mut self.stores, entry));
@@ -284,14 +284,19 @@ impl TaskState {
         }
         let Some(database) = &mut self.database else { return Ok(()) };
         let expired = self.stores.iter().any(|staged| staged.expired().next().is_some());
-        if let Some(Unwritten { checkpoint, .. }) = reached {
-            self.written = checkpoint;
-        } else if entries.is_empty() && !expired {
+        if reached.is_none() && entries.is_empty() && !expired {
             return Ok(());
         }
-        database.commit(writes(&self.stores, entries), &self.written)?;
-        self.stores.iter_mut().for_each(Staged::written);
-        Ok(())
+        let checkpoint = reached.map_or_else(|| self.written.clone(), |reached| reached.checkpoint);
+        let written = database.commit(writes(&self.stores, &entries), &checkpoint);
+        if written.is_ok() {
+            self.written = checkpoint;
+            self.stores.iter_mut().for_each(Staged::written);
+        } else {
+            entries.iter().for_each(|&(store, id)| self.store_mut(store).put_unwritten(id));
+            self.unwritten.push_front(Unwritten { entries, checkpoint });
+        }
+        written
     }
 
     /// Writes everything that was promoted into the database. What is staged may hide a promoted value: then it waits.
@@ -414,15 +419,15 @@ fn take_unwritten(stores: &mut [Staged], (store, id): (StoreId, SlotId)) -> bool
 
 /// What has expired, and then the entries: one inside an expired range was written after it. They are in the order of their
 /// keys, for a memtable takes neighbours faster.
-fn writes(stores: &[Staged], entries: Vec<(StoreId, SlotId)>) -> impl Iterator<Item = Write<'_>> {
+fn writes<'a>(stores: &'a [Staged], entries: &[(StoreId, SlotId)]) -> impl Iterator<Item = Write<'a>> {
     let ranges = stores.iter().enumerate().flat_map(|(store, staged)| {
         staged.expired().map(move |(from, to)| Write::DeleteRange(StoreId(store), from, to))
     });
-    let entry = |(store, id): (StoreId, SlotId)| {
+    let entry = |&(store, id): &(StoreId, SlotId)| {
         let (key, value) = stores.get(store.0)?.entry(id);
         Some((store, key, value))
     };
-    let mut entries: Vec<_> = entries.into_iter().filter_map(entry).collect();
+    let mut entries: Vec<_> = entries.iter().filter_map(entry).collect();
     entries.sort_unstable();
     ranges.chain(entries.into_iter().map(|(store, key, value)| Write::new(store, key, value)))
 }
