@@ -452,7 +452,8 @@ impl Producer {
     }
 
     /// Commits the transaction. After a retriable error the commit is under way: call again, never abort. If that does not
-    /// end well either, the outcome is unknown, and only a new producer and the committed offsets can tell it.
+    /// end well either, the outcome is unknown, and only a new producer and the committed offsets can tell it. After a commit
+    /// that was called again a new producer is better for the next transaction: it has been seen to refuse its records.
     pub fn commit(&self, timeout: Duration) -> Result<(), KafkaError> {
         // SAFETY: the client is valid; reports are served meanwhile, and this is the producer's thread, which holds no
         // reference to them. The error is handed over.

@@ -961,8 +961,12 @@ fn a_producer_is_spent_when_a_request_got_no_answer() {
     broker.resume();
     first.commit(SECONDS).unwrap();
     assert!(!first.is_spent());
+    // After a commit that was asked for twice, librdkafka has once refused the next transaction's records. The engine begins
+    // a new session with new producers then, and so does this.
+    drop(first);
 
     // The broker dies with the commit in its hands.
+    let first = worker();
     transaction(&first, 3);
     pause();
     assert!(first.commit(Duration::from_millis(500)).unwrap_err().is_retriable());
