@@ -48,8 +48,8 @@ const REMOVE_EVERY: Duration = Duration::from_secs(30);
 const RESTORERS: usize = 4;
 
 /// Joins the group and works until the process is asked to end, which is no error, or something ends the session.
-pub(super) fn session(shared: &Arc<Shared>, shutdown: Shutdown<'_>) -> Result<(), Trouble> {
-    let mut member = Member::join(shared)?;
+pub(super) fn session(shared: &Arc<Shared>, joining: Pending, shutdown: Shutdown<'_>) -> Result<(), Trouble> {
+    let mut member = Member::join(shared, joining)?;
     let outcome = member.serve(shutdown);
     member.leave(outcome)
 }
@@ -93,7 +93,7 @@ struct Member {
 }
 
 impl Member {
-    fn join(shared: &Arc<Shared>) -> Result<Self, Trouble> {
+    fn join(shared: &Arc<Shared>, joining: Pending) -> Result<Self, Trouble> {
         let tasks: usize = shared.counts.iter().map(|count| *count as usize).sum();
         let (failed, failures) = bounded(shared.settings.threads * 2 + 2);
         let (requests, requested) = bounded(tasks * 2 + 16);
@@ -137,7 +137,7 @@ impl Member {
             chores,
             opened,
             assignment: 0,
-            joining: Some(shared.status.pending("its place in the consumer group")),
+            joining: Some(joining),
             metadata: None,
             opening: HashMap::new(),
             parked: HashMap::new(),
@@ -196,7 +196,6 @@ impl Member {
         let names: Vec<String> = ids.iter().map(|id| id.name(&self.shared.plan)).collect();
         tracing::info!(tasks = names.join(" "), generation = metadata.generation(), "assigned");
         self.shared.metrics.rebalanced(Rebalance::Assigned);
-        self.joining = None;
         self.metadata = Some(metadata);
         let gone = self.parked.extract_if(|id, _| !ids.contains(id)).collect::<Vec<_>>();
         for (id, task) in gone {
@@ -276,6 +275,8 @@ impl Member {
             asked.map_err(|_| RuntimeError::Internal("the restorers do not answer".to_owned()))?;
         }
         self.shared.resolve(&last_commits);
+        // The tasks are shown now: who asks whether the process is ready hears of them.
+        self.joining = None;
         Ok(())
     }
 

@@ -35,7 +35,7 @@ use self::error::Trouble;
 use self::in_doubt::InDoubt;
 use self::places::{Place, Places};
 use self::topics::Topics;
-use crate::http::{Heartbeat, Server, Status};
+use crate::http::{Heartbeat, Pending, Server, Status};
 use crate::kafka::{Admin, ClientSettings, OffsetAndMetadata, Security, TopicPartition};
 use crate::metrics::Metrics;
 use crate::plan::{Origin, Plan};
@@ -277,8 +277,7 @@ fn start(
     if patiently(shutdown, || worker::end_transactions(&shared, former.clone(), shutdown))?.is_none() {
         return Ok(());
     }
-    drop(pending);
-    sessions(&shared, shutdown)
+    sessions(&shared, pending, shutdown)
 }
 
 /// What keeps an application from running on the topics of its cluster, and what it would warn of. Nothing is changed.
@@ -307,11 +306,18 @@ pub fn check_topics(
 }
 
 /// Sessions, one after the other, until one ends for good.
-fn sessions(shared: &Arc<Shared>, shutdown: Shutdown<'_>) -> Result<(), Box<RuntimeError>> {
+fn sessions(
+    shared: &Arc<Shared>,
+    mut pending: Pending,
+    shutdown: Shutdown<'_>,
+) -> Result<(), Box<RuntimeError>> {
     let mut pause = Duration::ZERO;
     loop {
         let start = Instant::now();
-        match member::session(shared, shutdown) {
+        // Nobody is ready between what was waited for before and this.
+        let joining = shared.status.pending("its place in the consumer group");
+        drop(pending);
+        match member::session(shared, joining, shutdown) {
             Ok(()) => return Ok(()),
             Err(Trouble::Failed(error)) => return Err(error),
             Err(Trouble::Again(why)) => {
@@ -319,6 +325,7 @@ fn sessions(shared: &Arc<Shared>, shutdown: Shutdown<'_>) -> Result<(), Box<Runt
                 if start.elapsed() > Duration::from_secs(30) {
                     pause = Duration::ZERO;
                 }
+                pending = shared.status.pending("the next session");
                 pause = (pause * 2).clamp(Duration::from_millis(250), LONGEST_PAUSE);
                 tracing::warn!("{why}; everything is opened anew from what was committed, in {pause:?}");
                 if let Err(Trouble::Failed(error)) = shared.topics.renew(&shared.client_of("admin")) {

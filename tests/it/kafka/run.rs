@@ -50,6 +50,20 @@ fn a_process_that_is_asked_to_end_commits_and_another_goes_on() {
 }
 
 #[test]
+fn nobody_is_ready_before_the_tasks_are() {
+    let broker = Broker::shared();
+    let application = Application::new(broker, "ready", TOPOLOGY);
+    let running = application.start(broker, "state", &[]);
+    let start = Instant::now();
+    while application.get("/readyz").is_none_or(|answer| !answer.starts_with("HTTP/1.0 200")) {
+        assert!(start.elapsed() < Duration::from_secs(60), "{}", application.log());
+    }
+    let tasks = application.get("/tasks").unwrap();
+    assert!(tasks.contains("running"), "{tasks}");
+    assert_eq!(running.end(), Some(0), "{}", application.log());
+}
+
+#[test]
 fn a_broker_that_is_away_is_waited_for() {
     let broker = Broker::start(&BrokerOptions::default());
     let application = Application::new(&broker, "away", TOPOLOGY);
