@@ -350,7 +350,9 @@ impl Bench {
             ours.cpu * 1e6,
             theirs.cpu * 1e6,
         );
-        self.judge(name, ratio.min(cpu_ratio), target);
+        if self.options.beside.is_none() {
+            self.judge(name, ratio.min(cpu_ratio), target);
+        }
     }
 
     fn judge(&mut self, name: &str, ratio: f64, target: f64) {

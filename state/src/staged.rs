@@ -251,22 +251,25 @@ impl Staged {
         self.end_epoch();
         let mut dirty = mem::take(&mut self.dirty);
         dirty.retain(|&id| {
-            let entry = self.table.value(id);
-            if !entry.marks.dirty {
-                return false;
-            }
-            self.uncharge(id);
             let entry = self.table.value_mut(id);
-            entry.marks.dirty = false;
-            // Over nothing, what is not there needs no entry that says so.
-            if !self.over_database && entry.value.is_none() {
-                self.table.remove(id);
+            if !mem::take(&mut entry.marks.dirty) {
                 return false;
             }
-            let unwritten = mem::replace(&mut entry.marks.unwritten, self.over_database);
-            self.charge(id);
-            self.over_database && !unwritten
+            if !self.over_database {
+                // What is not there needs no entry that says so.
+                if entry.value.is_none() {
+                    self.uncharge(id);
+                    self.table.remove(id);
+                }
+                return false;
+            }
+            let is_new = !entry.marks.unwritten;
+            if is_new {
+                self.put_unwritten(id);
+            }
+            is_new
         });
+        self.dirty_bytes = 0;
         // Only numbers without a mark are left.
         self.unlogged.clear();
         dirty
@@ -287,7 +290,7 @@ impl Staged {
         true
     }
 
-    /// Takes [`take_unwritten`](Self::take_unwritten) back.
+    /// The database lacks this entry, of which it lacked nothing.
     pub(crate) fn put_unwritten(&mut self, id: SlotId) {
         self.table.value_mut(id).marks.unwritten = true;
         self.unwritten_bytes += self.cost(id);

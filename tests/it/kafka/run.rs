@@ -57,6 +57,7 @@ fn nobody_is_ready_before_the_tasks_are() {
     let start = Instant::now();
     while application.get("/readyz").is_none_or(|answer| !answer.starts_with("HTTP/1.0 200")) {
         assert!(start.elapsed() < Duration::from_secs(60), "{}", application.log());
+        std::thread::sleep(Duration::from_millis(1));
     }
     let tasks = application.get("/tasks").unwrap();
     assert!(tasks.contains("running"), "{tasks}");
