@@ -447,7 +447,10 @@ impl Worker {
         self.shared.committed(&offsets);
         self.shared.metrics.committed(start.elapsed());
         self.flush_stores()?;
-        self.committed_at = Instant::now();
+        // The time until the next commit counts from the beginning of this one: so long may a result wait. A part of it is for
+        // processing, however long the brokers take.
+        let processing = self.shared.settings.commit_every / 2;
+        self.committed_at = Instant::now().checked_sub(processing).map_or(start, |latest| start.max(latest));
         looked_ahead
     }
 }
