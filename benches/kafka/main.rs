@@ -200,8 +200,7 @@ impl Bench {
     fn warm_up(&mut self) {
         self.load(&WARM_UP);
         for engine in ENGINES {
-            let application =
-                self.application(engine, WARM_UP.program, "exactly-once", &input(&WARM_UP));
+            let application = self.application(engine, WARM_UP.program, "exactly-once", &input(&WARM_UP));
             self.run(&application);
             self.remove(&application);
         }

@@ -3,8 +3,7 @@
 use std::cmp::Ordering;
 
 use crate::{
-    StateError,
-    database::Cursor,
+    Cursor, StateError,
     expired::Overlapping,
     staged::{Staged, StagedRange},
 };
@@ -21,7 +20,7 @@ pub struct Scan<'a> {
     /// The staged entry that is next.
     head: Option<(&'a [u8], Option<&'a [u8]>)>,
     /// `None`: nothing lies below what is staged.
-    database: Option<Cursor<'a>>,
+    database: Option<Box<dyn Cursor + 'a>>,
     /// Whether the database's entry was returned last and has to be left behind.
     stale: bool,
     /// The expired range that the database's entry has not left yet, and those behind it.
@@ -30,7 +29,12 @@ pub struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    pub(crate) fn new(staged: &'a mut Staged, database: Option<Cursor<'a>>, from: &[u8], to: &[u8]) -> Self {
+    pub(crate) fn new(
+        staged: &'a mut Staged,
+        database: Option<Box<dyn Cursor + 'a>>,
+        from: &[u8],
+        to: &[u8],
+    ) -> Self {
         let (mut entries, mut expired) = staged.range(from, to);
         Self { head: entries.next(), staged: entries, database, stale: false, range: expired.next(), expired }
     }

@@ -11,7 +11,8 @@ enum Repr<'a> {
 }
 
 impl<'a> Slice<'a> {
-    pub(crate) fn borrowed(bytes: &'a [u8]) -> Self {
+    /// Bytes that lie in memory.
+    pub fn borrowed(bytes: &'a [u8]) -> Self {
         Self(Repr::Borrowed(bytes))
     }
 

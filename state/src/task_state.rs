@@ -6,11 +6,8 @@ use std::{
 };
 
 use crate::{
-    Changelog, Fingerprint, Scan, Slice, StateDirectory, StateError, StateOptions,
-    database::{Database, Write},
-    options::CacheShare,
-    staged::Staged,
-    table::SlotId,
+    Changelog, Database, Fingerprint, Scan, Slice, StateDirectory, StateError, StateOptions, Write,
+    options::CacheShare, rocks::RocksDatabase, staged::Staged, table::SlotId,
 };
 
 /// How many bytes of a changelog are restored in one batch.
@@ -59,7 +56,7 @@ pub struct Checkpoint {
 pub struct TaskState {
     stores: Vec<Staged>,
     /// `None`: the stores are in memory, and nothing lies below what is staged.
-    database: Option<Database>,
+    database: Option<Box<dyn Database>>,
     checkpoint: Checkpoint,
     /// The checkpoint in the database, and the commits that it lacks, the oldest first.
     written: Checkpoint,
@@ -94,14 +91,20 @@ impl TaskState {
         specs: &[StoreSpec],
         options: &StateOptions,
     ) -> Result<Self, StateError> {
-        let (database, checkpoint) = Database::open(directory, task, specs, options)?;
-        let stores = specs.iter().map(|_| Staged::over_database()).collect();
-        Ok(Self::new(stores, Some(database), checkpoint, Some(options.cache_share())))
+        let (database, checkpoint) = RocksDatabase::open(directory, task, specs, options)?;
+        Ok(Self::over(Box::new(database), checkpoint, options))
+    }
+
+    /// The stores of a task over a database that was opened, with the checkpoint that it holds. The changelog offsets of the
+    /// checkpoint say how many stores there are.
+    pub fn over(database: Box<dyn Database>, checkpoint: Checkpoint, options: &StateOptions) -> Self {
+        let stores = checkpoint.changelog_offsets.iter().map(|_| Staged::over_database()).collect();
+        Self::new(stores, Some(database), checkpoint, Some(options.cache_share()))
     }
 
     fn new(
         stores: Vec<Staged>,
-        database: Option<Database>,
+        database: Option<Box<dyn Database>>,
         checkpoint: Checkpoint,
         cache: Option<CacheShare>,
     ) -> Self {
@@ -288,7 +291,7 @@ impl TaskState {
             return Ok(());
         }
         let checkpoint = reached.map_or_else(|| self.written.clone(), |reached| reached.checkpoint);
-        let written = database.commit(writes(&self.stores, &entries), &checkpoint);
+        let written = database.commit(&mut writes(&self.stores, &entries), &checkpoint);
         if written.is_ok() {
             self.written = checkpoint;
             self.stores.iter_mut().for_each(Staged::written);
@@ -349,8 +352,8 @@ impl TaskState {
     ) -> Result<(), StateError> {
         match &mut self.database {
             Some(database) => {
-                let writes = batch.iter().map(|(key, value)| Write::new(store, key, value.as_deref()));
-                database.commit(writes, &self.checkpoint)
+                let mut writes = batch.iter().map(|(key, value)| Write::new(store, key, value.as_deref()));
+                database.commit(&mut writes, &self.checkpoint)
             }
             None => {
                 let staged = self.store_mut(store);
@@ -367,7 +370,7 @@ impl TaskState {
     /// If the database cannot be written.
     pub fn flush(&mut self) -> Result<(), StateError> {
         self.write_all()?;
-        self.database.as_mut().map_or(Ok(()), Database::flush)
+        self.database.as_mut().map_or(Ok(()), |database| database.flush())
     }
 
     /// As [`flush`](Self::flush), without waiting for the disk: it ends by itself, and a crash before that loses no more than
@@ -377,12 +380,13 @@ impl TaskState {
     /// If the database cannot be written.
     pub fn flush_in_background(&mut self) -> Result<(), StateError> {
         self.write_all()?;
-        self.database.as_mut().map_or(Ok(()), Database::flush_in_background)
+        self.database.as_mut().map_or(Ok(()), |database| database.flush_in_background())
     }
 
     /// How many bytes a crash would lose now, about, and the changelog would have to bring back.
     pub fn unflushed_bytes(&self) -> usize {
-        unwritten_bytes(&self.stores) + self.database.as_ref().map_or(0, Database::unflushed_bytes)
+        unwritten_bytes(&self.stores)
+            + self.database.as_ref().map_or(0, |database| database.unflushed_bytes())
     }
 
     /// Flushes what was promoted, and ends.

@@ -341,6 +341,8 @@ unsafe extern "C" fn on_new(
     // be shared is touched.
     unsafe {
         (*opaque.cast_const().cast::<Shared>()).begun.store(true, Ordering::Release);
+        #[cfg(debug_assertions)]
+        sys::rd_kafka_interceptor_add_on_request_sent(rk, INTERCEPTOR.as_ptr(), Some(on_request), opaque);
         sys::rd_kafka_interceptor_add_on_response_received(
             rk,
             INTERCEPTOR.as_ptr(),
@@ -358,6 +360,25 @@ mod api {
     pub const ADD_OFFSETS: i16 = 25;
     pub const END_TRANSACTION: i16 = 26;
     pub const TXN_OFFSET_COMMIT: i16 = 28;
+}
+
+/// Sees every request that was sent.
+#[cfg(debug_assertions)]
+unsafe extern "C" fn on_request(
+    _rk: *mut sys::rd_kafka_t,
+    _sockfd: c_int,
+    _broker: *const c_char,
+    _broker_id: i32,
+    api_key: i16,
+    _api_version: i16,
+    _correlation: i32,
+    _size: usize,
+    _opaque: *mut c_void,
+) -> sys::Code {
+    if api_key == api::END_TRANSACTION {
+        millstream_state::fail_point("transaction-ending");
+    }
+    code::NONE
 }
 
 /// Sees every answer, and every request that got none.

@@ -285,6 +285,36 @@ impl KafkaError {
     }
 }
 
+/// What a simulated client says.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SimulatedError {
+    TimedOut,
+    Fenced,
+    StaleGeneration,
+    UnknownMember,
+    InvalidTransaction,
+    State,
+}
+
+#[cfg(test)]
+impl KafkaError {
+    pub(crate) fn simulated(error: SimulatedError) -> Self {
+        const INVALID_TRANSACTION_STATE: sys::Code = 48;
+        let code = match error {
+            SimulatedError::TimedOut => code::TIMED_OUT,
+            SimulatedError::Fenced => code::FENCED,
+            SimulatedError::StaleGeneration => code::ILLEGAL_GENERATION,
+            SimulatedError::UnknownMember => code::UNKNOWN_MEMBER,
+            SimulatedError::InvalidTransaction => INVALID_TRANSACTION_STATE,
+            SimulatedError::State => code::STATE,
+        };
+        let fatal = error == SimulatedError::Fenced;
+        let abort = !fatal && error != SimulatedError::TimedOut;
+        Self { fatal, abort, ..Self::from_code(code) }
+    }
+}
+
 /// A copy of a C string, empty if there is none.
 ///
 /// # Safety

@@ -56,7 +56,14 @@ pub enum GroupEvent {
 /// The member and generation for which an assignment was made: the fence of its commits. Taken once, with the assignment,
 /// and never empty: brokers accept the offsets of a commit that names no member without checking who sends it.
 #[derive(Clone)]
-pub struct GroupMetadata(Arc<RawMetadata>);
+pub struct GroupMetadata(Membership);
+
+#[derive(Clone)]
+enum Membership {
+    Known(Arc<RawMetadata>),
+    #[cfg(test)]
+    Simulated(i32, String),
+}
 
 struct RawMetadata(NonNull<sys::rd_kafka_consumer_group_metadata_t>);
 
@@ -77,24 +84,41 @@ impl GroupMetadata {
     fn now(client: &Client) -> Option<Self> {
         // SAFETY: the client is valid; what is returned is ours.
         let raw = NonNull::new(unsafe { sys::rd_kafka_consumer_group_metadata(client.as_ptr()) })?;
-        let this = Self(Arc::new(RawMetadata(raw)));
+        let this = Self(Membership::Known(Arc::new(RawMetadata(raw))));
         (this.generation() >= 0 && !this.member_id().is_empty()).then_some(this)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn simulated(generation: i32, member: &str) -> Self {
+        Self(Membership::Simulated(generation, member.to_owned()))
     }
 
     /// The group's generation, from 0.
     pub fn generation(&self) -> i32 {
+        #[cfg(test)]
+        if let Membership::Simulated(generation, _) = &self.0 {
+            return *generation;
+        }
         // SAFETY: the object is valid.
         unsafe { sys::rd_kafka_consumer_group_metadata_generation_id(self.as_ptr()) }
     }
 
     /// The member's id, as the group's coordinator made it.
     pub fn member_id(&self) -> String {
+        #[cfg(test)]
+        if let Membership::Simulated(_, member) = &self.0 {
+            return member.clone();
+        }
         // SAFETY: the object is valid; the text lives as long as it and is copied.
         unsafe { text(sys::rd_kafka_consumer_group_metadata_member_id(self.as_ptr())) }
     }
 
     pub(super) fn as_ptr(&self) -> *const sys::rd_kafka_consumer_group_metadata_t {
-        self.0.0.as_ptr().cast_const()
+        match &self.0 {
+            Membership::Known(raw) => raw.0.as_ptr().cast_const(),
+            #[cfg(test)]
+            Membership::Simulated(..) => std::ptr::null(),
+        }
     }
 }
 

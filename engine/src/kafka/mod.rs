@@ -35,6 +35,8 @@ mod token;
 
 pub use admin::{Admin, Cluster, NewTopic, OffsetSpec, Operation, TopicDescription};
 pub use error::KafkaError;
+#[cfg(test)]
+pub(crate) use error::SimulatedError;
 pub use group::{GroupConsumer, GroupEvent, GroupMetadata, GroupOptions};
 pub use message::{Headers, HeadersIter, Message};
 pub use partition::{Committed, OffsetAndMetadata, TopicPartition};

@@ -40,6 +40,17 @@ const LARGEST_BATCH: usize = 1_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TopicHandle(u32);
 
+#[cfg(test)]
+impl TopicHandle {
+    pub(crate) fn simulated(number: u32) -> Self {
+        Self(number)
+    }
+
+    pub(crate) fn number(self) -> u32 {
+        self.0
+    }
+}
+
 /// Why a record was not sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {

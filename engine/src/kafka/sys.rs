@@ -74,6 +74,20 @@ pub(super) type OnResponse = unsafe extern "C" fn(
     opaque: *mut c_void,
 ) -> Code;
 
+/// Called for every request that was sent.
+#[cfg(debug_assertions)]
+pub(super) type OnRequest = unsafe extern "C" fn(
+    rk: *mut rd_kafka_t,
+    sockfd: c_int,
+    broker: *const c_char,
+    broker_id: i32,
+    api_key: i16,
+    api_version: i16,
+    correlation: i32,
+    size: usize,
+    opaque: *mut c_void,
+) -> Code;
+
 /// Called when a client is made, to add interceptors to it.
 pub(super) type OnNew = unsafe extern "C" fn(
     rk: *mut rd_kafka_t,
@@ -99,6 +113,13 @@ unsafe extern "C" {
         conf: *mut rd_kafka_conf_t,
         name: *const c_char,
         on_new: Option<OnNew>,
+        opaque: *mut c_void,
+    ) -> Code;
+    #[cfg(debug_assertions)]
+    pub(super) fn rd_kafka_interceptor_add_on_request_sent(
+        rk: *mut rd_kafka_t,
+        name: *const c_char,
+        on_request: Option<OnRequest>,
         opaque: *mut c_void,
     ) -> Code;
     pub(super) fn rd_kafka_interceptor_add_on_response_received(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
-use super::{OpenTask, Shared};
+use super::{OpenTask, Shared, threads};
 use crate::kafka::TopicPartition;
 
 pub(super) enum Chore {
@@ -19,11 +19,11 @@ pub(super) enum Chore {
 
 /// Does what it is told until nobody tells it anything.
 pub(super) fn do_all(shared: &Arc<Shared>, chores: &Receiver<Chore>) {
-    for chore in chores {
+    while let Some(chore) = threads::next(chores) {
         match chore {
             Chore::Close(task) => task.close(),
             Chore::Remove(offsets) => {
-                if let Err(error) = shared.topics.admin().delete_records(&offsets) {
+                if let Err(error) = shared.brokers.delete_records(&offsets) {
                     tracing::debug!(%error, "records of repartition topics were not removed; they will be later");
                 }
             }

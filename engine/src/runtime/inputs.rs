@@ -5,15 +5,13 @@
 //! partition stays in the order of its offsets.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::error::{RuntimeError, Trouble};
-use crate::kafka::{GroupConsumer, Message, PartitionQueue, TopicPartition};
-use crate::record::{Header, Record};
+use super::error::Trouble;
+use crate::record::Record;
 
 /// Where the records of an input come from.
-pub(super) trait RecordQueue {
+pub(super) trait RecordQueue: Send {
     /// Adds up to `max` fetched records, until they have `max_bytes`; never waits.
     fn take(&mut self, max: usize, max_bytes: usize, records: &mut Vec<Record>) -> Result<(), Trouble>;
 
@@ -24,54 +22,17 @@ pub(super) trait RecordQueue {
     fn queued_bytes(&self) -> usize;
 }
 
-/// A partition of a topic.
-pub(super) struct Fetched {
-    pub queue: PartitionQueue,
-    pub partition: TopicPartition,
-    pub consumer: Arc<GroupConsumer>,
-}
-
-impl RecordQueue for Fetched {
+impl<Q: RecordQueue + ?Sized> RecordQueue for Box<Q> {
     fn take(&mut self, max: usize, max_bytes: usize, records: &mut Vec<Record>) -> Result<(), Trouble> {
-        let taken = self.queue.take_up_to(max, max_bytes, &mut |message| records.push(record(&message)));
-        let TopicPartition { topic, partition } = &self.partition;
-        match taken {
-            Ok(_) => Ok(()),
-            Err(error) if error.is_offset_out_of_range() => Err(RuntimeError::OffsetGone {
-                topic: topic.to_string(),
-                partition: *partition,
-                offset: self.queue.next_offset(),
-            }
-            .into()),
-            Err(error) => Err(Trouble::kafka(format!("read topic `{topic}` partition {partition}"), error)),
-        }
+        (**self).take(max, max_bytes, records)
     }
 
     fn has_lag(&self) -> bool {
-        let next = self.queue.next_offset();
-        // The end that a fetch has reached says more than the high watermark: markers and open transactions lie between.
-        if self.queue.end_seen().is_some_and(|end| end >= next) {
-            return false;
-        }
-        self.consumer.end_offset(&self.partition).is_none_or(|end| end > next)
+        (**self).has_lag()
     }
 
     fn queued_bytes(&self) -> usize {
-        self.queue.queued_bytes()
-    }
-}
-
-fn record(message: &Message<'_>) -> Record {
-    Record {
-        key: message.key.map(<[u8]>::to_vec),
-        value: message.value.map(<[u8]>::to_vec),
-        timestamp: message.timestamp,
-        headers: message
-            .headers
-            .into_iter()
-            .map(|(name, value)| Header { name: name.into_owned(), value: value.map(<[u8]>::to_vec) })
-            .collect(),
-        offset: message.offset,
+        (**self).queued_bytes()
     }
 }
 

@@ -3,28 +3,28 @@
 //! A revocation is a barrier: the group hears of it only after every worker has committed and handed its tasks back. Tasks that
 //! come back with the next assignment go on as they are, if nobody has committed for them in between.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 
 use super::assignment::{TaskId, tasks_of};
+use super::brokers::GroupMember;
 use super::chores::{self, Chore};
 use super::commit_metadata::CommitMetadata;
 use super::error::{RuntimeError, Trouble};
-use super::inputs::Fetched;
+use super::inputs::RecordQueue;
 use super::restore::{self, Open, Opened};
+use super::threads::{self, Thread};
 use super::topics::ANSWER;
 use super::worker::{Assigned, Command, Worker};
-use super::{COUNT_MEMORY_EVERY, Cancelled, OpenTask, Shared, Shutdown};
+use super::{COUNT_MEMORY_EVERY, Cancelled, OpenTask, Shared, Shutdown, clock};
 use crate::http::{Pending, TaskState, TaskStatus};
-use crate::kafka::{
-    Committed, GroupConsumer, GroupEvent, GroupMetadata, GroupOptions, OffsetSpec, TopicPartition,
-};
+use crate::kafka::{Committed, GroupEvent, GroupMetadata, GroupOptions, OffsetSpec, TopicPartition};
 use crate::metrics::{Client, Owner, Rebalance, Share};
 use crate::plan::{Origin, PlanInput};
 use crate::topology::Start;
@@ -57,21 +57,21 @@ pub(super) fn session(shared: &Arc<Shared>, joining: Pending, shutdown: Shutdown
 struct WorkerHandle {
     commands: Sender<Command>,
     wake: Arc<dyn Fn() + Send + Sync>,
-    thread: JoinHandle<()>,
+    thread: Thread,
 }
 
 /// A task that is being opened.
 struct Opening {
-    inputs: Vec<Fetched>,
+    inputs: Vec<Box<dyn RecordQueue>>,
     cancelled: Cancelled,
 }
 
 struct Member {
     shared: Arc<Shared>,
-    consumer: Arc<GroupConsumer>,
+    consumer: Arc<dyn GroupMember>,
     workers: Vec<WorkerHandle>,
     /// The restorers, and who does the chores.
-    helpers: Vec<JoinHandle<()>>,
+    helpers: Vec<Thread>,
     /// Set when the session is over: who begins something need not go on.
     over: Cancelled,
     failures: Receiver<Trouble>,
@@ -83,9 +83,9 @@ struct Member {
     /// Until the first one the process is not ready.
     joining: Option<Pending>,
     metadata: Option<GroupMetadata>,
-    opening: HashMap<TaskId, Opening>,
+    opening: BTreeMap<TaskId, Opening>,
     /// Tasks between two assignments.
-    parked: HashMap<TaskId, OpenTask>,
+    parked: BTreeMap<TaskId, OpenTask>,
     removed_at: Instant,
     block_cache: Share,
     write_buffers: Share,
@@ -95,7 +95,7 @@ struct Member {
 impl Member {
     fn join(shared: &Arc<Shared>, joining: Pending) -> Result<Self, Trouble> {
         let tasks: usize = shared.counts.iter().map(|count| *count as usize).sum();
-        let (failed, failures) = bounded(shared.settings.threads * 2 + 2);
+        let (failed, failures) = bounded(shared.settings.threads * 2 + RESTORERS + 2);
         let (requests, requested) = bounded(tasks * 2 + 16);
         let (opened_by, opened) = bounded(tasks * 2 + 16);
         let over = Cancelled::default();
@@ -123,12 +123,11 @@ impl Member {
             wait: None,
         };
         let trouble = |error| Trouble::kafka(format!("join the consumer group `{}`", shared.app), error);
-        let consumer = GroupConsumer::new(&shared.client_of("consumer"), &options).map_err(trouble)?;
         let topics: Vec<&str> = inputs.iter().map(|input| input.topic.as_str()).collect();
-        consumer.subscribe(&topics).map_err(trouble)?;
+        let consumer = shared.brokers.member(&options, &topics).map_err(trouble)?;
         Ok(Member {
             shared: shared.clone(),
-            consumer: Arc::new(consumer),
+            consumer,
             workers,
             helpers,
             over,
@@ -139,12 +138,12 @@ impl Member {
             assignment: 0,
             joining: Some(joining),
             metadata: None,
-            opening: HashMap::new(),
-            parked: HashMap::new(),
-            removed_at: Instant::now(),
+            opening: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            removed_at: clock::instant(),
             block_cache: shared.metrics.memory(Owner::BlockCache).map_err(RuntimeError::from)?,
             write_buffers: shared.metrics.memory(Owner::WriteBuffers).map_err(RuntimeError::from)?,
-            memory_counted: Instant::now(),
+            memory_counted: clock::instant(),
         })
     }
 
@@ -197,7 +196,7 @@ impl Member {
         tracing::info!(tasks = names.join(" "), generation = metadata.generation(), "assigned");
         self.shared.metrics.rebalanced(Rebalance::Assigned);
         self.metadata = Some(metadata);
-        let gone = self.parked.extract_if(|id, _| !ids.contains(id)).collect::<Vec<_>>();
+        let gone = self.parked.extract_if(.., |id, _| !ids.contains(id)).collect::<Vec<_>>();
         for (id, task) in gone {
             self.shared.status.remove_task(self.shared.sub_name(id), id.partition);
             self.close(task)?;
@@ -224,12 +223,11 @@ impl Member {
                 None => Arc::new(|| {}),
             }
         };
-        let queues = self.consumer.assign(&assign, &wake);
+        let queues = self.consumer.clone().assign(&assign, &wake);
         let queues = queues.map_err(|error| Trouble::kafka("take up an assignment", error))?;
-        let mut fetched: HashMap<TaskId, Vec<Fetched>> = HashMap::new();
-        for ((id, _, partition), queue) in positions.iter().zip(queues) {
-            let (partition, consumer) = (partition.clone(), self.consumer.clone());
-            fetched.entry(*id).or_default().push(Fetched { queue, partition, consumer });
+        let mut fetched: HashMap<TaskId, Vec<Box<dyn RecordQueue>>> = HashMap::new();
+        for ((id, _, _), queue) in positions.iter().zip(queues) {
+            fetched.entry(*id).or_default().push(queue);
         }
         let mut last_commits = Vec::new();
         for id in ids {
@@ -316,7 +314,7 @@ impl Member {
                 .filter_map(|number| positions.get(*number))
                 .map(|(_, _, partition)| partition.clone())
                 .collect();
-            let found = self.shared.topics.admin().offsets(&partitions, spec);
+            let found = self.shared.brokers.offsets(&partitions, spec);
             let found = found.map_err(|error| Trouble::kafka("find where to start", error))?;
             for (number, offset) in numbers.into_iter().zip(found) {
                 if let Some(slot) = offsets.get_mut(number) {
@@ -338,7 +336,7 @@ impl Member {
         }
     }
 
-    fn start(&mut self, open: OpenTask, inputs: Vec<Fetched>) -> Result<(), Trouble> {
+    fn start(&mut self, open: OpenTask, inputs: Vec<Box<dyn RecordQueue>>) -> Result<(), Trouble> {
         let Some(metadata) = self.metadata.clone() else {
             return Err(RuntimeError::Internal("a task without an assignment".to_owned()).into());
         };
@@ -357,7 +355,7 @@ impl Member {
     }
 
     fn failure(&self, worker: usize) -> Trouble {
-        let answer = self.failures.recv_timeout(Duration::from_secs(1));
+        let answer = threads::receive(&self.failures, Duration::from_secs(1));
         answer.unwrap_or_else(|_| RuntimeError::Internal(format!("worker {worker} does not answer")).into())
     }
 
@@ -369,7 +367,7 @@ impl Member {
     fn revoked(&mut self, lost: bool) -> Result<(), Trouble> {
         tracing::info!(lost, "revoked");
         self.shared.metrics.rebalanced(if lost { Rebalance::Lost } else { Rebalance::Revoked });
-        for (id, opening) in self.opening.drain() {
+        for (id, opening) in mem::take(&mut self.opening) {
             opening.cancelled.store(true, Ordering::Relaxed);
             self.shared.status.remove_task(self.shared.sub_name(id), id.partition);
         }
@@ -391,7 +389,7 @@ impl Member {
             self.command(number, if lost { Command::Abandon(reply) } else { Command::Release(reply) })?;
             replies.push(replied);
         }
-        let deadline = Instant::now() + HAND_BACK;
+        let deadline = clock::instant() + HAND_BACK;
         let mut tasks = Vec::new();
         let mut trouble = None;
         for (number, replied) in replies.into_iter().enumerate() {
@@ -417,9 +415,9 @@ impl Member {
     ) -> Option<Vec<OpenTask>> {
         loop {
             let ended = self.workers.get(worker).is_none_or(|worker| worker.thread.is_finished());
-            match replied.recv_timeout(LISTEN) {
+            match threads::receive(replied, LISTEN) {
                 Ok(handed) => return Some(handed),
-                Err(RecvTimeoutError::Timeout) if !ended && Instant::now() < deadline => {}
+                Err(RecvTimeoutError::Timeout) if !ended && clock::instant() < deadline => {}
                 Err(_) => return None,
             }
         }
@@ -439,18 +437,18 @@ impl Member {
     }
 
     fn count_memory(&mut self) {
-        if self.memory_counted.elapsed() >= COUNT_MEMORY_EVERY {
-            self.memory_counted = Instant::now();
-            self.block_cache.set(self.shared.state.block_cache_bytes());
-            self.write_buffers.set(self.shared.state.write_buffer_bytes());
+        if clock::since(self.memory_counted) >= COUNT_MEMORY_EVERY {
+            self.memory_counted = clock::instant();
+            self.block_cache.set(self.shared.disk.block_cache_bytes());
+            self.write_buffers.set(self.shared.disk.write_buffer_bytes());
         }
     }
 
     fn remove_consumed(&mut self) {
-        if self.removed_at.elapsed() < REMOVE_EVERY {
+        if clock::since(self.removed_at) < REMOVE_EVERY {
             return;
         }
-        self.removed_at = Instant::now();
+        self.removed_at = clock::instant();
         let mut consumed = self.shared.consumed.lock().unwrap_or_else(PoisonError::into_inner);
         if !consumed.is_empty() {
             // If there is too much to do it is done the next time.
@@ -461,13 +459,13 @@ impl Member {
     /// Ends the session: commits what can be committed, closes what is open, leaves the group.
     fn leave(mut self, outcome: Result<(), Trouble>) -> Result<(), Trouble> {
         self.over.store(true, Ordering::Relaxed);
-        for (_, opening) in self.opening.drain() {
+        for (_, opening) in mem::take(&mut self.opening) {
             opening.cancelled.store(true, Ordering::Relaxed);
         }
         let patience = if self.metadata.is_some() { LEAVE } else { LEAVE_WITHOUT_PARTITIONS };
         let stuck =
             matches!(&outcome, Err(Trouble::Failed(error)) if matches!(**error, RuntimeError::Stuck { .. }));
-        let mut tasks: Vec<OpenTask> = self.parked.drain().map(|(_, task)| task).collect();
+        let mut tasks: Vec<OpenTask> = mem::take(&mut self.parked).into_values().collect();
         let released = match &outcome {
             _ if stuck => Ok(Vec::new()),
             // The other workers may know nothing of a record that failed.
@@ -488,14 +486,14 @@ impl Member {
             let _ = consumer.unassign();
             for worker in workers {
                 drop(worker.commands);
-                let _ = worker.thread.join();
+                worker.thread.join();
             }
         }
         consumer.close(patience);
         drop((requests, chores));
         if !stuck {
             for helper in helpers {
-                let _ = helper.join();
+                helper.join();
             }
         }
         tasks.extend(opened.try_iter().filter_map(|opened| opened.outcome.ok().flatten()));
@@ -540,14 +538,14 @@ fn start_thread(
     name: String,
     failed: &Sender<Trouble>,
     work: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>, Trouble> {
+) -> Result<Thread, Trouble> {
     let (failed, who) = (failed.clone(), name.clone());
     let body = move || {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
             let _ = failed.send(panicked(&who, &*panic));
         }
     };
-    let started = std::thread::Builder::new().name(name.clone()).spawn(body);
+    let started = Thread::start(name.clone(), body);
     started.map_err(|source| RuntimeError::Io { action: format!("start the thread {name}"), source }.into())
 }
 

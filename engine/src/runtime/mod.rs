@@ -7,6 +7,7 @@
 //! dropped, and the next session opens it anew from what was committed.
 
 pub mod assignment;
+mod brokers;
 mod chores;
 pub mod clock;
 mod commit_metadata;
@@ -19,24 +20,28 @@ mod permissions;
 mod places;
 mod record_cache;
 mod restore;
+#[cfg(test)]
+mod simulation;
+mod threads;
 mod topics;
 mod worker;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hashbrown::HashMap;
-use millstream_state::{Fingerprint, StateDirectory, StateOptions};
+use millstream_state::{Fingerprint, StateDirectory, fail_point};
 
 use self::assignment::TaskId;
+use self::brokers::{Brokers, Disk, Kafka, LocalDisk};
 use self::commit_metadata::{CommitId, CommitMetadata};
 use self::error::Trouble;
 use self::in_doubt::InDoubt;
 use self::places::{Place, Places};
 use self::topics::Topics;
 use crate::http::{Heartbeat, Pending, Server, Status};
-use crate::kafka::{Admin, ClientSettings, OffsetAndMetadata, Security, TopicPartition};
+use crate::kafka::{Admin, OffsetAndMetadata, Security, TopicPartition};
 use crate::metrics::Metrics;
 use crate::plan::{Origin, Plan};
 use crate::settings::RunSettings;
@@ -72,6 +77,7 @@ impl OpenTask {
     /// Makes what was committed durable, so that the next start has little to restore.
     fn close(self) {
         let OpenTask { name, task, _place, .. } = self;
+        fail_point("task-closing");
         if let Err(error) = task.close() {
             tracing::warn!(task = name, %error, "the state could not be flushed; what is missing is restored");
         }
@@ -88,11 +94,9 @@ struct Shared {
     /// The largest batch of records that the topics take, in bytes.
     largest_batch: usize,
     settings: RunSettings,
-    client: ClientSettings,
     instance: String,
-    topics: Topics,
-    directory: StateDirectory,
-    state: StateOptions,
+    brokers: Box<dyn Brokers>,
+    disk: Box<dyn Disk>,
     places: Places,
     /// One of each worker.
     heartbeats: Vec<Heartbeat>,
@@ -107,11 +111,6 @@ struct Shared {
 impl Shared {
     fn transactional_id(&self, worker: usize) -> String {
         format!("{}-{}-{worker}", self.app, self.instance)
-    }
-
-    fn client_of(&self, purpose: &str) -> ClientSettings {
-        let client_id = format!("{}-{}-{purpose}", self.app, self.instance);
-        ClientSettings { client_id, ..self.client.clone() }
     }
 
     fn heartbeat(&self, worker: usize) {
@@ -249,20 +248,16 @@ fn start(
         return Ok(());
     };
     let largest_batch = topics.largest_batch(&plan, &counts, &settings.topics, shutdown);
-    let repartitions = plan.sub_topologies.iter().flat_map(|sub| &sub.inputs);
-    let repartitions = repartitions.filter(|input| matches!(input.origin, Origin::Repartition { .. }));
     let shared = Arc::new(Shared {
         app: topology.app.id.clone(),
         guarantee: topology.app.guarantee,
-        repartitions: repartitions.map(|input| input.topic.clone()).collect(),
+        repartitions: repartition_topics(&plan),
         plan,
         counts,
         largest_batch,
-        client,
+        brokers: Box::new(Kafka::new(client, format!("{}-{}", topology.app.id, instance.name), topics)),
         instance: instance.name,
-        topics,
-        directory,
-        state: StateOptions::new(settings.memory / 2),
+        disk: Box::new(LocalDisk::new(directory, settings.memory / 2)),
         places: Places::default(),
         heartbeats: (0..settings.threads)
             .map(|number| status.watch(&format!("worker-{number}"), settings.max_poll_interval))
@@ -278,6 +273,12 @@ fn start(
         return Ok(());
     }
     sessions(&shared, pending, shutdown)
+}
+
+fn repartition_topics(plan: &Plan) -> Vec<String> {
+    let inputs = plan.sub_topologies.iter().flat_map(|sub| &sub.inputs);
+    let repartitions = inputs.filter(|input| matches!(input.origin, Origin::Repartition { .. }));
+    repartitions.map(|input| input.topic.clone()).collect()
 }
 
 /// What keeps an application from running on the topics of its cluster, and what it would warn of. Nothing is changed.
@@ -313,7 +314,7 @@ fn sessions(
 ) -> Result<(), Box<RuntimeError>> {
     let mut pause = Duration::ZERO;
     loop {
-        let start = Instant::now();
+        let start = clock::instant();
         // Nobody is ready between what was waited for before and this.
         let joining = shared.status.pending("its place in the consumer group");
         drop(pending);
@@ -322,13 +323,13 @@ fn sessions(
             Err(Trouble::Failed(error)) => return Err(error),
             Err(Trouble::Again(why)) => {
                 // A session that has lived a while was not begun in vain.
-                if start.elapsed() > Duration::from_secs(30) {
+                if clock::since(start) > Duration::from_secs(30) {
                     pause = Duration::ZERO;
                 }
                 pending = shared.status.pending("the next session");
                 pause = (pause * 2).clamp(Duration::from_millis(250), LONGEST_PAUSE);
                 tracing::warn!("{why}; everything is opened anew from what was committed, in {pause:?}");
-                if let Err(Trouble::Failed(error)) = shared.topics.renew(&shared.client_of("admin")) {
+                if let Err(Trouble::Failed(error)) = shared.brokers.renew() {
                     return Err(error);
                 }
                 if !sleep(pause, shutdown) {
@@ -362,12 +363,12 @@ fn patiently<T>(
 
 /// Sleeps, unless the process is asked to end meanwhile: then `false`.
 fn sleep(pause: Duration, shutdown: Shutdown<'_>) -> bool {
-    let start = Instant::now();
-    while start.elapsed() < pause {
+    let start = clock::instant();
+    while clock::since(start) < pause {
         if shutdown() {
             return false;
         }
-        std::thread::sleep(Duration::from_millis(50).min(pause));
+        threads::sleep(Duration::from_millis(50).min(pause));
     }
     !shutdown()
 }

@@ -1,23 +1,18 @@
 //! One open database per task: a task that is still being closed is not opened again.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::assignment::TaskId;
+use super::threads;
 
-/// How often a waiting thread asks whether it is still wanted.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-
-#[derive(Debug, Default)]
-struct Taken {
-    tasks: Mutex<HashSet<TaskId>>,
-    changed: Condvar,
-}
+/// How often a waiting thread looks whether the task is closed, and whether it is still wanted.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Which tasks are open in this process.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Places(Arc<Taken>);
+pub(super) struct Places(Arc<Mutex<HashSet<TaskId>>>);
 
 /// The right to have a task's database open; it ends when this is dropped.
 #[derive(Debug)]
@@ -29,21 +24,22 @@ pub(super) struct Place {
 impl Places {
     /// Waits until nobody has the task open; `None` if `cancelled` says so meanwhile.
     pub fn take(&self, id: TaskId, cancelled: &dyn Fn() -> bool) -> Option<Place> {
-        let mut tasks = self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        while !tasks.insert(id) {
+        while !self.tasks().insert(id) {
             if cancelled() {
                 return None;
             }
-            let waited = self.0.changed.wait_timeout(tasks, LOOK_EVERY);
-            tasks = waited.unwrap_or_else(PoisonError::into_inner).0;
+            threads::sleep(LOOK_EVERY);
         }
         Some(Place { places: self.clone(), id })
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, HashSet<TaskId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.places.0.tasks.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
-        self.places.0.changed.notify_all();
+        self.places.tasks().remove(&self.id);
     }
 }

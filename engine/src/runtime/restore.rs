@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use millstream_state::{StateError, StoreId, TaskState};
+use millstream_state::{StoreId, TaskState, fail_point};
 
 use super::assignment::TaskId;
 use super::commit_metadata::CommitMetadata;
 use super::error::{RuntimeError, Trouble};
-use super::{OpenTask, Shared};
+use super::{OpenTask, Shared, clock, threads};
 use crate::http::RestoreProgress;
-use crate::kafka::{OffsetSpec, RestoreConsumer, TopicPartition};
+use crate::kafka::{OffsetSpec, TopicPartition};
 use crate::metrics::Owner;
 use crate::plan::SubTopology;
 use crate::task::Task;
@@ -56,7 +56,7 @@ pub(super) struct Opened {
 
 /// Opens tasks until nobody asks for any.
 pub(super) fn open_all(shared: &Arc<Shared>, requests: &Receiver<Box<Open>>, opened: &Sender<Opened>) {
-    for open in requests {
+    while let Some(open) = threads::next(requests) {
         let Open { id, assignment, .. } = *open;
         let outcome = Opening { shared, open: &open }.run();
         // Whoever has stopped listening does not want it any more.
@@ -91,7 +91,7 @@ impl Opening<'_> {
         let name = id.name(&self.shared.plan);
         self.check_layout(&sub, &name)?;
         let Some(place) = self.shared.places.take(*id, &|| self.cancelled()) else { return Ok(None) };
-        let mut state = self.database(&sub, &name)?;
+        let mut state = self.state(&sub, &name)?;
         if !self.restore(&sub, &name, &mut state)? {
             return Ok(None);
         }
@@ -115,18 +115,8 @@ impl Opening<'_> {
         Ok(())
     }
 
-    /// The database of the task; a damaged one is moved away.
-    fn database(&self, sub: &SubTopology, name: &str) -> Result<TaskState, Trouble> {
-        let Shared { directory, state, .. } = &**self.shared;
-        let specs = Task::store_specs(sub);
-        let opened = match TaskState::open(directory, name, &specs, state) {
-            Err(error) if error.is_corruption() => {
-                tracing::error!(task = name, %error, "the state is damaged: it is moved away and restored");
-                directory.quarantine(name).and_then(|_| TaskState::open(directory, name, &specs, state))
-            }
-            opened => opened,
-        };
-        Ok(opened.map_err(RuntimeError::from)?)
+    fn state(&self, sub: &SubTopology, name: &str) -> Result<TaskState, Trouble> {
+        Ok(self.shared.disk.open(name, &Task::store_specs(sub)).map_err(RuntimeError::from)?)
     }
 
     fn changelogs(&self, sub: &SubTopology) -> Vec<TopicPartition> {
@@ -141,7 +131,7 @@ impl Opening<'_> {
             return Ok(true);
         }
         let ends = |spec| {
-            let offsets = self.shared.topics.admin().offsets(&changelogs, spec);
+            let offsets = self.shared.brokers.offsets(&changelogs, spec);
             offsets
                 .map_err(|error| Trouble::kafka(format!("find the ends of the changelogs of {name}"), error))
         };
@@ -187,14 +177,11 @@ impl Opening<'_> {
     }
 
     fn start_empty(&self, sub: &SubTopology, name: &str, state: &mut TaskState) -> Result<(), Trouble> {
-        let directory = &self.shared.directory;
-        // The database must be closed before its folder can go.
+        // The database must be closed before it can go.
         let old = std::mem::replace(state, TaskState::in_memory(&[]));
         old.close().map_err(RuntimeError::from)?;
-        let path = directory.task_path(name).map_err(RuntimeError::from)?;
-        std::fs::remove_dir_all(&path)
-            .map_err(|source| RuntimeError::from(StateError::Io { action: "remove", path, source }))?;
-        *state = self.database(sub, name)?;
+        self.shared.disk.remove(name).map_err(RuntimeError::from)?;
+        *state = self.state(sub, name)?;
         Ok(())
     }
 
@@ -223,35 +210,35 @@ impl Opening<'_> {
         let counted = counted.map_err(RuntimeError::from)?;
         let mut memory = self.shared.metrics.memory(Owner::Restores).map_err(RuntimeError::from)?;
         let trouble = |error| Trouble::kafka(format!("restore {name}"), error);
-        let client = self.shared.client_of(&format!("restore-{name}"));
-        let mut consumer = RestoreConsumer::new(&client, QUEUED_BYTES).map_err(trouble)?;
-        let assigned: Vec<(TopicPartition, i64)> =
+        let from: Vec<(TopicPartition, i64)> =
             changelogs.iter().zip(parts.iter()).map(|(log, part)| (log.clone(), part.from)).collect();
-        consumer.assign(&assigned).map_err(trouble)?;
-        let (start, mut logged) = (Instant::now(), Instant::now());
+        let reader = self.shared.brokers.changelogs(&format!("restore-{name}"), QUEUED_BYTES, &from);
+        let mut reader = reader.map_err(trouble)?;
+        let (start, mut logged) = (clock::instant(), clock::instant());
         let mut records: u64 = 0;
         loop {
             if self.cancelled() {
                 return Ok(false);
             }
             let held: usize = parts.iter().map(|part| part.bytes).sum();
-            let taken = consumer.take(RECORDS, PATIENCE, &mut |number, message| {
-                let (Some(part), Some(key)) = (parts.get_mut(number), message.key) else { return };
-                part.bytes += key.len() + message.value.map_or(0, <[u8]>::len);
-                part.batch.push((key.to_vec(), message.value.map(<[u8]>::to_vec)));
+            let taken = reader.take(RECORDS, PATIENCE, &mut |number, key, value| {
+                let (Some(part), Some(key)) = (parts.get_mut(number), key) else { return };
+                part.bytes += key.len() + value.map_or(0, <[u8]>::len);
+                part.batch.push((key.to_vec(), value.map(<[u8]>::to_vec)));
             });
             let taken = taken.map_err(trouble)? as u64;
             records += taken;
             let held_now: usize = parts.iter().map(|part| part.bytes).sum();
             let bytes = held_now - held;
-            memory.set(held_now + consumer.queued_bytes());
+            memory.set(held_now + reader.queued_bytes());
             let mut remaining = 0;
             for (number, part) in parts.iter_mut().enumerate() {
-                let position = consumer.position(number).unwrap_or_default().max(part.from);
+                let position = reader.position(number).unwrap_or_default().max(part.from);
                 let done = position >= part.target;
                 if part.bytes >= BATCH_BYTES || (done && (!part.batch.is_empty() || position > part.from)) {
                     let next = if done { part.target.max(position) } else { position };
                     state.restore(part.store, &mut part.batch.drain(..), next).map_err(RuntimeError::from)?;
+                    fail_point("restored-some");
                     part.bytes = 0;
                     part.from = next;
                 }
@@ -264,9 +251,9 @@ impl Opening<'_> {
             if remaining == 0 {
                 break;
             }
-            if logged.elapsed() >= LOG_EVERY {
-                logged = Instant::now();
-                let rate = (total - remaining) as f64 / start.elapsed().as_secs_f64();
+            if clock::since(logged) >= LOG_EVERY {
+                logged = clock::instant();
+                let rate = (total - remaining) as f64 / clock::since(start).as_secs_f64();
                 tracing::info!(
                     task = name,
                     records,
@@ -278,9 +265,9 @@ impl Opening<'_> {
             }
         }
         if let Some(counted) = counted {
-            counted.done(start.elapsed());
+            counted.done(clock::since(start));
         }
-        let seconds = start.elapsed().as_secs_f64();
+        let seconds = clock::since(start).as_secs_f64();
         tracing::info!(task = name, records, seconds, rate = (records as f64 / seconds) as u64, "restored");
         Ok(true)
     }

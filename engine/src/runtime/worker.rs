@@ -10,25 +10,27 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, select};
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use millstream_operators::operator::Advance;
-use millstream_state::{Changelog, ChangelogRecord};
+use millstream_state::{Changelog, ChangelogRecord, fail_point};
 
+use super::brokers::{GroupMember, RecordProducer};
 use super::commit_metadata::{CommitId, CommitMetadata};
 use super::error::{RuntimeError, Trouble};
 use super::in_doubt::InDoubt;
-use super::inputs::{Fetched, Inputs, Next};
+use super::inputs::{Inputs, Next, RecordQueue};
 use super::record_cache::RecordCache;
-use super::{COUNT_MEMORY_EVERY, Cancelled, OpenTask, Shared, Shutdown, clock};
+#[cfg(test)]
+use super::simulation::{Break, broken};
+use super::{COUNT_MEMORY_EVERY, Cancelled, OpenTask, Shared, Shutdown, clock, threads};
 use crate::http::{InputStatus, TaskState, TaskStatus};
 use crate::kafka::{
-    ClientSettings, GroupConsumer, GroupMetadata, KafkaError, OffsetAndMetadata, Producer, ProducerOptions,
-    SendError, TopicHandle, TopicPartition,
+    GroupMetadata, KafkaError, OffsetAndMetadata, ProducerOptions, SendError, TopicHandle, TopicPartition,
 };
 use crate::metrics::{AbortReason, Client, Owner, Share, TaskMetrics};
 use crate::plan::SubTopology;
 use crate::record::Record;
-use crate::task::{Epoch, OutputRecord, Rank, TaskError};
+use crate::task::{Commit, Epoch, OutputRecord, Rank, TaskError};
 use crate::topology::Guarantee;
 
 /// How long one call to Kafka may take before the session begins anew. Within it the client retries by itself.
@@ -62,8 +64,8 @@ pub(super) enum Command {
 /// A task with the partitions it reads.
 pub(super) struct Assigned {
     pub open: OpenTask,
-    pub inputs: Vec<Fetched>,
-    pub consumer: Arc<GroupConsumer>,
+    pub inputs: Vec<Box<dyn RecordQueue>>,
+    pub consumer: Arc<dyn GroupMember>,
     /// The assignment under which it was opened.
     pub metadata: GroupMetadata,
 }
@@ -71,7 +73,7 @@ pub(super) struct Assigned {
 struct Running {
     open: OpenTask,
     metrics: TaskMetrics,
-    inputs: Inputs<Fetched>,
+    inputs: Inputs<Box<dyn RecordQueue>>,
     record_cache: RecordCache,
     /// Whether something has happened since the last commit.
     dirty: bool,
@@ -91,7 +93,7 @@ pub(super) struct Worker {
     failures: Sender<Trouble>,
     output: Output,
     tasks: Vec<Running>,
-    consumer: Option<(Arc<GroupConsumer>, GroupMetadata)>,
+    consumer: Option<(Arc<dyn GroupMember>, GroupMetadata)>,
     committed_at: Instant,
     producer_bytes: Share,
     memory_counted: Instant,
@@ -100,9 +102,10 @@ pub(super) struct Worker {
 /// The producer and what it knows of topics.
 struct Output {
     shared: Arc<Shared>,
-    client: ClientSettings,
+    /// What the producer is called among the clients of the process.
+    purpose: String,
     options: ProducerOptions,
-    producer: Producer,
+    producer: Box<dyn RecordProducer>,
     topics: HashMap<Arc<str>, (TopicHandle, u32)>,
     /// Names this producer in the ids of its commits.
     id: CommitId,
@@ -130,9 +133,9 @@ impl Worker {
             output,
             tasks: Vec::new(),
             consumer: None,
-            committed_at: Instant::now(),
+            committed_at: clock::instant(),
             producer_bytes,
-            memory_counted: Instant::now(),
+            memory_counted: clock::instant(),
         })
     }
 
@@ -143,7 +146,7 @@ impl Worker {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(trouble) => {
-                    self.output.abort(match &trouble {
+                    let reason = match &trouble {
                         Trouble::Failed(error) if matches!(**error, RuntimeError::Fenced { .. }) => {
                             AbortReason::Fenced
                         }
@@ -151,11 +154,13 @@ impl Worker {
                             AbortReason::FailedRecord
                         }
                         _ => AbortReason::Other,
-                    });
+                    };
+                    // Whoever has stopped listening does not need to know; whoever waits for an answer must not wait for
+                    // the brokers, too.
+                    let _ = self.failures.send(trouble);
+                    self.output.abort(reason);
                     self.tasks.clear();
                     self.consumer = None;
-                    // Whoever has stopped listening does not need to know.
-                    let _ = self.failures.send(trouble);
                 }
             }
             self.shared.heartbeat(self.number);
@@ -180,18 +185,12 @@ impl Worker {
             return Ok(true);
         }
         let pause = self.pause();
-        let Worker { commands, wake, .. } = self;
-        let mut command = None;
-        select! {
-            recv(commands) -> received => match received {
-                Ok(received) => command = Some(received),
-                Err(_) => return Ok(false),
-            },
-            recv(wake) -> _ => {}
-            default(pause) => {}
-        }
-        if let Some(command) = command {
-            self.obey(command)?;
+        threads::wait_for_either(&self.commands, &self.wake, pause);
+        let _ = self.wake.try_recv();
+        match self.commands.try_recv() {
+            Ok(command) => self.obey(command)?,
+            Err(TryRecvError::Disconnected) => return Ok(false),
+            Err(TryRecvError::Empty) => {}
         }
         self.output.producer.poll(Duration::ZERO);
         if self.commit_is_due() {
@@ -230,7 +229,7 @@ impl Worker {
                     wait_until: None,
                     last_input: now,
                     followed: now,
-                    flushed: Instant::now(),
+                    flushed: clock::instant(),
                 });
             }
             Command::Release(reply) => {
@@ -261,7 +260,7 @@ impl Worker {
         let failed = |error| failed(name, error);
         let next = running
             .inputs
-            .next(rows, Instant::now(), |input, records| task.event_times(input, records).map_err(failed));
+            .next(rows, clock::instant(), |input, records| task.event_times(input, records).map_err(failed));
         let records = match next? {
             Next::Epoch(records) => records,
             Next::Nothing => {
@@ -278,6 +277,7 @@ impl Worker {
         running.last_input = now;
         running.followed = now;
         let epoch = task.process(records, now).map_err(failed)?;
+        fail_point("epoch-processed");
         self.take_over(position, epoch)?;
         Ok(true)
     }
@@ -333,9 +333,9 @@ impl Worker {
 
     /// Flushes the stores of a task for which it is time; of one at once, so that nobody waits for many.
     fn flush_stores(&mut self) -> Result<(), Trouble> {
-        let due = |running: &&mut Running| !running.dirty && running.flushed.elapsed() >= FLUSH_EVERY;
+        let due = |running: &&mut Running| !running.dirty && clock::since(running.flushed) >= FLUSH_EVERY;
         if let Some(running) = self.tasks.iter_mut().find(due) {
-            running.flushed = Instant::now();
+            running.flushed = clock::instant();
             if running.open.task.unflushed_bytes() > 0 {
                 running.open.task.flush_in_background().map_err(RuntimeError::from)?;
             }
@@ -344,10 +344,10 @@ impl Worker {
     }
 
     fn count_memory(&mut self) {
-        if self.memory_counted.elapsed() < COUNT_MEMORY_EVERY {
+        if clock::since(self.memory_counted) < COUNT_MEMORY_EVERY {
             return;
         }
-        self.memory_counted = Instant::now();
+        self.memory_counted = clock::instant();
         self.producer_bytes.set(self.output.producer.buffered_bytes());
         for running in &mut self.tasks {
             let task = &running.open.task;
@@ -361,7 +361,7 @@ impl Worker {
             return false;
         }
         let staged: usize = self.tasks.iter().map(Running::staged_bytes).sum();
-        self.committed_at.elapsed() >= self.shared.settings.commit_every
+        clock::since(self.committed_at) >= self.shared.settings.commit_every
             || staged > self.shared.staged_bytes_per_worker()
     }
 
@@ -370,24 +370,28 @@ impl Worker {
         const LONGEST: Duration = Duration::from_millis(100);
         let mut pause = LONGEST;
         if self.tasks.iter().any(|running| running.dirty) {
-            pause = pause.min(self.shared.settings.commit_every.saturating_sub(self.committed_at.elapsed()));
+            pause =
+                pause.min(self.shared.settings.commit_every.saturating_sub(clock::since(self.committed_at)));
         }
         for until in self.tasks.iter().filter_map(|running| running.wait_until) {
-            pause = pause.min(until.saturating_duration_since(Instant::now()));
+            pause = pause.min(until.saturating_duration_since(clock::instant()));
         }
         pause
     }
 
     /// Commits everything that was processed, all of it or nothing.
     fn commit(&mut self) -> Result<(), Trouble> {
-        let start = Instant::now();
+        let start = clock::instant();
         self.committed_at = start;
         if !self.tasks.iter().any(|running| running.dirty) {
             return Ok(());
         }
-        let Some((consumer, metadata)) = &self.consumer else {
+        let Some((consumer, metadata)) = self.consumer.clone() else {
             return Err(RuntimeError::Internal("a task without an assignment".to_owned()).into());
         };
+        #[cfg(test)]
+        let metadata = if broken(Break::MetadataAtCommit) { consumer.metadata_now() } else { metadata };
+        fail_point("committing");
         self.output.begin()?;
         self.output.id.number += 1;
         let id = self.output.id;
@@ -416,20 +420,47 @@ impl Worker {
             }
             commits.push(commit);
         }
+        fail_point("changelog-produced");
         let dirty = self.tasks.iter().filter(|running| running.dirty);
         let tasks = dirty.map(|running| (running.open.id, running.open.committed)).collect();
+        #[cfg(test)]
+        if broken(Break::PromoteBeforeCommit) {
+            self.output.producer.flush(CALL).map_err(|error| self.output.not_written(error))?;
+            self.promote(id, std::mem::take(&mut commits), &*consumer)?;
+        }
         let (output, all) = (&mut self.output, &mut self.tasks);
-        let looked_ahead = std::thread::scope(|scope| {
-            let end = || output.end(&offsets, consumer, metadata, InDoubt { id, tasks });
-            let end = std::thread::Builder::new().name("commit".to_owned()).spawn_scoped(scope, end);
-            let end = end.map_err(|error| Trouble::Again(format!("no thread for a commit: {error}")))?;
-            // The brokers take their time: what can be done without the transaction is done meanwhile.
-            let mut waiting = all.iter_mut().take_while(|_| !end.is_finished());
-            let looked_ahead = waiting.try_for_each(Running::look_ahead);
-            end.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            Ok::<_, Trouble>(looked_ahead)
-        })?;
-        // From here on the commit is known to have succeeded.
+        let end = || output.end(&offsets, &*consumer, &metadata, InDoubt { id, tasks });
+        // The brokers take their time: what can be done without the transaction is done meanwhile.
+        let look_ahead = |goes_on: &dyn Fn() -> bool| {
+            all.iter_mut().take_while(|_| goes_on()).try_for_each(Running::look_ahead)
+        };
+        let (ended, looked_ahead) = threads::meanwhile("commit", end, look_ahead)
+            .map_err(|error| Trouble::Again(format!("no thread for a commit: {error}")))?;
+        #[cfg(test)]
+        let ended = match ended {
+            Err(Trouble::Again(_)) if broken(Break::OffsetsMoved) && moved(&offsets, &*consumer) => Ok(()),
+            ended => ended,
+        };
+        ended?;
+        self.promote(id, commits, &*consumer)?;
+        self.shared.committed(&offsets);
+        self.shared.metrics.committed(clock::since(start));
+        self.flush_stores()?;
+        // The time until the next commit counts from the beginning of this one: so long may a result wait. A part of it is for
+        // processing, however long the brokers take.
+        let processing = self.shared.settings.commit_every / 2;
+        self.committed_at =
+            clock::instant().checked_sub(processing).map_or(start, |latest| start.max(latest));
+        looked_ahead
+    }
+
+    /// Makes what was committed the content of the stores. To be called when it is known to be committed.
+    fn promote(
+        &mut self,
+        id: CommitId,
+        commits: Vec<Commit>,
+        consumer: &dyn GroupMember,
+    ) -> Result<(), Trouble> {
         for (running, commit) in self.tasks.iter_mut().filter(|running| running.dirty).zip(commits) {
             running.dirty = false;
             running.open.committed = Some(id);
@@ -444,15 +475,18 @@ impl Worker {
             committed.map_err(|error| failed(&running.open.name, error))?;
             running.show(&self.shared, consumer);
         }
-        self.shared.committed(&offsets);
-        self.shared.metrics.committed(start.elapsed());
-        self.flush_stores()?;
-        // The time until the next commit counts from the beginning of this one: so long may a result wait. A part of it is for
-        // processing, however long the brokers take.
-        let processing = self.shared.settings.commit_every / 2;
-        self.committed_at = Instant::now().checked_sub(processing).map_or(start, |latest| start.max(latest));
-        looked_ahead
+        Ok(())
     }
+}
+
+/// Whether somebody has committed since.
+#[cfg(test)]
+fn moved(offsets: &[OffsetAndMetadata], consumer: &dyn GroupMember) -> bool {
+    let partitions: Vec<TopicPartition> = offsets.iter().map(|offset| offset.partition.clone()).collect();
+    let committed = consumer.committed(&partitions, CALL);
+    committed.is_ok_and(|committed| {
+        committed.iter().zip(offsets).any(|(found, wanted)| found.offset >= Some(wanted.offset))
+    })
 }
 
 fn failed(task: &str, error: TaskError) -> Trouble {
@@ -474,7 +508,7 @@ impl Running {
     }
 
     /// Says where the task is.
-    fn show(&mut self, shared: &Shared, consumer: &GroupConsumer) {
+    fn show(&mut self, shared: &Shared, consumer: &dyn GroupMember) {
         let task = &self.open.task;
         let partition = self.open.id.partition;
         let sub = task.sub_topology();
@@ -507,10 +541,7 @@ impl Running {
 impl Output {
     fn new(number: usize, shared: Arc<Shared>, cancelled: Shutdown<'_>) -> Result<Self, Trouble> {
         let exactly_once = shared.guarantee == Guarantee::ExactlyOnce;
-        let client = ClientSettings {
-            client_id: format!("{}-{}-producer-{number}", shared.app, shared.instance),
-            ..shared.client.clone()
-        };
+        let purpose = format!("producer-{number}");
         let options = ProducerOptions {
             transactional_id: exactly_once.then(|| shared.transactional_id(number)),
             transaction_timeout: shared.settings.transaction_timeout,
@@ -519,31 +550,35 @@ impl Output {
             batch_bytes: shared.largest_batch,
             compression: "lz4".to_owned(),
         };
-        let producer = started(&client, &options, cancelled)?;
-        Ok(Output { shared, client, options, producer, topics: HashMap::new(), id: new_id(), open: None })
+        let producer = started(&shared, &purpose, &options, cancelled)?;
+        Ok(Output { shared, purpose, options, producer, topics: HashMap::new(), id: new_id(), open: None })
     }
 
     /// Begins a transaction, unless one is open. A spent producer is replaced first: a delayed answer to it could otherwise end
     /// the new transaction.
     fn begin(&mut self) -> Result<(), Trouble> {
         if self.options.transactional_id.is_none() {
-            self.open.get_or_insert_with(Instant::now);
+            self.open.get_or_insert_with(clock::instant);
             return Ok(());
         }
         if self.open.is_some() {
             return Ok(());
         }
-        if self.producer.is_spent() {
+        #[cfg(test)]
+        let reused = broken(Break::ReuseSpentProducer);
+        #[cfg(not(test))]
+        let reused = false;
+        if self.producer.is_spent() && !reused {
             self.shared.metrics.producer_replaced();
             tracing::warn!(
                 "a request of the producer got no clear answer: it is replaced before the next transaction"
             );
             self.topics.clear();
-            self.producer = started(&self.client, &self.options, &|| false)?;
+            self.producer = started(&self.shared, &self.purpose, &self.options, &|| false)?;
             self.id = new_id();
         }
         self.producer.begin().map_err(|error| self.trouble("begin a transaction", error))?;
-        self.open = Some(Instant::now());
+        self.open = Some(clock::instant());
         Ok(())
     }
 
@@ -629,9 +664,11 @@ impl Output {
     ) -> Result<(), Trouble> {
         let mut full = None;
         loop {
-            match self.producer.send(handle, partition, key, value, timestamp, headers.iter().copied()) {
+            match self.producer.send(handle, partition, key, value, timestamp, headers) {
                 Ok(()) => return Ok(()),
-                Err(SendError::QueueFull) if full.get_or_insert_with(Instant::now).elapsed() < CALL => {
+                Err(SendError::QueueFull)
+                    if clock::since(*full.get_or_insert_with(clock::instant)) < CALL =>
+                {
                     self.producer.poll(FULL);
                 }
                 Err(SendError::QueueFull) => {
@@ -649,7 +686,7 @@ impl Output {
         if let Some(known) = self.topics.get(name) {
             return Ok(*known);
         }
-        let count = self.shared.topics.partitions(name)?;
+        let count = self.shared.brokers.partitions(name)?;
         let handle = self.producer.topic(name);
         let handle = handle.map_err(|error| self.trouble(&format!("write to topic `{name}`"), error))?;
         self.topics.insert(name.clone(), (handle, count));
@@ -666,19 +703,21 @@ impl Output {
     fn end(
         &mut self,
         offsets: &[OffsetAndMetadata],
-        consumer: &GroupConsumer,
+        consumer: &dyn GroupMember,
         metadata: &GroupMetadata,
         commit: InDoubt,
     ) -> Result<(), Trouble> {
         // Later than that there is no transaction any more.
         let patience = CALL.min(self.options.transaction_timeout);
-        let start = Instant::now();
+        let start = clock::instant();
         self.producer.flush(patience).map_err(|error| self.not_written(error))?;
-        let flushed = start.elapsed();
+        fail_point("producer-flushed");
+        let flushed = clock::since(start);
         if self.options.transactional_id.is_some() {
             let sent = self.producer.send_offsets(offsets, metadata, patience);
             sent.map_err(|error| self.trouble("commit offsets", error))?;
-            let offsets = start.elapsed() - flushed;
+            fail_point("offsets-sent");
+            let offsets = clock::since(start) - flushed;
             if let Err(error) = self.producer.commit(patience) {
                 let refused = error.requires_abort() || error.is_fenced();
                 let trouble = self.trouble("commit the transaction", error);
@@ -690,12 +729,13 @@ impl Output {
                 }
                 return Err(trouble);
             }
-            let end = start.elapsed() - flushed - offsets;
+            let end = clock::since(start) - flushed - offsets;
             tracing::debug!(?flushed, ?offsets, ?end, "committed");
         } else {
             consumer.commit(offsets, patience).map_err(|error| Trouble::kafka("commit offsets", error))?;
         }
         self.open = None;
+        fail_point("committed");
         Ok(())
     }
 
@@ -727,7 +767,7 @@ impl Output {
     fn trouble(&self, action: &str, error: KafkaError) -> Trouble {
         self.shared.metrics.client_error(Client::Producer, error.name());
         // A transaction that took longer than its time-out was ended by the brokers, which looks the same.
-        let late = self.open.is_some_and(|open| open.elapsed() >= self.options.transaction_timeout);
+        let late = self.open.is_some_and(|open| clock::since(open) >= self.options.transaction_timeout);
         if error.is_fenced() && !late {
             let id = self.options.transactional_id.clone().unwrap_or_default();
             return RuntimeError::Fenced { id, instance: self.shared.instance.clone() }.into();
@@ -738,25 +778,28 @@ impl Output {
 
 /// A producer whose predecessor is fenced, unless that is cancelled.
 fn started(
-    client: &ClientSettings,
+    shared: &Shared,
+    purpose: &str,
     options: &ProducerOptions,
     cancelled: Shutdown<'_>,
-) -> Result<Producer, Trouble> {
+) -> Result<Box<dyn RecordProducer>, Trouble> {
     let trouble = |error| match &options.transactional_id {
         Some(id) => Trouble::kafka(format!("use the transactional id `{id}`"), error),
         None => Trouble::kafka("make a producer", error),
     };
-    let producer = Producer::new(client, options).map_err(trouble)?;
-    let start = Instant::now();
+    let producer = shared.brokers.producer(purpose, options).map_err(trouble)?;
+    let start = clock::instant();
     while options.transactional_id.is_some() {
         match producer.init_transactions(TAKE_OVER) {
             Ok(()) => break,
             Err(error)
-                if (error.is_timeout() || error.is_retriable()) && start.elapsed() < CALL && !cancelled() =>
+                if (error.is_timeout() || error.is_retriable())
+                    && clock::since(start) < CALL
+                    && !cancelled() =>
             {
                 // A broker that does not know yet who coordinates the transactions says so at once.
                 if !error.is_timeout() {
-                    std::thread::sleep(Duration::from_millis(100));
+                    threads::sleep(Duration::from_millis(100));
                 }
             }
             Err(error) => return Err(trouble(error)),

@@ -1,12 +1,12 @@
 //! What goes wrong around a process of `millstream run`, with the signals, settings and records that do it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use super::application::{Application, TABLES, TOPOLOGY, feed, newest, payments, random};
+use super::application::{Application, TABLES, TOPOLOGY, feed, payments, random};
 use super::broker::Broker;
 use super::java;
 
@@ -37,44 +37,7 @@ fn killed_processes_lose_nothing_at_least_once() {
     let application =
         Application::new(broker, "repeated", &TOPOLOGY.replacen("id = \"{app}\"", guarantee, 1));
     survive_kills(broker, &application, &[]);
-
-    let expected = application.expected(broker);
-    let rows = |sink: &str| {
-        let partition = (application.topic(sink), 0);
-        (application.written(broker, sink).remove(&partition).unwrap(), expected[&partition].clone())
-    };
-    // What depends on its record alone is the same each time.
-    let (found, all) = rows("large");
-    let times = |rows: &[Json]| {
-        let mut times: BTreeMap<String, usize> = BTreeMap::new();
-        rows.iter().for_each(|row| *times.entry(row.to_string()).or_default() += 1);
-        times
-    };
-    let found = times(&found);
-    for (row, count) in times(&all) {
-        assert!(found.get(&row).is_some_and(|found| *found >= count), "{row}");
-    }
-    assert_eq!(found.len(), times(&all).len());
-    let (found, all) = rows("featured");
-    let records = |rows: &[Json]| -> BTreeSet<String> {
-        rows.iter().map(|row| format!("{} {}", row["key"], row["timestamp"])).collect()
-    };
-    assert_eq!(records(&found), records(&all));
-    // The largest of some is the largest of them when one is seen twice; how many there are is not.
-    let (found, all) = rows("minutes");
-    let (found, all) = (newest(&found), newest(&all));
-    assert_eq!(found.len(), all.len());
-    for (key, row) in all {
-        let found = &found[&key]["value"];
-        assert_eq!(found["largest"], row["value"]["largest"], "{key}");
-        assert!(found["payments"].as_i64() >= row["value"]["payments"].as_i64(), "{key}: {found} of {row}");
-    }
-    let (found, all) = rows("totals");
-    let (found, all) = (newest(&found), newest(&all));
-    for (key, row) in all {
-        let found = &found[&key]["value"];
-        assert!(found["payments"].as_i64() >= row["value"]["payments"].as_i64(), "{key}: {found} of {row}");
-    }
+    application.check_at_least_once(broker);
 }
 
 /// The workers have transactions of their own, over stores of one process.

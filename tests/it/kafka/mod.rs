@@ -3,6 +3,7 @@
 mod application;
 mod broker;
 mod client;
+mod crashes;
 mod faults;
 mod flights;
 mod harness;

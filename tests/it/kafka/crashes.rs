@@ -1,0 +1,90 @@
+//! A process crashes at each step of its work, and starts again.
+
+use std::time::Duration;
+
+use super::application::{Application, TOPOLOGY, feed, payments};
+use super::broker::Broker;
+
+/// The places, and how often a process comes there before it crashes.
+const FAIL_POINTS: &[(&str, u32)] = &[
+    ("epoch-processed", 20),
+    ("committing", 12),
+    ("changelog-produced", 12),
+    ("producer-flushed", 12),
+    ("offsets-sent", 12),
+    ("transaction-ending", 12),
+    ("committed", 12),
+    ("database-writing", 1),
+    ("database-written", 1),
+    ("database-flushing", 1),
+    ("database-flushed", 1),
+    ("task-closing", 1),
+    ("database-opening", 1),
+    ("database-opened", 1),
+    ("restored-some", 1),
+];
+
+/// A rekeyed count behind the others: its records come through a repartition topic.
+const REKEYED: &str = r#"
+[steps.by_amount]
+op   = "rekey"
+from = "payments"
+key  = { bucket = "cast(amount % 10 as string)" }
+
+[steps.buckets]
+op      = "aggregate"
+from    = "by_amount"
+columns = { payments = "count(*)" }
+
+[sinks.totals_of_buckets]
+from  = "buckets"
+topic = "{app}-buckets"
+"#;
+
+/// Crashes once at each place, one application after the other going on where the last process died.
+fn crash_everywhere(name: &str, guarantee: &str) -> (&'static Broker, Application) {
+    let broker = Broker::shared();
+    let id = format!("id = \"{{app}}\"\nguarantee = \"{guarantee}\"");
+    let topology = TOPOLOGY.replacen("id = \"{app}\"", &id, 1) + REKEYED;
+    let topics = ["payments", "large", "featured", "totals", "minutes", "buckets"];
+    let application = Application::of_topics(broker, name, &topology, &topics, 1);
+    payments(40_000, &application);
+    let feeding = feed(broker, &application, "1");
+    let transactions = guarantee == "exactly-once";
+    for (point, count) in FAIL_POINTS {
+        if !transactions && ["offsets-sent", "transaction-ending"].contains(point) {
+            continue;
+        }
+        if *point == "restored-some" {
+            std::fs::remove_dir_all(application.folder.at("state")).unwrap();
+        }
+        let fail = format!("{point}:{count}");
+        let environment = [("MILLSTREAM_FAIL_POINT", fail.as_str())];
+        let mut running = application.start_with(broker, "state", &["--instance", "one"], &environment);
+        // Some places are reached only when it ends.
+        std::thread::sleep(Duration::from_secs(2));
+        if running.goes_on() {
+            running.ask_to_end();
+        }
+        assert_eq!(running.code(), None, "{point} was not reached\n{}", application.log());
+        assert!(application.log().contains(&format!("fail point {point}\n")), "{}", application.log());
+    }
+    let running = application.start(broker, "state", &["--instance", "one"]);
+    application.await_all(broker, feeding);
+    assert_eq!(running.end(), Some(0), "{}", application.log());
+    (broker, application)
+}
+
+#[test]
+fn a_crash_at_any_step_is_invisible() {
+    let (broker, application) = crash_everywhere("crashes", "exactly-once");
+    application.check(broker);
+    application.check_tables(broker, &["buckets"]);
+    assert!(application.aborted(broker, "large") > 0, "no crash has hit a transaction");
+}
+
+#[test]
+fn a_crash_at_any_step_loses_nothing_at_least_once() {
+    let (broker, application) = crash_everywhere("crashes-repeated", "at-least-once");
+    application.check_at_least_once(broker);
+}
