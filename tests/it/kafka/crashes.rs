@@ -1,7 +1,5 @@
 //! A process crashes at each step of its work, and starts again.
 
-use std::time::Duration;
-
 use super::application::{Application, TOPOLOGY, feed, payments};
 use super::broker::Broker;
 
@@ -24,12 +22,16 @@ const FAIL_POINTS: &[(&str, u32)] = &[
     ("restored-some", 1),
 ];
 
+/// The places that a process may only come to when it is asked to end.
+const AT_THE_END: &[&str] =
+    &["database-writing", "database-written", "database-flushing", "database-flushed", "task-closing"];
+
 /// A rekeyed count behind the others: its records come through a repartition topic.
 const REKEYED: &str = r#"
 [steps.by_amount]
 op   = "rekey"
 from = "payments"
-key  = { bucket = "cast(amount % 10 as string)" }
+key  = { bucket = "'bucket-' || cast(amount % 10 as string)" }
 
 [steps.buckets]
 op      = "aggregate"
@@ -61,10 +63,14 @@ fn crash_everywhere(name: &str, guarantee: &str) -> (&'static Broker, Applicatio
         let fail = format!("{point}:{count}");
         let environment = [("MILLSTREAM_FAIL_POINT", fail.as_str())];
         let mut running = application.start_with(broker, "state", &["--instance", "one"], &environment);
-        // Some places are reached only when it ends.
-        std::thread::sleep(Duration::from_secs(2));
-        if running.goes_on() {
-            running.ask_to_end();
+        if AT_THE_END.contains(point) {
+            let before = application.progress(broker);
+            application.wait_until("some progress", || {
+                !running.goes_on() || application.progress(broker) > before + 100
+            });
+            if running.goes_on() {
+                running.ask_to_end();
+            }
         }
         assert_eq!(running.code(), None, "{point} was not reached\n{}", application.log());
         assert!(application.log().contains(&format!("fail point {point}\n")), "{}", application.log());

@@ -183,6 +183,8 @@ struct Run {
     max_batch_rows: usize,
     /// For caches and writing behind.
     state_memory: usize,
+    /// Whether the oracle has to notice changes.
+    test_oracle: bool,
 }
 
 impl Run {
@@ -196,6 +198,7 @@ impl Run {
             commit_every: random.millis(20, 300),
             max_batch_rows: [1, 3, 1024][random.below(3) as usize],
             state_memory: [1024, 64 << 20][random.below(2) as usize],
+            test_oracle: false,
         }
     }
 
@@ -282,10 +285,19 @@ impl Observer {
         }
         self.await_the_end()?;
         self.end_all()?;
-        let state = self.handle.state();
-        let disks: Vec<_> = (0..=self.run.processes).map(|process| state.disks.content(process)).collect();
+        let mut state = self.handle.state();
+        let processes = 0..=self.run.processes;
+        let mut disks: Vec<_> = processes.map(|process| state.disks.content(process)).collect();
         let Application { plan, counts, .. } = &*self.application;
         oracle::check(&state.world, plan, counts, &disks)?;
+        let unnoticed = if self.run.test_oracle {
+            oracle::unnoticed(&mut state.world, plan, counts, &mut disks, &mut self.random)
+        } else {
+            Vec::new()
+        };
+        if !unnoticed.is_empty() {
+            return Err(format!("not noticed: {}", unnoticed.join("; ")));
+        }
         let ends = self.ends.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(end) = ends.first() {
             return Err(end.clone());
@@ -555,6 +567,15 @@ fn it_is_found_when_moved_offsets_are_taken_for_a_commit() {
 #[test]
 fn it_is_found_when_a_spent_producer_goes_on() {
     is_found(Break::ReuseSpentProducer);
+}
+
+#[test]
+fn every_lost_doubled_swapped_or_altered_record_or_entry_is_found() {
+    let applications = applications();
+    for seed in 0..60 {
+        let outcome = Run { test_oracle: true, ..Run::of(seed) }.go(&applications, None, false);
+        assert!(outcome.is_ok(), "seed {seed}: {outcome:?}");
+    }
 }
 
 #[test]

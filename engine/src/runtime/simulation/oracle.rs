@@ -11,9 +11,10 @@ use millstream_operators::operator::StoreKind;
 use millstream_operators::schema::Kind;
 use millstream_state::{StoreId, TaskState};
 
-use super::brokers::{Data, Log, Partition, World};
+use super::brokers::{Data, Entry, Log, Outcome, Partition, World};
 use super::clients::record;
 use super::disk::Image;
+use super::scheduler::Random;
 use crate::plan::{Plan, SubTopology};
 use crate::task::{Task, TaskError};
 
@@ -181,4 +182,131 @@ fn check_stores(
         }
     }
     Ok(())
+}
+
+/// Changes one thing after the other that [`check`] has approved of, and says which of the changes it does not notice.
+pub fn unnoticed(
+    world: &mut World,
+    plan: &Plan,
+    counts: &[u32],
+    disks: &mut [BTreeMap<String, Image>],
+    random: &mut Random,
+) -> Vec<String> {
+    let mut unnoticed = Vec::new();
+    let topics: Vec<Partition> = world.logs.keys().cloned().collect();
+    let is_input = |topic: &str| {
+        plan.sub_topologies.iter().any(|sub| sub.inputs.iter().any(|input| input.topic == topic))
+    };
+    let tables = ["totals", "minutes"];
+    for partition in topics {
+        let (topic, _) = &partition;
+        let is_table = tables.contains(&topic.as_str());
+        let is_changelog = topic.ends_with("-changelog");
+        // Expired entries of windows may be anything.
+        if is_input(topic) || (is_changelog && !topic.contains("totals")) {
+            continue;
+        }
+        for change in [Change::Drop, Change::Double, Change::Swap, Change::Alter] {
+            if (is_table || is_changelog) && matches!(change, Change::Double | Change::Swap) {
+                continue;
+            }
+            let Some(log) = world.logs.get_mut(&partition) else { continue };
+            let before = log.entries.clone();
+            if !change.apply(log, is_table || is_changelog, random) {
+                continue;
+            }
+            if check(world, plan, counts, disks).is_ok() {
+                unnoticed.push(format!("{change:?} in {partition:?}"));
+            }
+            if let Some(log) = world.logs.get_mut(&partition) {
+                log.entries = before;
+            }
+        }
+    }
+    for process in 0..disks.len() {
+        for (task, image) in disks[process].clone() {
+            let Some((store, key)) = untouched(world, plan, &task, &image) else { continue };
+            for value in [None, Some(b"other".to_vec())] {
+                let mut changed = image.clone();
+                match &value {
+                    None => drop(changed.stores[store].remove(&key)),
+                    Some(value) => drop(changed.stores[store].insert(key.clone(), value.clone())),
+                }
+                disks[process].insert(task.clone(), changed);
+                if check(world, plan, counts, disks).is_ok() {
+                    unnoticed.push(format!("{value:?} for {key:?} of {task} on disk {process}"));
+                }
+            }
+            disks[process].insert(task, image);
+        }
+    }
+    unnoticed
+}
+
+/// An entry of a store without windows that a restore from the image's checkpoint does not write.
+fn untouched(world: &World, plan: &Plan, task: &str, image: &Image) -> Option<(usize, Vec<u8>)> {
+    let (sub, partition) = task.rsplit_once('-')?;
+    let sub = plan.sub_topologies.iter().find(|known| known.name == sub)?;
+    let stores = sub.stores.iter().enumerate();
+    let mut plain = stores.filter(|(_, store)| !matches!(store.kind, StoreKind::Window { .. }));
+    let (number, store) = plain.next()?;
+    let log = world.log(&(store.changelog.to_string(), partition.parse().ok()?))?;
+    let from = *image.checkpoint.changelog_offsets.get(number)?;
+    let written: Vec<&Option<Vec<u8>>> = log.committed(from).map(|(_, data)| &data.key).collect();
+    let key = image.stores.get(number)?.keys().find(|key| !written.contains(&&Some((*key).clone())))?;
+    Some((number, key.clone()))
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Drop,
+    Double,
+    Swap,
+    Alter,
+}
+
+impl Change {
+    /// Changes a committed record, the newest one if the others do not count. Says whether there was something to change.
+    fn apply(self, log: &mut Log, newest: bool, random: &mut Random) -> bool {
+        let entries = log.entries.iter().enumerate();
+        let committed: Vec<usize> = entries
+            .filter(|(_, entry)| {
+                matches!(entry, Entry::Record { outcome: Outcome::Committed, compacted: false, .. })
+            })
+            .map(|(number, _)| number)
+            .collect();
+        let Some(last) = committed.last().copied() else { return false };
+        let drawn = committed[random.below(committed.len() as u64) as usize];
+        let at = if newest { last } else { drawn };
+        match self {
+            Change::Drop => {
+                if let Entry::Record { outcome, .. } = &mut log.entries[at] {
+                    *outcome = Outcome::Aborted;
+                }
+            }
+            Change::Double => {
+                let copy = log.entries[at].clone();
+                log.entries.push(copy);
+            }
+            Change::Swap => {
+                let differ = |(first, second): (&usize, &usize)| {
+                    let data = |at: usize| match &log.entries[at] {
+                        Entry::Record { data, .. } => Some(data.clone()),
+                        Entry::Marker => None,
+                    };
+                    (data(*first) != data(*second)).then_some((*first, *second))
+                };
+                let Some((first, second)) = committed.iter().zip(&committed[1..]).find_map(differ) else {
+                    return false;
+                };
+                log.entries.swap(first, second);
+            }
+            Change::Alter => {
+                if let Entry::Record { data, .. } = &mut log.entries[at] {
+                    data.value = Some(b"{}".to_vec());
+                }
+            }
+        }
+        true
+    }
 }
