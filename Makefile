@@ -1,6 +1,7 @@
 # make demo          replays real flights and scores them
 # make test          every test: Rust's, and the [[tests]] of the examples, plain and with restarts
 # make kafka         a local Kafka broker for trying things, in the background
+# make chaos         more of the faults that the tests inject: SEEDS of the simulation, then MINUTES of crashes on a broker
 # make lint          format, clippy, and the dependencies' licences if cargo-deny is installed
 # make bench-engine  records a second in one process
 # make bench         Millstream beside Kafka Streams on a real broker, 40 minutes
@@ -16,7 +17,7 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 millstream := $(CARGO_TARGET_DIR)/debug/millstream
 examples := $(wildcard topology-examples/*/topology.toml)
 
-.PHONY: help demo test kafka lint bench bench-engine build prerequisites
+.PHONY: help demo test chaos kafka lint bench bench-engine build prerequisites
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -35,6 +36,15 @@ test: prerequisites
 	cargo build --locked --workspace --bins
 	$(millstream) test $(examples)
 	$(millstream) test --restart $(examples)
+
+# Other seeds each time, unless FROM says where to begin.
+SEEDS ?= 20000
+MINUTES ?= 30
+FROM ?= $(shell date +%s)000
+chaos: prerequisites
+	@scripts/kafka fetch
+	MILLSTREAM_SEEDS=$(FROM)..$$(($(FROM) + $(SEEDS))) cargo test --locked --workspace --lib simulation::committed -- --nocapture
+	MILLSTREAM_SEEDS=$(FROM) MILLSTREAM_CHAOS_MINUTES=$(MINUTES) cargo test --locked --workspace --test it kafka::crashes::chaos -- --ignored --nocapture
 
 kafka:
 	@scripts/kafka fetch

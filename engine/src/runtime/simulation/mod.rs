@@ -289,7 +289,10 @@ impl Observer {
         let processes = 0..=self.run.processes;
         let mut disks: Vec<_> = processes.map(|process| state.disks.content(process)).collect();
         let Application { plan, counts, .. } = &*self.application;
-        oracle::check(&state.world, plan, counts, &disks)?;
+        match self.application.topology.app.guarantee {
+            Guarantee::ExactlyOnce => oracle::check(&state.world, plan, counts, &disks)?,
+            Guarantee::AtLeastOnce => oracle::check_at_least_once(&state.world, plan, counts)?,
+        }
         let unnoticed = if self.run.test_oracle {
             oracle::unnoticed(&mut state.world, plan, counts, &mut disks, &mut self.random)
         } else {
@@ -476,8 +479,8 @@ pub(super) fn broken(what: Break) -> bool {
     current().is_some_and(|simulated| simulated.state().broken == Some(what))
 }
 
-fn applications() -> Vec<Arc<Application>> {
-    let new = |steps: &&str| Arc::new(Application::new(steps, Guarantee::ExactlyOnce));
+fn applications(guarantee: Guarantee) -> Vec<Arc<Application>> {
+    let new = |steps: &&str| Arc::new(Application::new(steps, guarantee));
     TOPOLOGIES.iter().map(new).collect()
 }
 
@@ -492,10 +495,11 @@ fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
 /// Runs seeds, as many at once as there are cores, until `stop` says so. Gives those that failed, and what the others saw.
 fn run_all(
     seeds: std::ops::Range<u64>,
+    guarantee: Guarantee,
     broken: Option<Break>,
     stop: impl Fn(&[String]) -> bool + Sync,
 ) -> (Vec<String>, Summary) {
-    let applications = applications();
+    let applications = applications(guarantee);
     let traced = seeds.end - seeds.start == 1;
     let next = AtomicU64::new(seeds.start);
     let failed: Mutex<Vec<String>> = Mutex::default();
@@ -527,19 +531,34 @@ fn run_all(
 
 #[test]
 fn committed_results_are_those_of_an_undisturbed_run() {
-    let (mut failed, seen) = run_all(seeds(0..2000), None, |_| false);
+    succeed(Guarantee::ExactlyOnce, 0..2000, "committed_results");
+}
+
+#[test]
+fn nothing_is_lost_at_least_once() {
+    succeed(Guarantee::AtLeastOnce, 0..500, "nothing_is_lost");
+}
+
+fn succeed(guarantee: Guarantee, default: std::ops::Range<u64>, test: &str) {
+    let seeds = seeds(default);
+    let count = seeds.end - seeds.start;
+    let (mut failed, seen) = run_all(seeds, guarantee, None, |_| false);
     failed.sort();
-    println!("{seen:?}, {} seeds failed", failed.len());
+    let Summary { starts, committed, aborted, .. } = seen;
+    println!(
+        "{count} seeds, {starts} processes, {committed} transactions committed, {aborted} aborted: {} failed",
+        failed.len()
+    );
     assert!(
         failed.is_empty(),
-        "{} seeds failed:\n{}\nto see one again: MILLSTREAM_SEEDS=SEED cargo test --workspace --lib simulation::committed",
+        "{} seeds failed:\n{}\nto see one again: MILLSTREAM_SEEDS=SEED cargo test --workspace --lib simulation::{test}",
         failed.len(),
         failed[..failed.len().min(20)].join("\n")
     );
 }
 
 fn is_found(broken: Break) {
-    let (failed, _) = run_all(0..1000, Some(broken), |failed| !failed.is_empty());
+    let (failed, _) = run_all(0..1000, Guarantee::ExactlyOnce, Some(broken), |failed| !failed.is_empty());
     println!("{broken:?}: {failed:?}");
     assert!(!failed.is_empty(), "{broken:?} is not found within 1000 seeds");
 }
@@ -571,7 +590,7 @@ fn it_is_found_when_a_spent_producer_goes_on() {
 
 #[test]
 fn every_lost_doubled_swapped_or_altered_record_or_entry_is_found() {
-    let applications = applications();
+    let applications = applications(Guarantee::ExactlyOnce);
     for seed in 0..60 {
         let outcome = Run { test_oracle: true, ..Run::of(seed) }.go(&applications, None, false);
         assert!(outcome.is_ok(), "seed {seed}: {outcome:?}");
@@ -580,7 +599,7 @@ fn every_lost_doubled_swapped_or_altered_record_or_entry_is_found() {
 
 #[test]
 fn a_seed_gives_the_same_run_each_time() {
-    let applications = applications();
+    let applications = applications(Guarantee::ExactlyOnce);
     for seed in 0..20 {
         let run = || Run::of(seed).go(&applications, None, false).unwrap().fingerprint;
         assert_eq!(run(), run(), "seed {seed}");
