@@ -126,7 +126,8 @@ impl Opening<'_> {
             }
             opened => opened,
         };
-        Ok(opened.map_err(RuntimeError::from)?)
+        // A new one that is damaged at once would be so again.
+        opened.map_err(|error| Trouble::Failed(Box::new(error.into())))
     }
 
     fn changelogs(&self, sub: &SubTopology) -> Vec<TopicPartition> {
