@@ -3,6 +3,7 @@
 mod application;
 mod broker;
 mod client;
+mod disk;
 mod faults;
 mod flights;
 mod harness;
