@@ -82,7 +82,7 @@ pub enum StateError {
 
     /// What is on the disk is damaged.
     #[error(
-        "the state in {} is damaged: {cause}; move it away, so that it is rebuilt from its changelog",
+        "the state in {} is damaged: {cause}; it has to be moved away, so that it is rebuilt from its changelog",
         path.display()
     )]
     Corrupt {

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -22,6 +23,10 @@ use crate::{
 const DEFAULT_FAMILY: &str = "default";
 const IDENTITY: &[u8] = b"identity";
 const CHECKPOINT: &[u8] = b"checkpoint";
+
+/// The file that says what damage was noticed. Most damage shows when a block is read, not when the database is opened: whoever
+/// opens it next would go on with it.
+const DAMAGED: &str = "DAMAGED";
 
 /// Up to how many keys of a range are deleted one by one. Range deletes slow down every read until they are
 /// compacted away, so they have to be worth it.
@@ -72,6 +77,7 @@ impl RocksDatabase {
             return Err(StateError::DuplicateStore { store: twice.name.clone() });
         }
         let path = directory.task_path(task)?;
+        check_damaged(&path)?;
         let family_options = family_options(options);
         let database_options = database_options(&family_options, options);
         // A family that no store needs belongs to a former topology: it is opened, since RocksDB wants that, and
@@ -367,6 +373,19 @@ impl Cursor for RocksCursor<'_> {
     }
 }
 
+/// Fails if damage was noticed before.
+fn check_damaged(path: &Path) -> Result<(), StateError> {
+    let marker = path.join(DAMAGED);
+    match fs::read(&marker) {
+        Ok(cause) => {
+            let cause = String::from_utf8_lossy(&cause).into_owned();
+            Err(StateError::Corrupt { path: path.to_owned(), cause })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(StateError::Io { action: "read", path: marker, source }),
+    }
+}
+
 /// The families of the database, or only the default one if there is no database yet.
 fn existing_families(path: &Path, options: &Options) -> Result<Vec<String>, StateError> {
     let io_error = |source| StateError::Io { action: "read", path: path.to_owned(), source };
@@ -419,16 +438,19 @@ fn database_options(family: &Options, options: &StateOptions) -> Options {
 
 /// Sorts an error of RocksDB by what has to be done about it.
 fn fault(action: &'static str, path: &Path, error: rocksdb::Error) -> StateError {
-    let path = path.to_owned();
     let message = error.as_ref();
     match error.kind() {
-        ErrorKind::Corruption => StateError::Corrupt { path, cause: message.to_owned() },
-        ErrorKind::IOError if message.contains("No such file") => {
-            StateError::Corrupt { path, cause: message.to_owned() }
-        }
+        ErrorKind::Corruption => corrupt(path, message),
+        ErrorKind::IOError if message.contains("No such file") => corrupt(path, message),
         ErrorKind::IOError if message.contains("lock hold by current process") => {
-            StateError::InUse { path, owner: Some(std::process::id()) }
+            StateError::InUse { path: path.to_owned(), owner: Some(std::process::id()) }
         }
-        _ => StateError::Database { action, path, source: Box::new(error) },
+        _ => StateError::Database { action, path: path.to_owned(), source: Box::new(error) },
     }
+}
+
+fn corrupt(path: &Path, cause: &str) -> StateError {
+    // If it cannot be written the damage is noticed again.
+    let _ = fs::write(path.join(DAMAGED), cause);
+    StateError::Corrupt { path: path.to_owned(), cause: cause.to_owned() }
 }

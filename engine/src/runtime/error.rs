@@ -236,6 +236,10 @@ pub(super) enum Trouble {
 
 impl From<RuntimeError> for Trouble {
     fn from(error: RuntimeError) -> Self {
+        if error.state().is_some_and(StateError::is_corruption) {
+            // The database is moved away when it is opened the next time.
+            return Trouble::Again(error.to_string());
+        }
         Trouble::Failed(Box::new(error))
     }
 }

@@ -116,7 +116,9 @@ impl Opening<'_> {
     }
 
     fn state(&self, sub: &SubTopology, name: &str) -> Result<TaskState, Trouble> {
-        Ok(self.shared.disk.open(name, &Task::store_specs(sub)).map_err(RuntimeError::from)?)
+        let opened = self.shared.disk.open(name, &Task::store_specs(sub));
+        // A new one that is damaged at once would be so again.
+        opened.map_err(|error| Trouble::Failed(Box::new(error.into())))
     }
 
     fn changelogs(&self, sub: &SubTopology) -> Vec<TopicPartition> {

@@ -1,6 +1,8 @@
 //! The tests of the crate, in one binary.
 
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod directory;
 #[cfg(test)]
 mod key;
@@ -13,6 +15,8 @@ mod value;
 
 #[cfg(test)]
 mod support {
+    use std::{fs, path::Path};
+
     use millstream_state::{
         Checkpoint, Fingerprint, StateDirectory, StateError, StateOptions, StoreSpec, TaskState,
     };
@@ -49,6 +53,27 @@ mod support {
         pub fn task(&self) -> std::path::PathBuf {
             self.folder.path().join("app").join(TASK)
         }
+    }
+
+    pub fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let to = to.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                copy(&entry.path(), &to);
+            } else {
+                fs::copy(entry.path(), to).unwrap();
+            }
+        }
+    }
+
+    /// Numbers that look random and are the same each time; their upper bits are the better ones.
+    pub fn random(seed: u64) -> impl Iterator<Item = u64> {
+        let next = |random: &u64| {
+            Some(random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407))
+        };
+        std::iter::successors(Some(seed), next).skip(1)
     }
 
     pub fn checkpoint(offset: i64, stores: usize) -> Checkpoint {

@@ -1,17 +1,11 @@
 //! Commits, restores and crashes.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    os::unix::process::ExitStatusExt,
-    path::{Path, PathBuf},
-    process,
-};
+use std::{collections::BTreeMap, os::unix::process::ExitStatusExt, path::Path, process};
 
 use millstream_state::{StateDirectory, StateError, StateOptions, StoreId, TaskState};
 use tempfile::TempDir;
 
-use crate::support::{Disk, TASK, checkpoint, specs};
+use crate::support::{Disk, TASK, checkpoint, random, specs};
 
 const A: StoreId = StoreId(0);
 const B: StoreId = StoreId(1);
@@ -150,19 +144,6 @@ fn history(state: &mut TaskState) -> Vec<BTreeMap<Vec<u8>, Vec<u8>>> {
     history
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
-        }
-    }
-}
-
 fn open(folder: &Path) -> Result<(TaskState, StateDirectory), StateError> {
     let directory = StateDirectory::open(folder, "app")?;
     let state = TaskState::open(&directory, TASK, &specs(&["a", "b"]), &StateOptions::new(64 << 20))?;
@@ -206,45 +187,50 @@ fn after_a_crash_data_and_checkpoint_agree() {
     assert_eq!(commit_of(&mut state, &history).unwrap(), 6);
 }
 
+/// A batch of a changelog, of a megabyte.
+fn batch(number: i64) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
+    let mut random = random(number as u64);
+    (number * 1000..number * 1000 + 1000).map(move |offset| {
+        let value = random.by_ref().take(125).flat_map(u64::to_be_bytes).collect();
+        (offset.to_be_bytes().to_vec(), Some(value))
+    })
+}
+
 #[test]
-fn a_file_that_was_cut_is_noticed_or_harmless() {
-    let disk = Disk::new(64 << 20);
-    let (mut state, directory) = disk.open(&specs(&["a", "b"])).unwrap();
-    let history = history(&mut state);
-    state.close().unwrap();
-    drop(directory);
-    let files: Vec<PathBuf> = fs::read_dir(disk.task()).unwrap().map(|entry| entry.unwrap().path()).collect();
-    let mut damaged = 0;
-    for file in &files {
-        let size = fs::metadata(file).unwrap().len();
-        for cut in [Some(0), Some(size / 2), Some(size.saturating_sub(1)), None] {
-            let folder = TempDir::new().unwrap();
-            copy(&disk.folder.path().join("app"), &folder.path().join("app"));
-            let copied = folder.path().join("app").join(TASK).join(file.file_name().unwrap());
-            match cut {
-                Some(length) => {
-                    fs::OpenOptions::new().write(true).open(&copied).unwrap().set_len(length).unwrap()
-                }
-                None => fs::remove_file(&copied).unwrap(),
-            }
-            let outcome =
-                open(folder.path()).and_then(|(mut state, _directory)| commit_of(&mut state, &history));
-            match outcome {
-                Ok(_) => {}
-                Err(error) => {
-                    assert!(error.is_corruption(), "{} cut to {cut:?}: {error}", file.display());
-                    assert!(error.to_string().contains(TASK), "{error}");
-                    damaged += 1;
-                    // The way out: move it away and start empty.
-                    let directory = StateDirectory::open(folder.path(), "app").unwrap();
-                    assert!(directory.quarantine(TASK).unwrap().exists());
-                    drop(directory);
-                    assert_eq!(commit_of(&mut open(folder.path()).unwrap().0, &history).unwrap(), 0);
-                }
-            }
+fn a_restore_that_is_killed_goes_on_from_what_it_has_restored() {
+    const BATCHES: i64 = 60;
+    if let Some(folder) = std::env::var_os(CRASH_IN) {
+        let (mut state, _directory) = open(Path::new(&folder)).unwrap();
+        let first = state.checkpoint().changelog_offsets[0] / 1000;
+        for number in first..BATCHES.min(first + 25) {
+            state.restore(A, &mut batch(number), number * 1000 + 1000).unwrap();
         }
+        if first + 25 >= BATCHES {
+            state.close().unwrap();
+        }
+        process::abort();
     }
-    assert!(damaged >= 10, "only {damaged} cuts were noticed");
+    let folder = TempDir::new().unwrap();
+    let mut restored = 0;
+    while restored < BATCHES * 1000 {
+        let crashed = process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "protocol::a_restore_that_is_killed_goes_on_from_what_it_has_restored"])
+            .env(CRASH_IN, folder.path())
+            .output()
+            .unwrap();
+        assert_eq!(crashed.status.signal(), Some(6), "{crashed:?}");
+        let (mut state, _directory) = open(folder.path()).unwrap();
+        let offset = state.checkpoint().changelog_offsets[0];
+        assert!(offset > restored, "{offset} after {restored}");
+        restored = offset;
+        // It may have more than it knows, never less.
+        let found = contents(&mut state, A);
+        let all: BTreeMap<_, _> =
+            (0..BATCHES).flat_map(batch).map(|(key, value)| (key, value.unwrap())).collect();
+        assert!(found.iter().all(|(key, value)| all.get(key) == Some(value)));
+        assert!(all.keys().take(restored as usize).all(|key| found.contains_key(key)), "{restored}");
+    }
+    assert_eq!(restored, BATCHES * 1000);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod application;
 mod broker;
 mod client;
 mod crashes;
+mod disk;
 mod faults;
 mod flights;
 mod harness;
