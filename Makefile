@@ -1,5 +1,6 @@
 # make demo          replays real flights and scores them
 # make test          every test: Rust's, and the [[tests]] of the examples, plain and with restarts
+# make soak          a process under load for MINUTES: how memory, files, disk and lag grow
 # make kafka         a local Kafka broker for trying things, in the background
 # make chaos         more of the faults that the tests inject: SEEDS of the simulation, then MINUTES of crashes on a broker
 # make lint          format, clippy, and the dependencies' licences if cargo-deny is installed
@@ -17,7 +18,7 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 millstream := $(CARGO_TARGET_DIR)/debug/millstream
 examples := $(wildcard topology-examples/*/topology.toml)
 
-.PHONY: help demo test chaos kafka lint bench bench-engine build prerequisites
+.PHONY: help demo test chaos soak kafka lint bench bench-engine build prerequisites
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -45,6 +46,10 @@ chaos: prerequisites
 	@scripts/kafka fetch
 	MILLSTREAM_SEEDS=$(FROM)..$$(($(FROM) + $(SEEDS))) cargo test --locked --workspace --lib simulation::committed -- --nocapture
 	MILLSTREAM_SEEDS=$(FROM) MILLSTREAM_CHAOS_MINUTES=$(MINUTES) cargo test --locked --workspace --test it kafka::crashes::chaos -- --ignored --nocapture
+
+soak: prerequisites
+	@scripts/kafka fetch
+	MILLSTREAM_SOAK_MINUTES=$(MINUTES) cargo test --locked --workspace --test it kafka::endurance::soak -- --ignored --nocapture
 
 kafka:
 	@scripts/kafka fetch

@@ -371,6 +371,11 @@ impl Running {
         self.code()
     }
 
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Asks it to end.
     pub fn ask_to_end(&self) {
         self.signal("-TERM");

@@ -5,6 +5,7 @@ mod broker;
 mod client;
 mod crashes;
 mod disk;
+mod endurance;
 mod faults;
 mod flights;
 mod harness;

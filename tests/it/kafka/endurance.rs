@@ -1,0 +1,158 @@
+//! Processes that are replaced one after the other under load, and processes that run for long.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value as Json, json};
+
+use super::application::{Application, Running, TOPOLOGY, feed, payments};
+use super::broker::Broker;
+use super::java;
+
+const PARTITIONS: usize = 6;
+const PROCESSES: [&str; 3] = ["zero", "one", "two"];
+
+/// The committed offset of each partition of the payments.
+fn offsets(broker: &Broker, application: &Application) -> Vec<i64> {
+    let topic = application.topic("payments");
+    let found = java::call(broker, json!({ "do": "committed", "group": application.id, "topic": topic }));
+    found["offsets"].as_array().unwrap().iter().map(|offset| offset.as_i64().unwrap_or(0)).collect()
+}
+
+/// The longest time in which a partition that had records got no further.
+fn longest_pause(broker: &Broker, application: &Application, over: &AtomicBool) -> Duration {
+    let mut longest = Duration::ZERO;
+    let mut last = vec![(0, Instant::now()); PARTITIONS];
+    while !over.load(Ordering::Relaxed) {
+        for ((before, since), offset) in last.iter_mut().zip(offsets(broker, application)) {
+            if offset > *before {
+                // What comes first is not waited for.
+                if *before > 0 {
+                    longest = longest.max(since.elapsed());
+                }
+                (*before, *since) = (offset, Instant::now());
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    longest
+}
+
+#[test]
+fn a_rolling_restart_under_load_loses_and_doubles_nothing() {
+    let broker = Broker::shared();
+    let application = Application::partitioned(broker, "rolling", TOPOLOGY, PARTITIONS);
+    payments(60_000, &application);
+    let start = |name: &str| application.start(broker, name, &["--instance", name]);
+    let mut running: Vec<Running> = PROCESSES.iter().map(|name| start(name)).collect();
+    let feeding = feed(broker, &application, "3");
+    application.await_progress(broker, 1_000);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watching = scope.spawn(|| longest_pause(broker, &application, &over));
+        let mut slowest = Duration::ZERO;
+        for (process, name) in running.iter_mut().zip(PROCESSES) {
+            let asked = Instant::now();
+            process.ask_to_end();
+            assert_eq!(process.code(), Some(0), "{}", application.log());
+            slowest = slowest.max(asked.elapsed());
+            *process = start(name);
+            application.await_progress(broker, 1_000);
+        }
+        application.await_all(broker, feeding);
+        over.store(true, Ordering::Relaxed);
+        let pause = watching.join().unwrap();
+        println!("slowest end {slowest:?}, longest pause of a partition {pause:?}");
+        assert!(slowest < Duration::from_secs(10), "{slowest:?}");
+    });
+    for process in running {
+        assert_eq!(process.end(), Some(0), "{}", application.log());
+    }
+    application.check(broker);
+}
+
+/// What a process takes.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    minutes: f64,
+    resident_mib: f64,
+    files: f64,
+    disk_mib: f64,
+    lag: f64,
+}
+
+fn size(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => size(&entry.path()),
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+impl Sample {
+    fn take(broker: &Broker, application: &Application, process: &Running, start: Instant) -> Self {
+        let proc = Path::new("/proc").join(process.id().to_string());
+        let status = std::fs::read_to_string(proc.join("status")).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let resident: f64 = resident.unwrap().trim().trim_end_matches(" kB").parse().unwrap();
+        let ends = java::call(broker, json!({ "do": "ends", "topic": application.topic("payments") }));
+        let end: i64 = ends["offsets"].as_array().unwrap().iter().filter_map(Json::as_i64).sum();
+        Sample {
+            minutes: start.elapsed().as_secs_f64() / 60.0,
+            resident_mib: resident / 1024.0,
+            files: std::fs::read_dir(proc.join("fd")).unwrap().count() as f64,
+            disk_mib: size(Path::new(&application.folder.at("state"))) as f64 / f64::from(1 << 20),
+            lag: (end - application.progress(broker)) as f64,
+        }
+    }
+}
+
+/// The slope of a figure, per minute (least squares).
+fn slope(samples: &[Sample], figure: fn(&Sample) -> f64) -> f64 {
+    let count = samples.len() as f64;
+    let mean = |of: &dyn Fn(&Sample) -> f64| samples.iter().map(of).sum::<f64>() / count;
+    let (time, value) = (mean(&|sample| sample.minutes), mean(&figure));
+    let product = mean(&|sample| (sample.minutes - time) * (figure(sample) - value));
+    product / mean(&|sample| (sample.minutes - time).powi(2)).max(f64::MIN_POSITIVE)
+}
+
+/// `make soak`: a mixed topology under load, with a working set that does not fit into its memory.
+#[test]
+#[ignore = "it takes as long as it is told to"]
+fn soak() {
+    let minutes = std::env::var("MILLSTREAM_SOAK_MINUTES").ok().and_then(|text| text.parse().ok());
+    let time = Duration::from_secs(60 * minutes.unwrap_or(5));
+    let broker = Broker::shared();
+    let application = Application::new(broker, "soak", TOPOLOGY);
+    // A thousand a second and more than the time takes.
+    payments(time.as_secs() as i64 * 1000 + 60_000, &application);
+    let process = application.start(broker, "state", &["--memory", "64MiB"]);
+    let _feeding = feed(broker, &application, "1");
+    application.await_progress(broker, 1_000);
+    let (start, mut samples) = (Instant::now(), Vec::new());
+    while start.elapsed() < time {
+        let sample = Sample::take(broker, &application, &process, start);
+        println!("{sample:.1?}");
+        samples.push(sample);
+        std::thread::sleep(Duration::from_secs(10));
+    }
+    // The beginning is not like the rest.
+    let later = &samples[samples.len() / 3..];
+    let slopes = [
+        ("resident MiB", slope(later, |sample| sample.resident_mib)),
+        ("file handles", slope(later, |sample| sample.files)),
+        ("disk MiB", slope(later, |sample| sample.disk_mib)),
+        ("lag", slope(later, |sample| sample.lag)),
+    ];
+    for (name, slope) in slopes {
+        println!("{name}: {slope:+.2} a minute");
+    }
+    assert_eq!(process.end(), Some(0), "{}", application.log());
+    let bound = later[0].resident_mib * 0.05;
+    assert!(slopes[0].1 * (later.len() as f64 / 6.0) < bound.max(8.0), "memory grows: {slopes:?}");
+    assert!(slopes[1].1 < 1.0, "file handles grow: {slopes:?}");
+}
