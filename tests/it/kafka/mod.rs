@@ -2,6 +2,7 @@
 
 mod application;
 mod broker;
+mod brokers;
 mod client;
 mod faults;
 mod flights;
@@ -9,3 +10,4 @@ mod harness;
 mod java;
 mod proxy;
 mod run;
+mod topics;
