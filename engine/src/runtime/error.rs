@@ -99,11 +99,11 @@ pub enum RuntimeError {
         /// Where the application was to go on.
         offset: i64,
     },
-    /// The changelog of a store ends before what the store holds.
+    /// The changelog of a store ends before what was written to it.
     #[error(
-        "the changelog `{topic}` partition {partition} ends at offset {end}, but the state on disk was restored to offset \
-         {offset}: the topic was deleted or made anew; refused because it would lose data. If that was meant, remove the \
-         state directory of the task {task} as well"
+        "the changelog `{topic}` partition {partition} ends at offset {end}, but it was written up to offset {offset}: the \
+         topic was deleted or made anew; refused because it would lose data: the state of the task {task} is not in it. If \
+         that was meant, remove the task's folders in the state directories, and set the offsets of the consumer group anew"
     )]
     ChangelogEnds {
         /// The task.
@@ -114,7 +114,7 @@ pub enum RuntimeError {
         partition: i32,
         /// Its end.
         end: i64,
-        /// What the state directory holds.
+        /// What was written.
         offset: i64,
     },
     /// The committed state of a store has another layout.

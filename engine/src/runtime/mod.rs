@@ -27,10 +27,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use millstream_state::{Fingerprint, StateDirectory, StateOptions};
+use millstream_state::{StateDirectory, StateOptions};
 
 use self::assignment::TaskId;
-use self::commit_metadata::{CommitId, CommitMetadata};
+use self::commit_metadata::{CommitId, CommitMetadata, CommittedStore};
 use self::error::Trouble;
 use self::in_doubt::InDoubt;
 use self::places::{Place, Places};
@@ -64,9 +64,14 @@ struct OpenTask {
 }
 
 impl OpenTask {
-    fn fingerprints(&self) -> Vec<(String, Fingerprint)> {
-        let stores = &self.task.sub_topology().stores;
-        stores.iter().map(|store| (store.spec.name.clone(), store.spec.fingerprint)).collect()
+    fn stores(&self) -> Vec<CommittedStore> {
+        let stores = self.task.sub_topology().stores.iter().zip(self.task.changelog_offsets());
+        let stores = stores.map(|(store, changelog_offset)| CommittedStore {
+            name: store.spec.name.clone(),
+            fingerprint: store.spec.fingerprint,
+            changelog_offset: *changelog_offset,
+        });
+        stores.collect()
     }
 
     /// Makes what was committed durable, so that the next start has little to restore.

@@ -105,10 +105,10 @@ impl Opening<'_> {
 
     /// Whether the state that was committed last is of this topology.
     fn check_layout(&self, sub: &SubTopology, name: &str) -> Result<(), Trouble> {
-        for (store, fingerprint) in self.open.committed.iter().flat_map(|committed| &committed.fingerprints) {
-            let planned = sub.stores.iter().find(|planned| planned.spec.name == *store);
-            if planned.is_some_and(|planned| planned.spec.fingerprint != *fingerprint) {
-                let (task, store) = (name.to_owned(), store.clone());
+        for committed in self.open.committed.iter().flat_map(|committed| &committed.stores) {
+            let planned = sub.stores.iter().find(|planned| planned.spec.name == committed.name);
+            if planned.is_some_and(|planned| planned.spec.fingerprint != committed.fingerprint) {
+                let (task, store) = (name.to_owned(), committed.name.clone());
                 return Err(RuntimeError::Layout { task, store }.into());
             }
         }
@@ -134,6 +134,12 @@ impl Opening<'_> {
         sub.stores.iter().map(|store| TopicPartition { topic: store.changelog.clone(), partition }).collect()
     }
 
+    /// How long the changelog of a store was at least when it was committed last.
+    fn written(&self, store: &str) -> i64 {
+        let mut stores = self.open.committed.iter().flat_map(|committed| &committed.stores);
+        stores.find(|committed| committed.name == store).map_or(0, |committed| committed.changelog_offset)
+    }
+
     /// Reads what the changelogs know beyond the database. `false`: it was cancelled.
     fn restore(&self, sub: &SubTopology, name: &str, state: &mut TaskState) -> Result<bool, Trouble> {
         let changelogs = self.changelogs(sub);
@@ -148,14 +154,17 @@ impl Opening<'_> {
         let targets = ends(OffsetSpec::Latest)?;
         let starts = ends(OffsetSpec::Earliest)?;
         let mut from = state.checkpoint().changelog_offsets.clone();
-        for ((offset, end), changelog) in from.iter().zip(&targets).zip(&changelogs) {
-            if offset > end {
+        for (((store, offset), end), changelog) in
+            sub.stores.iter().zip(&from).zip(&targets).zip(&changelogs)
+        {
+            let written = self.written(&store.spec.name).max(*offset);
+            if written > *end {
                 return Err(RuntimeError::ChangelogEnds {
                     task: name.to_owned(),
                     topic: changelog.topic.to_string(),
                     partition: changelog.partition,
                     end: *end,
-                    offset: *offset,
+                    offset: written,
                 }
                 .into());
             }

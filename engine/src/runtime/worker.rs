@@ -406,7 +406,7 @@ impl Worker {
                 let metadata = CommitMetadata {
                     id,
                     positions: if whole { commit.metadata.clone() } else { Vec::new() },
-                    fingerprints: if whole { running.open.fingerprints() } else { Vec::new() },
+                    stores: if whole { running.open.stores() } else { Vec::new() },
                 };
                 offsets.push(OffsetAndMetadata {
                     partition: TopicPartition { topic: Arc::from(input.topic.as_str()), partition },
