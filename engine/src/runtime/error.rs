@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millstream_operators::diagnostic::Code;
+use millstream_operators::diagnostic::{Code, listed};
 use millstream_operators::operator::OperatorError;
 use millstream_state::StateError;
 
@@ -98,6 +98,21 @@ pub enum RuntimeError {
         partition: i32,
         /// Where the application was to go on.
         offset: i64,
+    },
+    /// There is state, but nothing says up to where the inputs are in it.
+    #[error(
+        "the task {task} has state, but no offset of {} is committed: the offsets of the consumer group `{group}` have expired \
+         or were deleted, or the topic was made anew; refused because records could be counted twice. Commit where it is to go on \
+         (kafka-consumer-groups.sh --bootstrap-server … --group {group} --reset-offsets …); to begin without its state, delete \
+         its changelogs and its folders in the state directories", listed(topics.iter().map(String::as_str))
+    )]
+    OffsetsForgotten {
+        /// The task.
+        task: String,
+        /// The consumer group.
+        group: String,
+        /// The topics that the task reads.
+        topics: Vec<String>,
     },
     /// The changelog of a store ends before what was written to it.
     #[error(
@@ -205,6 +220,7 @@ impl RuntimeError {
     pub fn is_refusal(&self) -> bool {
         match self {
             RuntimeError::OffsetGone { .. }
+            | RuntimeError::OffsetsForgotten { .. }
             | RuntimeError::ChangelogEnds { .. }
             | RuntimeError::Layout { .. }
             | RuntimeError::Metadata { .. } => true,

@@ -194,7 +194,7 @@ fn state_without_committed_offsets_is_not_counted_into_again() {
     let offsets = ["payments", "of_amounts-repartition"].map(committed);
     java::call(broker, json!({ "do": "delete-group", "group": application.id }));
     for state in ["state", "other"] {
-        refused(broker, &application, state, 3, &["no committed offset", "would be counted again"]);
+        refused(broker, &application, state, 3, &["no offset of `", "is committed", "could be counted twice"]);
     }
     // Who knows where it was can say so.
     for (topic, offsets) in offsets {
@@ -221,7 +221,7 @@ fn a_source_that_is_made_anew_is_not_read_from_the_old_offset() {
     refused(broker, &application, "state", 1, &["topics do not exist", &topic]);
     java::create_topic(broker, &topic, 1);
     pay(broker, &application, 200);
-    refused(broker, &application, "state", 3, &["no committed offset", &topic]);
+    refused(broker, &application, "state", 3, &[&format!("no offset of `{topic}` is committed")]);
 }
 
 #[test]
