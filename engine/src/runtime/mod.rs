@@ -339,6 +339,12 @@ fn sessions(
                 if !sleep(pause, shutdown) {
                     return Ok(());
                 }
+                // What was deleted does not come back. That the brokers do not answer is the next session's business.
+                let exist =
+                    shared.topics.still_exist(&shared.plan, &shared.counts, &shared.settings.topics);
+                if let Err(Trouble::Failed(error)) = exist {
+                    return Err(error);
+                }
             }
         }
     }
