@@ -32,9 +32,9 @@ pub enum TopicError {
     },
     /// An internal topic has another partition count.
     #[error(
-        "the internal topic `{topic}` has {found} partitions, this topology needs {expected}: the partitions of its input have \
-         changed since it was made. Keys would be found in other partitions than their state; refused because it would lose \
-         data. Give the input its {found} partitions back, or start under another `app.id`"
+        "the internal topic `{topic}` has {found} partitions, this topology needs {expected}: its partitions or those of its \
+         input have changed since it was made. Keys would be found in other partitions than their state; refused because it \
+         would lose data. Give the input its {found} partitions back, or start under another `app.id`"
     )]
     Partitions {
         /// The topic.
