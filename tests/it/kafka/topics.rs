@@ -1,6 +1,5 @@
 //! Topics and offsets that are taken away from an application, or changed under it.
 
-use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
@@ -238,12 +237,13 @@ fn records_that_are_removed_before_they_are_read_are_missed() {
     refused(broker, &application, "state", 3, &[&topic, "has no record at offset 100 any more"]);
 }
 
-/// A cut behind what the disk has: what was between could have deleted some of it.
+/// What was removed could have deleted something that the disk has.
 #[test]
 fn a_store_whose_changelog_is_cut_behind_it_is_restored_from_the_beginning() {
     let broker = Broker::shared();
     let application = Application::new(broker, "cut", TOPOLOGY);
-    const CHANGELOGS: [&str; 3] = ["totals-changelog", "minutes-changelog", "recent-changelog"];
+    // Brokers take no such order for the changelog of a store without windows.
+    const CHANGELOGS: [&str; 2] = ["minutes-changelog", "recent-changelog"];
     // Ten seconds apart, so that no window reaches from one to the other; each has all cards.
     let feed = |number: i64| {
         payments(3_000, &application);
