@@ -250,9 +250,14 @@ fn start(
     if patiently(shutdown, reached)?.is_none() {
         return Ok(());
     }
-    let Some(counts) = patiently(shutdown, || topics.prepare(&plan, &settings.topics, create_topics))? else {
-        return Ok(());
+    let prepared = || {
+        let prepared = topics.prepare(&plan, &settings.topics, create_topics);
+        if let Err(Trouble::Again(_)) = prepared {
+            topics.renew(&client)?;
+        }
+        prepared
     };
+    let Some(counts) = patiently(shutdown, prepared)? else { return Ok(()) };
     let largest_batch = topics.largest_batch(&plan, &counts, &settings.topics, shutdown);
     let repartitions = plan.sub_topologies.iter().flat_map(|sub| &sub.inputs);
     let repartitions = repartitions.filter(|input| matches!(input.origin, Origin::Repartition { .. }));

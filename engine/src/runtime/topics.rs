@@ -192,7 +192,8 @@ impl Topics {
         self.admin.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A new client in its place: one that has seen leaders before a broker was away goes on asking them.
+    /// A new client in its place: one that has seen leaders, or who takes administrative requests, before a broker was away
+    /// goes on asking them.
     pub fn renew(&self, settings: &ClientSettings) -> Result<(), Trouble> {
         let admin = Admin::new(settings, ANSWER);
         let admin = admin.map_err(|error| Trouble::kafka("make a client of the cluster", error))?;
