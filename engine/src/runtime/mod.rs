@@ -345,8 +345,7 @@ fn sessions(
                     return Ok(());
                 }
                 // What was deleted does not come back. That the brokers do not answer is the next session's business.
-                let exist =
-                    shared.topics.still_exist(&shared.plan, &shared.counts, &shared.settings.topics);
+                let exist = shared.topics.still_exist(&shared.plan, &shared.counts, &shared.settings.topics);
                 if let Err(Trouble::Failed(error)) = exist {
                     return Err(error);
                 }

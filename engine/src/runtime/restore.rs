@@ -100,7 +100,12 @@ impl Opening<'_> {
         // With at-least-once the changelog may have what no offset was committed for.
         if self.open.is_new && has_state && self.shared.guarantee == Guarantee::ExactlyOnce {
             let topics = sub.inputs.iter().map(|input| input.topic.clone()).collect();
-            return Err(RuntimeError::OffsetsForgotten { task: name, group: self.shared.app.clone(), topics }.into());
+            return Err(RuntimeError::OffsetsForgotten {
+                task: name,
+                group: self.shared.app.clone(),
+                topics,
+            }
+            .into());
         }
         let positions = committed.as_ref().map(|committed| committed.positions.as_slice());
         let fold = self.shared.settings.max_batch_rows > 1;
@@ -161,8 +166,7 @@ impl Opening<'_> {
         let targets = ends(OffsetSpec::Latest)?;
         let starts = ends(OffsetSpec::Earliest)?;
         let mut from = state.checkpoint().changelog_offsets.clone();
-        for (((store, offset), end), changelog) in
-            sub.stores.iter().zip(&from).zip(&targets).zip(&changelogs)
+        for (((store, offset), end), changelog) in sub.stores.iter().zip(&from).zip(&targets).zip(&changelogs)
         {
             let written = self.written(&store.spec.name).max(*offset);
             if written > *end {

@@ -181,9 +181,14 @@ impl Application {
     }
 
     /// The committed offsets of the payments, all partitions together.
+    #[track_caller]
     pub fn progress(&self, broker: &Broker) -> i64 {
-        let topic = self.topic("payments");
-        let found = java::call(broker, json!({ "do": "committed", "group": self.id, "topic": topic }));
+        let committed = json!({ "do": "committed", "group": self.id, "topic": self.topic("payments") });
+        let mut found = Json::Null;
+        self.wait_until("the committed offsets", || {
+            found = java::try_call(broker, committed.clone());
+            found.get("error").is_none()
+        });
         found["offsets"].as_array().unwrap().iter().filter_map(Json::as_i64).sum()
     }
 

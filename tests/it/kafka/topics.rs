@@ -1,6 +1,5 @@
 //! Topics and offsets that are taken away from an application, or changed under it.
 
-
 use serde_json::{Value as Json, json};
 
 use super::application::{Application, Running, TOPOLOGY, payments};
@@ -70,7 +69,8 @@ fn await_counts(broker: &Broker, application: &Application) {
     application.wait_until("the repartition topic to be read", || {
         let of = |command: &str, key: &str| {
             let found = java::call(broker, json!({ "do": command, "topic": topic, key: application.id }));
-            let offsets = found["offsets"].as_array().unwrap().iter().map(|offset| offset.as_i64().unwrap_or(0));
+            let offsets =
+                found["offsets"].as_array().unwrap().iter().map(|offset| offset.as_i64().unwrap_or(0));
             offsets.sum::<i64>()
         };
         // The end has the marker of the last transaction behind the last record.
@@ -193,7 +193,13 @@ fn state_without_committed_offsets_is_not_counted_into_again() {
     let offsets = ["payments", "of_amounts-repartition"].map(committed);
     java::call(broker, json!({ "do": "delete-group", "group": application.id }));
     for state in ["state", "other"] {
-        refused(broker, &application, state, 3, &["no offset of `", "is committed", "could be counted twice"]);
+        refused(
+            broker,
+            &application,
+            state,
+            3,
+            &["no offset of `", "is committed", "could be counted twice"],
+        );
     }
     // Who knows where it was can say so.
     for (topic, offsets) in offsets {

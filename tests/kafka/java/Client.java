@@ -124,7 +124,9 @@ public final class Client {
     }
 
     private Admin admin() {
-        return ADMINS.computeIfAbsent(brokers, address -> Admin.create(Map.of("bootstrap.servers", address)));
+        // It keeps asking a broker that is away: whoever expects that asks again, and others wait meanwhile.
+        return ADMINS.computeIfAbsent(brokers, address ->
+            Admin.create(Map.of("bootstrap.servers", address, "default.api.timeout.ms", "20000", "request.timeout.ms", "10000")));
     }
 
     private String topic() {
