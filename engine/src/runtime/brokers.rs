@@ -14,7 +14,9 @@ use crate::kafka::{
     OffsetAndMetadata, OffsetSpec, PartitionQueue, Producer, ProducerOptions, RestoreConsumer, SendError,
     TopicHandle, TopicPartition,
 };
+use crate::plan::Plan;
 use crate::record::{Header, Record};
+use crate::topology::TopicDefaults;
 
 /// The brokers, and clients of them. Each call is that of the type of the room `kafka` whose name it has.
 pub(super) trait Brokers: Send + Sync {
@@ -34,6 +36,8 @@ pub(super) trait Brokers: Send + Sync {
     fn partitions(&self, topic: &str) -> Result<u32, Trouble>;
     fn offsets(&self, partitions: &[TopicPartition], spec: OffsetSpec) -> Result<Vec<i64>, KafkaError>;
     fn delete_records(&self, before: &[(TopicPartition, i64)]) -> Result<(), KafkaError>;
+    /// Whether all topics that were there when the run began still are.
+    fn still_exist(&self, plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> Result<(), Trouble>;
     /// Forgets what may be outdated, before another session.
     fn renew(&self) -> Result<(), Trouble>;
 }
@@ -169,6 +173,10 @@ impl Brokers for Kafka {
 
     fn delete_records(&self, before: &[(TopicPartition, i64)]) -> Result<(), KafkaError> {
         self.topics.admin().delete_records(before)
+    }
+
+    fn still_exist(&self, plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> Result<(), Trouble> {
+        self.topics.still_exist(plan, counts, defaults)
     }
 
     fn renew(&self) -> Result<(), Trouble> {

@@ -10,7 +10,10 @@ use millstream_state::value::{ValueError, ValueReader, ValueWriter};
 
 use crate::plan::SubTopology;
 
-const LAYOUT: u8 = 1;
+const LAYOUT: u8 = 2;
+
+/// The layout before changelogs had offsets in it.
+const WITHOUT_CHANGELOGS: u8 = 1;
 
 /// The longest metadata that a broker takes by default (`offset.metadata.max.bytes`).
 const LONGEST: usize = 4096;
@@ -31,8 +34,19 @@ pub struct CommitMetadata {
     pub id: CommitId,
     /// Stream times, as the task encodes them.
     pub positions: Vec<u8>,
-    /// The stores and what their bytes mean.
-    pub fingerprints: Vec<(String, Fingerprint)>,
+    /// The stores.
+    pub stores: Vec<CommittedStore>,
+}
+
+/// A store at a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommittedStore {
+    /// Its name.
+    pub name: String,
+    /// What its bytes mean.
+    pub fingerprint: Fingerprint,
+    /// Its changelog is at least so long: the next offset after the commit before.
+    pub changelog_offset: i64,
 }
 
 /// Metadata that is none.
@@ -55,8 +69,8 @@ impl CommitMetadata {
         let mut bytes = Vec::new();
         let mut writer = ValueWriter::new(&mut bytes, LAYOUT);
         writer.put_u64(self.id.producer).put_u64(self.id.number).put_bytes(&self.positions);
-        for (store, fingerprint) in &self.fingerprints {
-            writer.put_str(store).put_bytes(&fingerprint.0);
+        for CommittedStore { name, fingerprint, changelog_offset } in &self.stores {
+            writer.put_str(name).put_bytes(&fingerprint.0).put_i64(*changelog_offset);
         }
         STANDARD.encode(bytes)
     }
@@ -67,24 +81,27 @@ impl CommitMetadata {
     /// If another program wrote it, or another version.
     pub fn decode(text: &str) -> Result<Self, MetadataError> {
         let bytes = STANDARD.decode(text).map_err(|_| MetadataError::Base64)?;
-        let mut reader = ValueReader::new(&bytes, LAYOUT)?;
+        let has_changelogs = bytes.first() != Some(&WITHOUT_CHANGELOGS);
+        let layout = if has_changelogs { LAYOUT } else { WITHOUT_CHANGELOGS };
+        let mut reader = ValueReader::new(&bytes, layout)?;
         let id = CommitId { producer: reader.get_u64()?, number: reader.get_u64()? };
         let positions = reader.get_bytes()?.to_vec();
-        let mut fingerprints = Vec::new();
+        let mut stores = Vec::new();
         while !reader.is_empty() {
-            let store = reader.get_str()?.to_owned();
+            let name = reader.get_str()?.to_owned();
             let bytes = reader.get_bytes()?;
             let fingerprint = bytes.try_into().map_err(|_| MetadataError::Fingerprint(bytes.len()))?;
-            fingerprints.push((store, Fingerprint(fingerprint)));
+            let changelog_offset = if has_changelogs { reader.get_i64()? } else { 0 };
+            stores.push(CommittedStore { name, fingerprint: Fingerprint(fingerprint), changelog_offset });
         }
-        Ok(CommitMetadata { id, positions, fingerprints })
+        Ok(CommitMetadata { id, positions, stores })
     }
 
     /// Whether the metadata of this sub-topology's tasks always fits into what brokers take.
     pub fn fits(sub: &SubTopology) -> bool {
-        // A name with its length and a time for each step, a name and a fingerprint for each store.
+        // A name with its length and a time for each step, a name, a fingerprint and an offset for each store.
         let steps: usize = sub.nodes.iter().map(|node| node.name.len() + "/group-by".len() + 3 + 10).sum();
-        let stores: usize = sub.stores.iter().map(|store| store.spec.name.len() + 3 + 17).sum();
+        let stores: usize = sub.stores.iter().map(|store| store.spec.name.len() + 3 + 17 + 10).sum();
         (steps + stores + 32) * 4 / 3 + 4 <= LONGEST
     }
 }
@@ -98,11 +115,18 @@ mod tests {
         let metadata = CommitMetadata {
             id: CommitId { producer: u64::MAX, number: 7 },
             positions: vec![1, 2, 3],
-            fingerprints: vec![("counts".to_owned(), Fingerprint([5; 16]))],
+            stores: vec![CommittedStore {
+                name: "counts".to_owned(),
+                fingerprint: Fingerprint([5; 16]),
+                changelog_offset: 9,
+            }],
         };
         let text = metadata.encode();
         assert_eq!(CommitMetadata::decode(&text).unwrap(), metadata);
-        assert_eq!(text, "Af3//////////wcDAQIDBmNvdW50cxAFBQUFBQUFBQUFBQUFBQUF");
+        assert_eq!(text, "Av3//////////wcDAQIDBmNvdW50cxAFBQUFBQUFBQUFBQUFBQUFEg==");
+        let former = "Af3//////////wcDAQIDBmNvdW50cxAFBQUFBQUFBQUFBQUFBQUF";
+        let former = CommitMetadata::decode(former).unwrap();
+        assert_eq!((former.id, former.stores[0].changelog_offset), (metadata.id, 0));
         assert!(CommitMetadata::decode("not ours!").is_err());
         assert!(CommitMetadata::decode(&text[..8]).is_err());
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millstream_operators::diagnostic::Code;
+use millstream_operators::diagnostic::{Code, listed};
 use millstream_operators::operator::OperatorError;
 use millstream_state::StateError;
 
@@ -99,11 +99,26 @@ pub enum RuntimeError {
         /// Where the application was to go on.
         offset: i64,
     },
-    /// The changelog of a store ends before what the store holds.
+    /// There is state, but nothing says up to where the inputs are in it.
     #[error(
-        "the changelog `{topic}` partition {partition} ends at offset {end}, but the state on disk was restored to offset \
-         {offset}: the topic was deleted or made anew; refused because it would lose data. If that was meant, remove the \
-         state directory of the task {task} as well"
+        "the task {task} has state, but no offset of {} is committed: the offsets of the consumer group `{group}` have expired \
+         or were deleted, or the topic was made anew; refused because records could be counted twice. Commit where it is to go on \
+         (kafka-consumer-groups.sh --bootstrap-server … --group {group} --reset-offsets …); to begin without its state, delete \
+         its changelogs and its folders in the state directories", listed(topics.iter().map(String::as_str))
+    )]
+    OffsetsForgotten {
+        /// The task.
+        task: String,
+        /// The consumer group.
+        group: String,
+        /// The topics that the task reads.
+        topics: Vec<String>,
+    },
+    /// The changelog of a store ends before what was written to it.
+    #[error(
+        "the changelog `{topic}` partition {partition} ends at offset {end}, but it was written up to offset {offset}: the \
+         topic was deleted or made anew; refused because it would lose data: the state of the task {task} is not in it. If \
+         that was meant, remove the task's folders in the state directories, and set the offsets of the consumer group anew"
     )]
     ChangelogEnds {
         /// The task.
@@ -114,7 +129,7 @@ pub enum RuntimeError {
         partition: i32,
         /// Its end.
         end: i64,
-        /// What the state directory holds.
+        /// What was written.
         offset: i64,
     },
     /// The committed state of a store has another layout.
@@ -205,6 +220,7 @@ impl RuntimeError {
     pub fn is_refusal(&self) -> bool {
         match self {
             RuntimeError::OffsetGone { .. }
+            | RuntimeError::OffsetsForgotten { .. }
             | RuntimeError::ChangelogEnds { .. }
             | RuntimeError::Layout { .. }
             | RuntimeError::Metadata { .. } => true,

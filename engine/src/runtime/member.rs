@@ -268,7 +268,8 @@ impl Member {
             let cancelled: Cancelled = Arc::new(AtomicBool::new(false));
             self.opening.insert(id, Opening { inputs, cancelled: cancelled.clone() });
             let assignment = self.assignment;
-            let open = Open { id, assignment, offsets: task_offsets, committed: metadata, cancelled };
+            let is_new = own().all(|number| committed.get(number).is_none_or(|known| known.offset.is_none()));
+            let open = Open { id, assignment, offsets: task_offsets, is_new, committed: metadata, cancelled };
             let asked = self.requests.send_timeout(Box::new(open), HAND_BACK);
             asked.map_err(|_| RuntimeError::Internal("the restorers do not answer".to_owned()))?;
         }

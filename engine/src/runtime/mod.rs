@@ -31,11 +31,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hashbrown::HashMap;
-use millstream_state::{Fingerprint, StateDirectory, fail_point};
+use millstream_state::{StateDirectory, fail_point};
 
 use self::assignment::TaskId;
 use self::brokers::{Brokers, Disk, Kafka, LocalDisk};
-use self::commit_metadata::{CommitId, CommitMetadata};
+use self::commit_metadata::{CommitId, CommitMetadata, CommittedStore};
 use self::error::Trouble;
 use self::in_doubt::InDoubt;
 use self::places::{Place, Places};
@@ -69,9 +69,14 @@ struct OpenTask {
 }
 
 impl OpenTask {
-    fn fingerprints(&self) -> Vec<(String, Fingerprint)> {
-        let stores = &self.task.sub_topology().stores;
-        stores.iter().map(|store| (store.spec.name.clone(), store.spec.fingerprint)).collect()
+    fn stores(&self) -> Vec<CommittedStore> {
+        let stores = self.task.sub_topology().stores.iter().zip(self.task.changelog_offsets());
+        let stores = stores.map(|(store, changelog_offset)| CommittedStore {
+            name: store.spec.name.clone(),
+            fingerprint: store.spec.fingerprint,
+            changelog_offset: *changelog_offset,
+        });
+        stores.collect()
     }
 
     /// Makes what was committed durable, so that the next start has little to restore.
@@ -244,9 +249,14 @@ fn start(
     if patiently(shutdown, reached)?.is_none() {
         return Ok(());
     }
-    let Some(counts) = patiently(shutdown, || topics.prepare(&plan, &settings.topics, create_topics))? else {
-        return Ok(());
+    let prepared = || {
+        let prepared = topics.prepare(&plan, &settings.topics, create_topics);
+        if let Err(Trouble::Again(_)) = prepared {
+            topics.renew(&client)?;
+        }
+        prepared
     };
+    let Some(counts) = patiently(shutdown, prepared)? else { return Ok(()) };
     let largest_batch = topics.largest_batch(&plan, &counts, &settings.topics, shutdown);
     let shared = Arc::new(Shared {
         app: topology.app.id.clone(),
@@ -334,6 +344,11 @@ fn sessions(
                 }
                 if !sleep(pause, shutdown) {
                     return Ok(());
+                }
+                // What was deleted does not come back. That the brokers do not answer is the next session's business.
+                let exist = shared.brokers.still_exist(&shared.plan, &shared.counts, &shared.settings.topics);
+                if let Err(Trouble::Failed(error)) = exist {
+                    return Err(error);
                 }
             }
         }

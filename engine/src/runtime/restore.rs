@@ -19,6 +19,7 @@ use crate::kafka::{OffsetSpec, TopicPartition};
 use crate::metrics::Owner;
 use crate::plan::SubTopology;
 use crate::task::Task;
+use crate::topology::Guarantee;
 
 /// How many records are taken from the client at once, and how long it is waited for them.
 const RECORDS: usize = 10_000;
@@ -40,6 +41,8 @@ pub(super) struct Open {
     pub assignment: u64,
     /// Per input, the next offset to read.
     pub offsets: Vec<i64>,
+    /// Whether the group has committed none of them.
+    pub is_new: bool,
     /// What was committed last, if anything was.
     pub committed: Option<CommitMetadata>,
     /// Set when nobody wants the task any more.
@@ -92,8 +95,17 @@ impl Opening<'_> {
         self.check_layout(&sub, &name)?;
         let Some(place) = self.shared.places.take(*id, &|| self.cancelled()) else { return Ok(None) };
         let mut state = self.state(&sub, &name)?;
-        if !self.restore(&sub, &name, &mut state)? {
-            return Ok(None);
+        let Some(restored) = self.restore(&sub, &name, &mut state)? else { return Ok(None) };
+        let has_state = restored > 0 || !state.checkpoint().input_offsets.is_empty();
+        // With at-least-once the changelog may have what no offset was committed for.
+        if self.open.is_new && has_state && self.shared.guarantee == Guarantee::ExactlyOnce {
+            let topics = sub.inputs.iter().map(|input| input.topic.clone()).collect();
+            return Err(RuntimeError::OffsetsForgotten {
+                task: name,
+                group: self.shared.app.clone(),
+                topics,
+            }
+            .into());
         }
         let positions = committed.as_ref().map(|committed| committed.positions.as_slice());
         let fold = self.shared.settings.max_batch_rows > 1;
@@ -105,10 +117,10 @@ impl Opening<'_> {
 
     /// Whether the state that was committed last is of this topology.
     fn check_layout(&self, sub: &SubTopology, name: &str) -> Result<(), Trouble> {
-        for (store, fingerprint) in self.open.committed.iter().flat_map(|committed| &committed.fingerprints) {
-            let planned = sub.stores.iter().find(|planned| planned.spec.name == *store);
-            if planned.is_some_and(|planned| planned.spec.fingerprint != *fingerprint) {
-                let (task, store) = (name.to_owned(), store.clone());
+        for committed in self.open.committed.iter().flat_map(|committed| &committed.stores) {
+            let planned = sub.stores.iter().find(|planned| planned.spec.name == committed.name);
+            if planned.is_some_and(|planned| planned.spec.fingerprint != committed.fingerprint) {
+                let (task, store) = (name.to_owned(), committed.name.clone());
                 return Err(RuntimeError::Layout { task, store }.into());
             }
         }
@@ -126,11 +138,17 @@ impl Opening<'_> {
         sub.stores.iter().map(|store| TopicPartition { topic: store.changelog.clone(), partition }).collect()
     }
 
-    /// Reads what the changelogs know beyond the database. `false`: it was cancelled.
-    fn restore(&self, sub: &SubTopology, name: &str, state: &mut TaskState) -> Result<bool, Trouble> {
+    /// How long the changelog of a store was at least when it was committed last.
+    fn written(&self, store: &str) -> i64 {
+        let mut stores = self.open.committed.iter().flat_map(|committed| &committed.stores);
+        stores.find(|committed| committed.name == store).map_or(0, |committed| committed.changelog_offset)
+    }
+
+    /// Reads what the changelogs know beyond the database; says how many records that were. `None`: it was cancelled.
+    fn restore(&self, sub: &SubTopology, name: &str, state: &mut TaskState) -> Result<Option<u64>, Trouble> {
         let changelogs = self.changelogs(sub);
         if changelogs.is_empty() {
-            return Ok(true);
+            return Ok(Some(0));
         }
         let ends = |spec| {
             let offsets = self.shared.brokers.offsets(&changelogs, spec);
@@ -140,14 +158,16 @@ impl Opening<'_> {
         let targets = ends(OffsetSpec::Latest)?;
         let starts = ends(OffsetSpec::Earliest)?;
         let mut from = state.checkpoint().changelog_offsets.clone();
-        for ((offset, end), changelog) in from.iter().zip(&targets).zip(&changelogs) {
-            if offset > end {
+        for (((store, offset), end), changelog) in sub.stores.iter().zip(&from).zip(&targets).zip(&changelogs)
+        {
+            let written = self.written(&store.spec.name).max(*offset);
+            if written > *end {
                 return Err(RuntimeError::ChangelogEnds {
                     task: name.to_owned(),
                     topic: changelog.topic.to_string(),
                     partition: changelog.partition,
                     end: *end,
-                    offset: *offset,
+                    offset: written,
                 }
                 .into());
             }
@@ -193,10 +213,10 @@ impl Opening<'_> {
         state: &mut TaskState,
         parts: &mut [Part],
         changelogs: &[TopicPartition],
-    ) -> Result<bool, Trouble> {
+    ) -> Result<Option<u64>, Trouble> {
         let total: i64 = parts.iter().map(|part| (part.target - part.from).max(0)).sum();
         if total == 0 {
-            return Ok(true);
+            return Ok(Some(0));
         }
         let sub = self.shared.sub_name(self.open.id);
         let since = Instant::now();
@@ -220,7 +240,7 @@ impl Opening<'_> {
         let mut records: u64 = 0;
         loop {
             if self.cancelled() {
-                return Ok(false);
+                return Ok(None);
             }
             let held: usize = parts.iter().map(|part| part.bytes).sum();
             let taken = reader.take(RECORDS, PATIENCE, &mut |number, key, value| {
@@ -271,6 +291,6 @@ impl Opening<'_> {
         }
         let seconds = clock::since(start).as_secs_f64();
         tracing::info!(task = name, records, seconds, rate = (records as f64 / seconds) as u64, "restored");
-        Ok(true)
+        Ok(Some(records))
     }
 }

@@ -32,9 +32,9 @@ pub enum TopicError {
     },
     /// An internal topic has another partition count.
     #[error(
-        "the internal topic `{topic}` has {found} partitions, this topology needs {expected}: the partitions of its input have \
-         changed since it was made. Keys would be found in other partitions than their state; refused because it would lose \
-         data. Give the input its {found} partitions back, or start under another `app.id`"
+        "the internal topic `{topic}` has {found} partitions, this topology needs {expected}: its partitions or those of its \
+         input have changed since it was made. Keys would be found in other partitions than their state; refused because it \
+         would lose data. Give the input its {found} partitions back, or start under another `app.id`"
     )]
     Partitions {
         /// The topic.
@@ -62,6 +62,15 @@ pub enum TopicError {
         /// A value that is right.
         fix: String,
     },
+    /// Internal topics were deleted while they were in use.
+    #[error(
+        "the internal topics {} were deleted while the application was running: what was in them is lost",
+        listed(topics.iter().map(String::as_str))
+    )]
+    Deleted {
+        /// The topics.
+        topics: Vec<String>,
+    },
     /// A topic that a row names does not exist.
     #[error(
         "topic `{0}`, which a sink computes for a row, does not exist: make it, or let the expression name topics that exist"
@@ -76,7 +85,7 @@ impl TopicError {
             TopicError::Missing { .. } => Some(Code::TopicMissing),
             TopicError::Partitions { .. } => Some(Code::TopicPartitions),
             TopicError::Setting { .. } => Some(Code::TopicSetting),
-            TopicError::Computed(_) => None,
+            TopicError::Deleted { .. } | TopicError::Computed(_) => None,
         }
     }
 
@@ -183,7 +192,8 @@ impl Topics {
         self.admin.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A new client in its place: one that has seen leaders before a broker was away goes on asking them.
+    /// A new client in its place: one that has seen leaders, or who takes administrative requests, before a broker was away
+    /// goes on asking them.
     pub fn renew(&self, settings: &ClientSettings) -> Result<(), Trouble> {
         let admin = Admin::new(settings, ANSWER);
         let admin = admin.map_err(|error| Trouble::kafka("make a client of the cluster", error))?;
@@ -218,9 +228,7 @@ impl Topics {
         let absent: Vec<&str> = names.iter().copied().filter(|name| !found.contains_key(*name)).collect();
         if !absent.is_empty() {
             if !create {
-                let named = |name: &&str| ((*name).to_owned(), users.get(name).map_or("", |n| n).to_owned());
-                let topics = absent.iter().map(named).collect();
-                return Err(RuntimeError::Topics(TopicError::Missing { topics }).into());
+                return Err(missing_of(&users, &absent).into());
             }
             let topics = absent.iter().map(|name| NewTopic {
                 name: (*name).to_owned(),
@@ -247,6 +255,31 @@ impl Topics {
             }
         }
         Ok(counts)
+    }
+
+    /// Whether all topics that were there when the run began still are. Brokers may learn late of a topic, so that one counts as
+    /// deleted only when it stays away.
+    pub fn still_exist(&self, plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> Result<(), Trouble> {
+        let users = topics_of_users(plan);
+        let internal = internal_topics(plan, counts, defaults);
+        let internal: Vec<&str> = internal.iter().map(|internal| internal.new.name.as_str()).collect();
+        let names: Vec<&str> = users.keys().copied().chain(internal.iter().copied()).collect();
+        let mut absent = names;
+        for _ in 0..3 {
+            let found = self.describe(&absent)?;
+            absent.retain(|name| !found.contains_key(*name));
+            if absent.is_empty() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        let (internal, absent): (Vec<&str>, Vec<&str>) =
+            absent.into_iter().partition(|name| internal.contains(name));
+        if !absent.is_empty() {
+            return Err(missing_of(&users, &absent).into());
+        }
+        let topics = internal.into_iter().map(str::to_owned).collect();
+        Err(RuntimeError::Topics(TopicError::Deleted { topics }).into())
     }
 
     /// The largest batch of records, in bytes, that all topics take which are written under a fixed name, so far as they say
@@ -409,6 +442,13 @@ impl Topics {
         }
         Err(Trouble::Again("new topics do not appear".to_owned()))
     }
+}
+
+/// The error that these topics of the user do not exist.
+fn missing_of(users: &BTreeMap<&str, &str>, absent: &[&str]) -> RuntimeError {
+    let node = |name: &str| users.get(name).copied().unwrap_or_default().to_owned();
+    let topics = absent.iter().map(|name| ((*name).to_owned(), node(name))).collect();
+    RuntimeError::Topics(TopicError::Missing { topics })
 }
 
 /// The topics that the user has named, each with a node that does.

@@ -410,7 +410,7 @@ impl Worker {
                 let metadata = CommitMetadata {
                     id,
                     positions: if whole { commit.metadata.clone() } else { Vec::new() },
-                    fingerprints: if whole { running.open.fingerprints() } else { Vec::new() },
+                    stores: if whole { running.open.stores() } else { Vec::new() },
                 };
                 offsets.push(OffsetAndMetadata {
                     partition: TopicPartition { topic: Arc::from(input.topic.as_str()), partition },
@@ -467,10 +467,22 @@ impl Worker {
             let before = running.open.task.changelog_offsets().to_vec();
             let stores = &running.open.task.sub_topology().stores;
             let partition = running.open.id.partition;
-            let delivered = stores.iter().zip(before).map(|(store, before)| {
-                self.output.delivered(&store.changelog, partition).map_or(before, |last| last + 1)
-            });
-            let delivered = delivered.collect();
+            let mut delivered = Vec::with_capacity(stores.len());
+            for (store, before) in stores.iter().zip(before) {
+                let last = self.output.delivered(&store.changelog, partition);
+                let next = last.map_or(before, |last| last + 1);
+                if next < before {
+                    return Err(RuntimeError::ChangelogEnds {
+                        task: running.open.name.clone(),
+                        topic: store.changelog.to_string(),
+                        partition,
+                        end: next,
+                        offset: before,
+                    }
+                    .into());
+                }
+                delivered.push(next);
+            }
             let committed = running.open.task.committed(commit, delivered);
             committed.map_err(|error| failed(&running.open.name, error))?;
             running.show(&self.shared, consumer);

@@ -181,9 +181,14 @@ impl Application {
     }
 
     /// The committed offsets of the payments, all partitions together.
+    #[track_caller]
     pub fn progress(&self, broker: &Broker) -> i64 {
-        let topic = self.topic("payments");
-        let found = java::call(broker, json!({ "do": "committed", "group": self.id, "topic": topic }));
+        let committed = json!({ "do": "committed", "group": self.id, "topic": self.topic("payments") });
+        let mut found = Json::Null;
+        self.wait_until("the committed offsets", || {
+            found = java::try_call(broker, committed.clone());
+            found.get("error").is_none()
+        });
         found["offsets"].as_array().unwrap().iter().filter_map(Json::as_i64).sum()
     }
 
@@ -476,8 +481,13 @@ pub fn payments(count: i64, application: &Application) {
 
 /// Starts to write payments to the topic, `speed` times as fast as they were made.
 pub fn feed(broker: &Broker, application: &Application, speed: &str) -> Running {
+    feed_at(broker.brokers(), application, speed)
+}
+
+/// The same through these brokers.
+pub fn feed_at(brokers: &str, application: &Application, speed: &str) -> Running {
     let feed = format!("payments={}", application.folder.at("payments.csv"));
     let file = application.folder.at("topology.toml");
-    let arguments = ["feed", &file, "--feed", &feed, "--brokers", broker.brokers(), "--speed", speed];
+    let arguments = ["feed", &file, "--feed", &feed, "--brokers", brokers, "--speed", speed];
     Running::start(command(&arguments))
 }

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// How clients speak to a broker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +32,8 @@ pub struct BrokerOptions {
     pub measured: bool,
 }
 
-/// A broker and the process that holds it. It ends when this is dropped or this process ends, however it does.
+/// A broker, or a cluster of some, and the process that holds it. It ends when this is dropped or this process ends, however
+/// it does.
 #[derive(Debug)]
 pub struct Broker {
     brokers: String,
@@ -52,8 +53,12 @@ struct Holder {
 impl Broker {
     /// Starts one and waits until it answers, some five seconds.
     pub fn start(options: &BrokerOptions) -> Broker {
+        Self::hold(options, &[])
+    }
+
+    fn hold(options: &BrokerOptions, more: &[&str]) -> Broker {
         let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka"));
-        command.arg("hold").arg("--security").arg(match options.security {
+        command.arg("hold").args(more).arg("--security").arg(match options.security {
             Security::Plaintext => "plaintext",
             Security::SaslSsl => "sasl_ssl",
         });
@@ -92,6 +97,19 @@ impl Broker {
         SHARED.get_or_init(|| Broker::start(&BrokerOptions::default()))
     }
 
+    /// Three in one cluster, of which any one may be [told](Self::tell) to end: topics have three replicas, and two are enough.
+    /// They are one test's at a time, which finds all of them running.
+    pub fn three() -> MutexGuard<'static, Broker> {
+        static THREE: OnceLock<Mutex<Broker>> = OnceLock::new();
+        let more = ["--brokers", "3", "--heap", "256m"];
+        let three = THREE.get_or_init(|| Mutex::new(Broker::hold(&BrokerOptions::default(), &more)));
+        let broker = three.lock().unwrap_or_else(PoisonError::into_inner);
+        // A test that failed may have left them otherwise.
+        broker.resume();
+        broker.restart();
+        broker
+    }
+
     /// What a client connects to.
     pub fn brokers(&self) -> &str {
         &self.brokers
@@ -114,30 +132,35 @@ impl Broker {
 
     /// Ends it like a crash.
     pub fn kill(&self) {
-        self.tell("kill");
+        self.say("kill");
     }
 
     /// Ends it in order.
     pub fn stop(&self) {
-        self.tell("stop");
+        self.say("stop");
     }
 
     /// Starts it again on the same ports, with what it had written, and waits until it answers.
     pub fn restart(&self) {
-        self.tell("start");
+        self.say("start");
     }
 
     /// It stands still, its connections stay open.
     pub fn pause(&self) {
-        self.tell("pause");
+        self.say("pause");
     }
 
     /// It goes on.
     pub fn resume(&self) {
-        self.tell("resume");
+        self.say("resume");
     }
 
-    fn tell(&self, line: &str) {
+    /// Tells one of a cluster, by its number from 1, to `start`, `stop`, `kill`, `pause` or `resume`.
+    pub fn tell(&self, number: usize, verb: &str) {
+        self.say(&format!("{verb} {number}"));
+    }
+
+    fn say(&self, line: &str) {
         let mut holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
         writeln!(holder.input.as_mut().unwrap(), "{line}").unwrap();
         assert_eq!(holder.read().trim_end(), "ok", "{line}");

@@ -23,7 +23,7 @@ fn offsets(broker: &Broker, application: &Application) -> Vec<i64> {
 /// The longest time in which a partition that had records got no further.
 fn longest_pause(broker: &Broker, application: &Application, over: &AtomicBool) -> Duration {
     let mut longest = Duration::ZERO;
-    let mut last = vec![(0, Instant::now()); PARTITIONS];
+    let mut last = [(0, Instant::now()); PARTITIONS];
     while !over.load(Ordering::Relaxed) {
         for ((before, since), offset) in last.iter_mut().zip(offsets(broker, application)) {
             if offset > *before {

@@ -153,6 +153,46 @@ fn of_two_processes_with_one_instance_the_younger_goes_on() {
     application.check(broker);
 }
 
+#[test]
+fn another_producer_that_takes_a_transactional_id_over_ends_the_process() {
+    let broker = Broker::shared();
+    let application = Application::new(broker, "taken-over", TOPOLOGY);
+    payments(30_000, &application);
+    let feeding = feed(broker, &application, "5");
+    let mut running = application.start(broker, "state", &["--instance", "one"]);
+    application.await_progress(broker, 1_000);
+    let id = format!("{}-one-0", application.id);
+    java::call(broker, json!({ "do": "take-over", "id": id }));
+    assert_eq!(running.code(), Some(1), "{}", application.log());
+    let said = application.log();
+    assert!(said.contains(&format!("another process uses the transactional id `{id}`")), "{said}");
+    let running = application.start(broker, "state", &["--instance", "one"]);
+    application.await_all(broker, feeding);
+    assert_eq!(running.end(), Some(0), "{}", application.log());
+    application.check(broker);
+}
+
+#[test]
+fn a_process_that_joins_and_leaves_again_and_again_keeps_nobody_from_working() {
+    let broker = Broker::shared();
+    let application = Application::partitioned(broker, "storm", TOPOLOGY, 4);
+    payments(200_000, &application);
+    let feeding = feed(broker, &application, "1");
+    let steady = application.start(broker, "steady", &["--instance", "steady"]);
+    for _ in 0..8 {
+        let before = application.progress(broker);
+        let guest = application.start(broker, "guest", &["--instance", "guest"]);
+        std::thread::sleep(Duration::from_secs(2));
+        assert_eq!(guest.end(), Some(0), "{}", application.log());
+        let done = application.progress(broker) - before;
+        assert!(done > 500, "{done} payments in two seconds\n{}", application.log());
+    }
+    feeding.kill();
+    application.await_end(broker);
+    assert_eq!(steady.end(), Some(0), "{}", application.log());
+    application.check(broker);
+}
+
 /// Passes on what it reads.
 const NOTES: &str = r#"
 [app]

@@ -2,6 +2,7 @@
 
 mod application;
 mod broker;
+mod brokers;
 mod client;
 mod crashes;
 mod disk;
@@ -12,3 +13,4 @@ mod harness;
 mod java;
 mod proxy;
 mod run;
+mod topics;

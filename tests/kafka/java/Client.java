@@ -16,6 +16,7 @@ import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.Properties;
 import java.util.Set;
 import java.util.concurrent.ExecutionException;
@@ -26,11 +27,14 @@ import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.AlterConfigOp;
 import org.apache.kafka.clients.admin.ConfigEntry;
 import org.apache.kafka.clients.admin.ListOffsetsOptions;
+import org.apache.kafka.clients.admin.ListTopicsOptions;
 import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.OffsetSpec;
+import org.apache.kafka.clients.admin.RecordsToDelete;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
@@ -105,8 +109,13 @@ public final class Client {
             case "consume": return consume();
             case "count": return count();
             case "ends": return ends();
+            case "delete-records": return deleteRecords();
+            case "out-of-sync": return outOfSync();
             case "committed": return committed();
+            case "commit": return commit();
             case "group": return group();
+            case "delete-group": return deleteGroup();
+            case "take-over": return takeOver();
             case "transactions": return transactions();
             case "markers": return markers();
             case "allow": return allow();
@@ -115,7 +124,9 @@ public final class Client {
     }
 
     private Admin admin() {
-        return ADMINS.computeIfAbsent(brokers, address -> Admin.create(Map.of("bootstrap.servers", address)));
+        // It keeps asking a broker that is away: whoever expects that asks again, and others wait meanwhile.
+        return ADMINS.computeIfAbsent(brokers, address ->
+            Admin.create(Map.of("bootstrap.servers", address, "default.api.timeout.ms", "20000", "request.timeout.ms", "10000")));
     }
 
     private String topic() {
@@ -134,7 +145,8 @@ public final class Client {
 
     /** {@code topic}, {@code partitions} (1), {@code config}. */
     private ObjectNode createTopic() throws Exception {
-        NewTopic topic = new NewTopic(topic(), command.path("partitions").asInt(1), (short) 1).configs(config());
+        Optional<Integer> partitions = Optional.of(command.path("partitions").asInt(1));
+        NewTopic topic = new NewTopic(topic(), partitions, Optional.empty()).configs(config());
         admin().createTopics(List.of(topic)).all().get();
         return done();
     }
@@ -317,6 +329,27 @@ public final class Client {
         return answer;
     }
 
+    /** {@code topic}, {@code before}: one offset a partition; the records before it are gone. */
+    private ObjectNode deleteRecords() throws Exception {
+        Map<TopicPartition, RecordsToDelete> deleted = new HashMap<>();
+        JsonNode before = command.required("before");
+        for (int number = 0; number < before.size(); number++) {
+            deleted.put(new TopicPartition(topic(), number), RecordsToDelete.beforeOffset(before.get(number).asLong()));
+        }
+        admin().deleteRecords(deleted).all().get();
+        return done();
+    }
+
+    /** Gives how many {@code partitions}, over all topics, lack a leader or a replica that is in sync. */
+    private ObjectNode outOfSync() throws Exception {
+        Set<String> topics = admin().listTopics(new ListTopicsOptions().listInternal(true)).names().get();
+        long partitions = admin().describeTopics(topics).allTopicNames().get().values().stream()
+            .flatMap(topic -> topic.partitions().stream())
+            .filter(partition -> partition.leader() == null || partition.isr().size() < partition.replicas().size())
+            .count();
+        return done().put("partitions", partitions);
+    }
+
     /**
      * {@code group}, {@code topic}. Gives {@code offsets} and {@code metadata} by partition, null where there is none; the
      * lists end with the last partition that has one.
@@ -335,6 +368,35 @@ public final class Client {
             metadata.add(offset == null ? null : offset.metadata());
         }
         return answer;
+    }
+
+    /** {@code group}, which has no members, {@code topic}, {@code offsets}: one a partition. */
+    private ObjectNode commit() throws Exception {
+        Map<TopicPartition, OffsetAndMetadata> committed = new HashMap<>();
+        JsonNode offsets = command.required("offsets");
+        for (int number = 0; number < offsets.size(); number++) {
+            committed.put(new TopicPartition(topic(), number), new OffsetAndMetadata(offsets.get(number).asLong()));
+        }
+        admin().alterConsumerGroupOffsets(command.required("group").asText(), committed).all().get();
+        return done();
+    }
+
+    /** {@code group}, which has no members, with the offsets it has committed. */
+    private ObjectNode deleteGroup() throws Exception {
+        admin().deleteConsumerGroups(List.of(command.required("group").asText())).all().get();
+        return done();
+    }
+
+    /** {@code id}: from now on whoever had this transactional id is fenced, and its transaction is aborted. */
+    private ObjectNode takeOver() {
+        Properties settings = new Properties();
+        settings.put("bootstrap.servers", brokers);
+        settings.put("transactional.id", command.required("id").asText());
+        try (KafkaProducer<byte[], byte[]> producer =
+            new KafkaProducer<>(settings, new ByteArraySerializer(), new ByteArraySerializer())) {
+            producer.initTransactions();
+        }
+        return done();
     }
 
     /** {@code group}. Gives {@code state} and {@code members}: client id and partitions of each. */

@@ -17,7 +17,9 @@ use crate::kafka::{
     Committed, GroupEvent, GroupMetadata, GroupOptions, KafkaError, OffsetAndMetadata, OffsetSpec,
     ProducerOptions, SendError, SimulatedError, TopicHandle, TopicPartition,
 };
+use crate::plan::Plan;
 use crate::record::{Header, Record};
+use crate::topology::TopicDefaults;
 
 /// How long an answer is waited for before the request is sent again.
 const REQUEST: Duration = Duration::from_secs(1);
@@ -169,6 +171,10 @@ impl Brokers for SimulatedKafka {
             }
         });
         removed.ok_or_else(|| error(SimulatedError::TimedOut))
+    }
+
+    fn still_exist(&self, _: &Plan, _: &[u32], _: &TopicDefaults) -> Result<(), Trouble> {
+        Ok(())
     }
 
     fn renew(&self) -> Result<(), Trouble> {
