@@ -1,5 +1,5 @@
 // A disk that fails, for whatever is started with this in LD_PRELOAD: what lies below the folder DISK fails as the file
-// DISK_FAULT says, as long as there is one: `full`, `read-only`, or `broken`, which cannot be read at any place.
+// DISK_FAULT says, as long as there is one: `full`, with room for small files only, `read-only`, or `broken`, which cannot be read.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -29,7 +29,7 @@ static int fault(const char *path, enum access access) {
     syscall(SYS_read, fd, &kind, 1);
     syscall(SYS_close, fd);
     switch (kind) {
-        case 'f': return access == WRITE ? ENOSPC : 0;
+        case 'f': return access == WRITE && strstr(path, ".sst") ? ENOSPC : 0;
         case 'r': return access == WRITE || access == CHANGE ? EROFS : 0;
         case 'b': return access == READ || access == SYNC ? EIO : 0;
         default: return 0;
