@@ -157,7 +157,8 @@ fn a_disk_that_fails_ends_the_process_and_nothing_is_lost() {
     let application = Application::new(broker, "failing", TOPOLOGY);
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kafka/disk.c");
     let [library, fault] = ["disk.so", "fault"].map(|name| application.folder.at(name));
-    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o", &library, source]).status().unwrap();
+    let compiled =
+        Command::new("cc").args(["-shared", "-fPIC", "-o", &library, source, "-ldl"]).status().unwrap();
     assert!(compiled.success());
     let disk = task(&application).display().to_string();
     let environment = [("LD_PRELOAD", library.as_str()), ("DISK", &disk), ("DISK_FAULT", &fault)];
