@@ -7,6 +7,7 @@ use std::{
     collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rocksdb::{
@@ -45,6 +46,8 @@ pub(crate) struct RocksDatabase {
     stores: Vec<Store>,
     read: ReadOptions,
     write: WriteOptions,
+    /// Fails where a write would have to wait.
+    probe: WriteOptions,
     buffer: Vec<u8>,
 }
 
@@ -92,8 +95,12 @@ impl RocksDatabase {
         write.disable_wal(true);
         // A batch is in the order of its keys.
         write.set_memtable_insert_hint_per_batch(true);
+        let mut probe = WriteOptions::default();
+        probe.disable_wal(true);
+        probe.set_no_slowdown(true);
         let stores = specs.iter().map(Store::new).collect();
-        let mut database = Self { db, path, stores, read: ReadOptions::default(), write, buffer: Vec::new() };
+        let (read, buffer) = (ReadOptions::default(), Vec::new());
+        let mut database = Self { db, path, stores, read, write, probe, buffer };
         let created = database.check_identity(directory.application(), task)?;
         let checkpoint = database.read_checkpoint(specs, &families)?;
 
@@ -231,6 +238,26 @@ impl RocksDatabase {
         self.db.flush_cfs_opt(&families, &options).map_err(|error| fault("flush", &self.path, error))
     }
 
+    /// Waits until a write need not wait for flushes. RocksDB would do that by itself, but for ever where the disk is full: it
+    /// expects that space returns.
+    fn await_flushes(&self) -> Result<(), StateError> {
+        loop {
+            match self.db.write_opt(WriteBatch::default(), &self.probe) {
+                Err(error) if error.kind() == ErrorKind::Incomplete && !self.has_failed() => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                outcome => return outcome.map_err(|error| fault("write", &self.path, error)),
+            }
+        }
+    }
+
+    /// Whether a flush or a compaction has failed.
+    fn has_failed(&self) -> bool {
+        self.db
+            .property_int_value("rocksdb.background-errors")
+            .is_ok_and(|errors| errors.is_some_and(|errors| errors > 0))
+    }
+
     fn range(&self, family: &ColumnFamily, from: &[u8], to: &[u8]) -> DBRawIterator<'_> {
         let mut options = ReadOptions::default();
         options.set_iterate_lower_bound(from);
@@ -314,6 +341,7 @@ impl Database for RocksDatabase {
                 .put_i64(*offset);
             batch.put(&store.metadata_key, &self.buffer);
         }
+        self.await_flushes()?;
         fail_point("database-writing");
         self.db.write_opt(batch, &self.write).map_err(|error| fault("write", &self.path, error))?;
         fail_point("database-written");

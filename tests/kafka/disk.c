@@ -1,6 +1,7 @@
 // A disk that fails, for whatever is started with this in LD_PRELOAD: what lies below the folder DISK fails as the file
-// DISK_FAULT says, as long as there is one: `full`, `read-only`, or `broken`, which cannot be read at any place.
+// DISK_FAULT says, as long as there is one: `full`, with room for small files only, `read-only`, or `broken`, which cannot be read.
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -8,11 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum access { READ, WRITE, SYNC, CHANGE };
+enum access { READ, WRITE, SYNC, CHANGE, ROOM };
 
 static int below(const char *path) {
     const char *disk = getenv("DISK");
@@ -29,7 +31,7 @@ static int fault(const char *path, enum access access) {
     syscall(SYS_read, fd, &kind, 1);
     syscall(SYS_close, fd);
     switch (kind) {
-        case 'f': return access == WRITE ? ENOSPC : 0;
+        case 'f': return access == ROOM || (access == WRITE && strstr(path, ".sst")) ? ENOSPC : 0;
         case 'r': return access == WRITE || access == CHANGE ? EROFS : 0;
         case 'b': return access == READ || access == SYNC ? EIO : 0;
         default: return 0;
@@ -118,3 +120,13 @@ int mkdir(const char *path, mode_t mode) {
     FAIL_IF(fault(path, CHANGE));
     return syscall(SYS_mkdirat, AT_FDCWD, path, mode);
 }
+
+// Who finds no room asks whether there is some again.
+int statvfs(const char *path, struct statvfs *found) {
+    int (*real)(const char *, struct statvfs *) = dlsym(RTLD_NEXT, "statvfs");
+    int result = real(path, found);
+    if (fault(path, ROOM)) found->f_bavail = found->f_bfree = 0;
+    return result;
+}
+
+int statvfs64(const char *path, struct statvfs64 *found) { return statvfs(path, (struct statvfs *)found); }

@@ -302,3 +302,16 @@ fn the_files_of_an_application_may_be_damaged() {
     fs::create_dir(app.join("payments-2")).unwrap();
     use_state(whole.path(), &history, "a whole one").unwrap();
 }
+
+#[test]
+fn data_without_a_list_of_its_files_is_no_new_database() {
+    let folder = TempDir::new().unwrap();
+    history(folder.path());
+    let task = files(&folder.path().join("app").join(TASK));
+    for file in task.iter().filter(|file| file.extension().is_none_or(|extension| extension != "sst")) {
+        fs::remove_file(file).unwrap();
+    }
+    let error = open(folder.path()).unwrap_err();
+    assert!(error.is_corruption(), "{error}");
+    begin_anew(folder.path(), "data alone");
+}

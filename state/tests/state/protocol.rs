@@ -201,17 +201,22 @@ fn a_restore_that_is_killed_goes_on_from_what_it_has_restored() {
     const BATCHES: i64 = 60;
     if let Some(folder) = std::env::var_os(CRASH_IN) {
         let (mut state, _directory) = open(Path::new(&folder)).unwrap();
-        let first = state.checkpoint().changelog_offsets[0] / 1000;
-        for number in first..BATCHES.min(first + 25) {
+        let mut unflushed = 0;
+        for number in state.checkpoint().changelog_offsets[0] / 1000..BATCHES {
             state.restore(A, &mut batch(number), number * 1000 + 1000).unwrap();
+            // Something has come to the disk meanwhile, not all.
+            if state.unflushed_bytes() < unflushed {
+                process::abort();
+            }
+            unflushed = state.unflushed_bytes();
         }
-        if first + 25 >= BATCHES {
-            state.close().unwrap();
-        }
+        state.close().unwrap();
         process::abort();
     }
     let folder = TempDir::new().unwrap();
-    let mut restored = 0;
+    let all: BTreeMap<_, _> =
+        (0..BATCHES).flat_map(batch).map(|(key, value)| (key, value.unwrap())).collect();
+    let (mut restored, mut kills) = (0, 0);
     while restored < BATCHES * 1000 {
         let crashed = process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "protocol::a_restore_that_is_killed_goes_on_from_what_it_has_restored"])
@@ -222,15 +227,14 @@ fn a_restore_that_is_killed_goes_on_from_what_it_has_restored() {
         let (mut state, _directory) = open(folder.path()).unwrap();
         let offset = state.checkpoint().changelog_offsets[0];
         assert!(offset > restored, "{offset} after {restored}");
-        restored = offset;
+        (restored, kills) = (offset, kills + 1);
         // It may have more than it knows, never less.
         let found = contents(&mut state, A);
-        let all: BTreeMap<_, _> =
-            (0..BATCHES).flat_map(batch).map(|(key, value)| (key, value.unwrap())).collect();
         assert!(found.iter().all(|(key, value)| all.get(key) == Some(value)));
         assert!(all.keys().take(restored as usize).all(|key| found.contains_key(key)), "{restored}");
     }
     assert_eq!(restored, BATCHES * 1000);
+    assert!(kills > 1, "{kills}");
 }
 
 #[test]
