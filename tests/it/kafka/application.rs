@@ -354,6 +354,9 @@ impl Running {
         let start = Instant::now();
         loop {
             if let Some(status) = self.0.try_wait().unwrap() {
+                if status.code().is_none() {
+                    eprintln!("{status}");
+                }
                 return status.code();
             }
             assert!(start.elapsed() < Duration::from_secs(60), "it does not end\n{}", self.threads_and_log());

@@ -61,6 +61,10 @@ fn brokers_that_restart_one_after_the_other_keep_nobody_from_working() {
     let application = Application::partitioned(&brokers, "rolling", TOPOLOGY, 3);
     payments(200_000, &application);
     let feeding = feed(&brokers, &application, "0.5");
+    let topic = application.topic("payments");
+    application.wait_until("payments", || {
+        java::call(&brokers, json!({ "do": "count", "topic": topic }))["records"] != 0
+    });
     // One is away when the application starts.
     await_in_sync(&brokers, &application);
     brokers.tell(1, "kill");
