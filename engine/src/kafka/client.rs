@@ -39,6 +39,8 @@ pub(super) struct Shared {
     begun: AtomicBool,
     /// Its end is not waited for: it has been waited for a request that gets no answer.
     pub given_up: AtomicBool,
+    /// A call does not return: the client must not be destroyed under it.
+    pub stuck: AtomicBool,
     /// A request of the transaction was not answered: the producer is spent.
     pub spent: AtomicBool,
     /// Version of the last answered TxnOffsetCommit; -1: none yet.
@@ -60,6 +62,7 @@ impl Shared {
             wakers: Mutex::default(),
             begun: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
             spent: AtomicBool::new(false),
             txn_offset_commit: AtomicI16::new(-1),
             offset_fetch: AtomicI16::new(-1),
@@ -299,7 +302,12 @@ impl Drop for Client {
             }
         }
         let given_up = self.shared().given_up.load(Ordering::Relaxed);
+        let stuck = self.shared().stuck.load(Ordering::Relaxed);
         let last = Last(self.raw, self.shared.take());
+        if stuck {
+            std::mem::forget(last);
+            return;
+        }
         let (done, ended) = mpsc::sync_channel(1);
         let end = move || {
             drop(last);

@@ -6,6 +6,7 @@ use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use super::client::{Client, Kind, Properties, millis};
@@ -440,18 +441,24 @@ impl Producer {
         group: &GroupMetadata,
         timeout: Duration,
     ) -> Result<(), KafkaError> {
-        let list = PartitionList::to_commit(offsets)?;
+        let (client, list) = (self.client.as_ptr(), PartitionList::to_commit(offsets)?);
         self.client.shared().txn_offset_commit.store(-1, Ordering::Relaxed);
-        // SAFETY: the client, the list and the metadata are valid, and copied; the error is handed over.
-        unsafe {
-            KafkaError::take(sys::rd_kafka_send_offsets_to_transaction(
-                self.client.as_ptr(),
-                list.as_ptr(),
-                group.as_ptr(),
-                millis(timeout),
-            ))
+        let call = SendOffsets { client, list, group: group.clone(), timeout };
+        let (answer, answered) = mpsc::sync_channel(1);
+        let ask = move || {
+            let _ = answer.send(call.run());
+        };
+        let trouble = |error: KafkaError| error.during("cannot add the input offsets to the transaction");
+        let asked = std::thread::Builder::new().name("offsets".to_owned()).spawn(ask);
+        asked.map_err(|error| trouble(KafkaError::new(code::STATE, error.to_string())))?;
+        match answered.recv_timeout(timeout + GRACE) {
+            Ok(result) => result.map_err(trouble)?,
+            Err(_) => {
+                self.client.shared().stuck.store(true, Ordering::Relaxed);
+                self.client.shared().spent.store(true, Ordering::Release);
+                return Err(trouble(KafkaError::from_code(code::TIMED_OUT)));
+            }
         }
-        .map_err(|error| error.during("cannot add the input offsets to the transaction"))?;
         // Below version 3 the request has no room for the member: the offsets would be committed unfenced.
         let version = self.client.shared().txn_offset_commit.load(Ordering::Relaxed);
         if version < FENCED_OFFSET_COMMIT {
@@ -489,6 +496,36 @@ impl Producer {
     /// The error that ended the producer, if there was one.
     pub fn fatal_error(&self) -> Option<KafkaError> {
         self.client.fatal_error()
+    }
+}
+
+/// How much longer than its time-out a call may take.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A call that somebody else waits for: while librdkafka (2.12.1) looks for the group's coordinator no time-out ends it, and
+/// nothing at all if the broker that was asked is gone (`rd_kafka_coord_req_fsm` waits for another change of a connection).
+struct SendOffsets {
+    client: *mut sys::rd_kafka_t,
+    list: PartitionList,
+    group: GroupMetadata,
+    timeout: Duration,
+}
+
+// SAFETY: librdkafka's clients may be used by any thread, and the list is this call's alone.
+unsafe impl Send for SendOffsets {}
+
+impl SendOffsets {
+    fn run(self) -> Result<(), KafkaError> {
+        // SAFETY: the client is valid: it is not destroyed before the call has returned. The list and the metadata are copied; the
+        // error is handed over.
+        unsafe {
+            KafkaError::take(sys::rd_kafka_send_offsets_to_transaction(
+                self.client,
+                self.list.as_ptr(),
+                self.group.as_ptr(),
+                millis(self.timeout),
+            ))
+        }
     }
 }
 

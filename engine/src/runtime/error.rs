@@ -88,8 +88,8 @@ pub enum RuntimeError {
     /// The committed offset of an input is gone.
     #[error(
         "`{topic}` partition {partition} has no record at offset {offset} any more, where this application was to go on: its \
-         retention was shorter than the application was away; records are lost. To go on with what is there, reset the \
-         group's offsets of this topic"
+         retention was shorter than the application was away, or the topic was made anew; records are lost. To go on with \
+         what is there, reset the group's offsets of this topic"
     )]
     OffsetGone {
         /// The topic.

@@ -60,7 +60,11 @@ fn brokers_that_restart_one_after_the_other_keep_nobody_from_working() {
     let brokers = Broker::three();
     let application = Application::partitioned(&brokers, "rolling", TOPOLOGY, 3);
     payments(200_000, &application);
-    let feeding = feed(&brokers, &application, "0.5");
+    let mut feeding = feed(&brokers, &application, "0.5");
+    let topic = application.topic("payments");
+    application.wait_until("payments", || {
+        java::call(&brokers, json!({ "do": "count", "topic": topic }))["records"] != 0
+    });
     // One is away when the application starts.
     await_in_sync(&brokers, &application);
     brokers.tell(1, "kill");
@@ -70,6 +74,7 @@ fn brokers_that_restart_one_after_the_other_keep_nobody_from_working() {
     for (number, verb) in [(1, "stop"), (2, "kill"), (3, "stop")] {
         await_in_sync(&brokers, &application);
         brokers.tell(number, verb);
+        assert!(feeding.goes_on());
         application.await_progress(&brokers, 500);
         brokers.tell(number, "start");
     }

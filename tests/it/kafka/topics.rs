@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::application::{Application, Running, TOPOLOGY, payments};
+use super::application::{Application, Running, TOPOLOGY, feed, payments};
 use super::broker::Broker;
 use super::java;
 use crate::support::command;
@@ -66,15 +66,13 @@ fn pay(broker: &Broker, application: &Application, count: usize) {
 fn await_counts(broker: &Broker, application: &Application) {
     application.await_end(broker);
     let topic = application.topic("of_amounts-repartition");
+    let sum = |command: &str| -> Option<i64> {
+        let found = java::try_call(broker, json!({ "do": command, "topic": topic, "group": application.id }));
+        Some(found["offsets"].as_array()?.iter().filter_map(Json::as_i64).sum())
+    };
+    // The end has the marker of the last transaction behind the last record.
     application.wait_until("the repartition topic to be read", || {
-        let of = |command: &str, key: &str| {
-            let found = java::call(broker, json!({ "do": command, "topic": topic, key: application.id }));
-            let offsets =
-                found["offsets"].as_array().unwrap().iter().map(|offset| offset.as_i64().unwrap_or(0));
-            offsets.sum::<i64>()
-        };
-        // The end has the marker of the last transaction behind the last record.
-        of("committed", "group") + 2 >= of("ends", "")
+        sum("committed").zip(sum("ends")).is_some_and(|(committed, end)| committed + 2 >= end)
     });
 }
 
@@ -132,30 +130,50 @@ fn a_changelog_that_gets_more_partitions_is_refused_at_the_next_start() {
     refused(broker, &application, "state", 3, &[&said]);
 }
 
-/// Who keeps writing needs some time to believe that a topic is gone: they are all tried at the same time.
-#[test]
-fn a_topic_that_is_deleted_ends_the_process_and_is_named() {
-    let broker = Broker::shared();
-    let mut applications: Vec<(Application, Running, Running)> = ALL_TOPICS
-        .iter()
-        .map(|_| {
-            let application = counts(broker, "deleted", 1);
-            payments(100_000, &application);
-            let running = application.start(broker, "state", &[]);
-            let feeding = super::application::feed(broker, &application, "0.2");
-            (application, running, feeding)
-        })
-        .collect();
+/// One application for each topic, with a process under load, to which something happens; then it has to end, and name the topic.
+/// Who keeps writing needs some time to believe that a topic is gone: all are tried at the same time.
+#[track_caller]
+fn each_ends(broker: &Broker, topics: &[&str], happens: impl Fn(&str)) -> Vec<Application> {
+    let start = |_: &&str| {
+        let application = counts(broker, "taken", 1);
+        payments(100_000, &application);
+        let running = application.start(broker, "state", &[]);
+        let feeding = feed(broker, &application, "0.2");
+        (application, running, feeding)
+    };
+    let mut applications: Vec<(Application, Running, Running)> = topics.iter().map(start).collect();
     for (application, ..) in &applications {
         application.await_progress(broker, 100);
     }
-    for (name, (application, ..)) in ALL_TOPICS.iter().zip(&applications) {
-        delete(broker, &application.topic(name));
+    for (name, (application, ..)) in topics.iter().zip(&applications) {
+        happens(&application.topic(name));
     }
-    for (name, (application, running, _)) in ALL_TOPICS.iter().zip(&mut applications) {
+    for (name, (application, running, _)) in topics.iter().zip(&mut applications) {
         let code = running.code();
         assert!(code.is_some_and(|code| code > 0), "{name}: {code:?}");
         says(&application.log(), &[&application.topic(name)]);
+    }
+    applications.into_iter().map(|(application, ..)| application).collect()
+}
+
+#[test]
+fn a_topic_that_is_deleted_ends_the_process_and_is_named() {
+    let broker = Broker::shared();
+    each_ends(broker, &ALL_TOPICS, |topic| delete(broker, topic));
+}
+
+#[test]
+fn a_topic_that_is_made_anew_under_a_process_ends_it() {
+    let broker = Broker::shared();
+    let topics = ["payments", "of_amounts-repartition", "of_cards-changelog"];
+    let applications = each_ends(broker, &topics, |topic| {
+        delete(broker, topic);
+        let policy = if topic.ends_with("changelog") { "compact" } else { "delete" };
+        let config = json!({ "cleanup.policy": policy, "retention.ms": "-1" });
+        java::call(broker, json!({ "do": "create-topic", "topic": topic, "config": config }));
+    });
+    for application in applications {
+        refused(broker, &application, "state", 3, &[]);
     }
 }
 
@@ -251,7 +269,7 @@ fn a_store_whose_changelog_is_cut_behind_it_is_restored_from_the_beginning() {
     // Brokers take no such order for the changelog of a store without windows.
     const CHANGELOGS: [&str; 2] = ["minutes-changelog", "recent-changelog"];
     // Ten seconds apart, so that no window reaches from one to the other; each has all cards.
-    let feed = |number: i64| {
+    let pay = |number: i64| {
         payments(3_000, &application);
         let text = application.folder.read("payments.csv");
         let later: String = text
@@ -271,7 +289,7 @@ fn a_store_whose_changelog_is_cut_behind_it_is_restored_from_the_beginning() {
         assert_eq!(Running::start(command(&arguments)).code(), Some(0));
     };
     let work = |state: &str, number| {
-        feed(number);
+        pay(number);
         let running = application.start(broker, state, &["--instance", state]);
         application.await_end(broker);
         assert_eq!(running.end(), Some(0), "{}", application.log());

@@ -26,6 +26,8 @@ import java.util.regex.Pattern;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.AlterConfigOp;
 import org.apache.kafka.clients.admin.ConfigEntry;
+import org.apache.kafka.clients.admin.DescribeTopicsOptions;
+import org.apache.kafka.clients.admin.ListConsumerGroupOffsetsOptions;
 import org.apache.kafka.clients.admin.ListOffsetsOptions;
 import org.apache.kafka.clients.admin.ListTopicsOptions;
 import org.apache.kafka.clients.admin.NewPartitions;
@@ -69,6 +71,9 @@ public final class Client {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final Map<String, Admin> ADMINS = new HashMap<>();
     private static final Map<String, KafkaProducer<byte[], byte[]>> PRODUCERS = new HashMap<>();
+
+    /** A call that has chosen a broker waits for it although it is away: what is asked meanwhile is better asked again. */
+    private static final int PATIENCE_MS = 5000;
 
     private final JsonNode command;
     private final String brokers;
@@ -124,9 +129,7 @@ public final class Client {
     }
 
     private Admin admin() {
-        // It keeps asking a broker that is away: whoever expects that asks again, and others wait meanwhile.
-        return ADMINS.computeIfAbsent(brokers, address ->
-            Admin.create(Map.of("bootstrap.servers", address, "default.api.timeout.ms", "20000", "request.timeout.ms", "10000")));
+        return ADMINS.computeIfAbsent(brokers, address -> Admin.create(Map.of("bootstrap.servers", address)));
     }
 
     private String topic() {
@@ -342,8 +345,10 @@ public final class Client {
 
     /** Gives how many {@code partitions}, over all topics, lack a leader or a replica that is in sync. */
     private ObjectNode outOfSync() throws Exception {
-        Set<String> topics = admin().listTopics(new ListTopicsOptions().listInternal(true)).names().get();
-        long partitions = admin().describeTopics(topics).allTopicNames().get().values().stream()
+        ListTopicsOptions all = new ListTopicsOptions().listInternal(true).timeoutMs(PATIENCE_MS);
+        Set<String> topics = admin().listTopics(all).names().get();
+        DescribeTopicsOptions options = new DescribeTopicsOptions().timeoutMs(PATIENCE_MS);
+        long partitions = admin().describeTopics(topics, options).allTopicNames().get().values().stream()
             .flatMap(topic -> topic.partitions().stream())
             .filter(partition -> partition.leader() == null || partition.isr().size() < partition.replicas().size())
             .count();
@@ -356,7 +361,8 @@ public final class Client {
      */
     private ObjectNode committed() throws Exception {
         String group = command.required("group").asText();
-        var found = admin().listConsumerGroupOffsets(group).partitionsToOffsetAndMetadata().get();
+        var options = new ListConsumerGroupOffsetsOptions().timeoutMs(PATIENCE_MS);
+        var found = admin().listConsumerGroupOffsets(group, options).partitionsToOffsetAndMetadata().get();
         int count = 1 + found.keySet().stream().filter(partition -> partition.topic().equals(topic()))
             .mapToInt(TopicPartition::partition).max().orElse(-1);
         ObjectNode answer = done();
