@@ -179,7 +179,7 @@ fn a_process_that_joins_and_leaves_again_and_again_keeps_nobody_from_working() {
     payments(200_000, &application);
     let feeding = feed(broker, &application, "1");
     let steady = application.start(broker, "steady", &["--instance", "steady"]);
-    for _ in 0..8 {
+    for _ in 0..6 {
         let before = application.progress(broker);
         let guest = application.start(broker, "guest", &["--instance", "guest"]);
         std::thread::sleep(Duration::from_secs(2));
