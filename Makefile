@@ -2,7 +2,7 @@
 # make test          every test: Rust's, and the [[tests]] of the examples, plain and with restarts
 # make soak          a process under load for MINUTES: how memory, files, disk and lag grow
 # make kafka         a local Kafka broker for trying things, in the background
-# make chaos         more of the faults that the tests inject: SEEDS of the simulation, then MINUTES of crashes on a broker
+# make chaos         more of the faults that the tests inject: SEEDS of the simulation, then MINUTES on real brokers
 # make lint          format, clippy, and the dependencies' licences if cargo-deny is installed
 # make bench-engine  records a second in one process
 # make bench         Millstream beside Kafka Streams on a real broker, 40 minutes
@@ -45,7 +45,10 @@ FROM ?= $(shell date +%s)000
 chaos: prerequisites
 	@scripts/kafka fetch
 	MILLSTREAM_SEEDS=$(FROM)..$$(($(FROM) + $(SEEDS))) cargo test --locked --workspace --lib simulation::committed -- --nocapture
-	MILLSTREAM_SEEDS=$(FROM) MILLSTREAM_CHAOS_MINUTES=$(MINUTES) cargo test --locked --workspace --test it kafka::crashes::chaos -- --ignored --nocapture
+	MILLSTREAM_SEEDS=$(FROM) MILLSTREAM_CHAOS_MINUTES=$$(($(MINUTES) / 2)) \
+		cargo test --locked --workspace --test it kafka::crashes::chaos -- --ignored --nocapture
+	MILLSTREAM_CHAOS_SEED=$(FROM) MILLSTREAM_CHAOS_SECONDS=$$(($(MINUTES) * 30)) \
+		cargo test --locked --workspace --test it kafka::brokers::whatever -- --nocapture
 
 soak: prerequisites
 	@scripts/kafka fetch

@@ -163,10 +163,9 @@ fn whatever_ends_under_load_the_results_are_those_of_an_undisturbed_run() {
     processes.end();
     application.check(&brokers);
     let seconds = start.elapsed().as_secs();
-    eprintln!(
-        "{} payments in {seconds} s with seed {seed}, nothing lost or doubled: {faults:?}",
-        application.progress(&brokers)
-    );
+    let (count, payments) = (faults.len(), application.progress(&brokers));
+    println!("{payments} payments in {seconds} s with seed {seed}: {faults:?}");
+    println!("faults: {count} injected, 0 lost, 0 doubled, 0 wrong");
 }
 
 /// The client gives such a request up and sends it again; the brokers get both.
