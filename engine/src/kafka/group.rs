@@ -355,7 +355,12 @@ impl GroupConsumer {
             // What waits for an answer is answered also when the time is up: the client's end would wait for it.
             let event = queue.poll(left.min(Duration::from_millis(100)));
             if event.is_some_and(|event| event.kind() == sys::RD_KAFKA_EVENT_REBALANCE) {
-                if let Err(error) = self.unassign() {
+                let _alone = Assignment::next(&self.assignment);
+                // Not `change_assignment`: with this answer the member may end, and with it whoever answers its questions,
+                // which have no time-out.
+                // SAFETY: the client is valid.
+                let result = unsafe { sys::rd_kafka_assign(self.client.as_ptr(), std::ptr::null()) };
+                if let Err(error) = self.client.check(result) {
                     tracing::debug!(%error, "cannot give partitions up");
                 }
             } else if left.is_zero() {
