@@ -111,6 +111,8 @@ struct Output {
     id: CommitId,
     /// Since when a transaction is open.
     open: Option<Instant>,
+    /// A transaction could not be aborted, perhaps since the brokers have done it: the producer begins no other.
+    failed: bool,
 }
 
 impl Worker {
@@ -563,7 +565,16 @@ impl Output {
             compression: "lz4".to_owned(),
         };
         let producer = started(&shared, &purpose, &options, cancelled)?;
-        Ok(Output { shared, purpose, options, producer, topics: HashMap::new(), id: new_id(), open: None })
+        Ok(Output {
+            shared,
+            purpose,
+            options,
+            producer,
+            topics: HashMap::new(),
+            id: new_id(),
+            open: None,
+            failed: false,
+        })
     }
 
     /// Begins a transaction, unless one is open. A spent producer is replaced first: a delayed answer to it could otherwise end
@@ -580,7 +591,7 @@ impl Output {
         let reused = broken(Break::ReuseSpentProducer);
         #[cfg(not(test))]
         let reused = false;
-        if self.producer.is_spent() && !reused {
+        if (self.producer.is_spent() || self.failed) && !reused {
             self.shared.metrics.producer_replaced();
             tracing::warn!(
                 "a request of the producer got no clear answer: it is replaced before the next transaction"
@@ -588,6 +599,7 @@ impl Output {
             self.topics.clear();
             self.producer = started(&self.shared, &self.purpose, &self.options, &|| false)?;
             self.id = new_id();
+            self.failed = false;
         }
         self.producer.begin().map_err(|error| self.trouble("begin a transaction", error))?;
         self.open = Some(clock::instant());
@@ -601,6 +613,7 @@ impl Output {
         self.shared.metrics.aborted(reason);
         if let Err(error) = self.producer.abort(CALL) {
             // The next producer of this id, or the brokers' time-out, ends it.
+            self.failed = true;
             tracing::warn!(%error, "a transaction could not be aborted");
         }
     }
