@@ -56,11 +56,11 @@ pub fn any_batch() -> impl Strategy<Value = RecordBatch> {
     })
 }
 
-/// Splitmix64.
-struct Random(u64);
+/// Numbers that look random and are the same each time (SplitMix64, Steele, Lea and Flood 2014).
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

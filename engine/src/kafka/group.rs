@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::client::{Client, Event, Kind, Properties, Queue, millis};
 use super::error::{KafkaError, code, text};
 use super::partition::{Committed, OffsetAndMetadata, PartitionList, TopicPartition, committed, entries};
-use super::queue::{self, Assignment, PartitionQueue};
+use super::queue::{self, Assignment, PartitionQueue, Wake};
 use super::settings::ClientSettings;
 use super::sys;
 
@@ -239,7 +239,7 @@ impl GroupConsumer {
     pub fn assign(
         &self,
         partitions: &[(TopicPartition, i64)],
-        wake: &dyn Fn(usize) -> Arc<dyn Fn() + Send + Sync>,
+        wake: &dyn Fn(usize) -> Wake,
     ) -> Result<Vec<PartitionQueue>, KafkaError> {
         let list = PartitionList::at(partitions)?;
         let (assignment, _alone) = Assignment::next(&self.assignment);
@@ -267,12 +267,17 @@ impl GroupConsumer {
     /// `rd_kafka_assignment_partition_stopped`). Of two questions to the client's thread, which does everything in turn,
     /// the first is answered after the stops, the second after their confirmation. The list is valid or null.
     fn change_assignment(&self, list: *const sys::rd_kafka_topic_partition_list_t) -> Result<(), KafkaError> {
-        // SAFETY: the client is valid, and the list too, if there is one; it is copied.
-        let result = self.client.check(unsafe { sys::rd_kafka_assign(self.client.as_ptr(), list) });
+        let result = self.set_assignment(list);
         for _ in 0..2 {
             GroupMetadata::now(&self.client);
         }
         result
+    }
+
+    /// Changes the assignment. The list is valid or null.
+    fn set_assignment(&self, list: *const sys::rd_kafka_topic_partition_list_t) -> Result<(), KafkaError> {
+        // SAFETY: the client is valid, and the list too, if there is one; it is copied.
+        self.client.check(unsafe { sys::rd_kafka_assign(self.client.as_ptr(), list) })
     }
 
     /// What the group has committed, in the order asked for. Offsets that an open transaction may still change are waited
@@ -356,11 +361,9 @@ impl GroupConsumer {
             let event = queue.poll(left.min(Duration::from_millis(100)));
             if event.is_some_and(|event| event.kind() == sys::RD_KAFKA_EVENT_REBALANCE) {
                 let _alone = Assignment::next(&self.assignment);
-                // Not `change_assignment`: with this answer the member may end, and with it whoever answers its questions,
-                // which have no time-out.
-                // SAFETY: the client is valid.
-                let result = unsafe { sys::rd_kafka_assign(self.client.as_ptr(), std::ptr::null()) };
-                if let Err(error) = self.client.check(result) {
+                // Its fetchers are not waited for: with this answer the member may end, and with it whoever answers its
+                // questions, which have no time-out.
+                if let Err(error) = self.set_assignment(std::ptr::null()) {
                     tracing::debug!(%error, "cannot give partitions up");
                 }
             } else if left.is_zero() {

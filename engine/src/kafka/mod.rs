@@ -42,7 +42,7 @@ pub use message::{Headers, HeadersIter, Message};
 pub use partition::{Committed, OffsetAndMetadata, TopicPartition};
 pub use producer::{Producer, ProducerOptions, SendError, TopicHandle};
 pub use properties::{ALLOWED_PROPERTIES, OWNED_PROPERTIES};
-pub use queue::PartitionQueue;
+pub use queue::{PartitionQueue, Wake};
 pub use restore::RestoreConsumer;
 pub use security::{Mechanism, Protocol, Secret, Security, SecurityProblem};
 pub use settings::ClientSettings;

@@ -485,10 +485,12 @@ impl Producer {
         // SAFETY: as for `commit`.
         unsafe { KafkaError::take(sys::rd_kafka_abort_transaction(self.client.as_ptr(), millis(timeout))) }
             .map_err(|error| error.during("cannot abort the transaction"))
+            .inspect_err(|_| self.client.shared().spent.store(true, Ordering::Release))
     }
 
-    /// Whether a request of a transaction got no answer. It may still arrive and meet the next transaction; a spent producer
-    /// may end the one that is open, but not begin another.
+    /// Whether a request of a transaction got no answer, which may still arrive and meet the next transaction; or whether a
+    /// transaction could not be aborted, perhaps since the brokers have done it. A spent producer may end the one that is
+    /// open, but not begin another.
     pub fn is_spent(&self) -> bool {
         self.client.shared().spent.load(Ordering::Acquire)
     }

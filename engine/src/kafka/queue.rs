@@ -10,7 +10,7 @@ use super::partition::TopicPartition;
 use super::sys;
 
 /// What is called when a queue gets its first record. librdkafka's thread holds the queue's lock meanwhile.
-pub(super) type Wake = Arc<dyn Fn() + Send + Sync>;
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// Stands between librdkafka and whoever waits for a partition. librdkafka keeps one pointer per partition, to the waker,
 /// which lives as long as the client; so a queue that is dropped late can neither silence the one that came after it nor

@@ -12,7 +12,7 @@ use super::topics::Topics;
 use crate::kafka::{
     ClientSettings, Committed, GroupConsumer, GroupEvent, GroupMetadata, GroupOptions, KafkaError, Message,
     OffsetAndMetadata, OffsetSpec, PartitionQueue, Producer, ProducerOptions, RestoreConsumer, SendError,
-    TopicHandle, TopicPartition,
+    TopicHandle, TopicPartition, Wake,
 };
 use crate::plan::Plan;
 use crate::record::{Header, Record};
@@ -73,9 +73,6 @@ pub(super) trait RecordProducer: Send {
     fn is_spent(&self) -> bool;
 }
 
-/// What is called when a queue gets its first record.
-pub(super) type Wake = Arc<dyn Fn() + Send + Sync>;
-
 /// A member of the group.
 pub(super) trait GroupMember: Send + Sync {
     fn poll(&self, timeout: Duration) -> Option<GroupEvent>;
@@ -92,9 +89,6 @@ pub(super) trait GroupMember: Send + Sync {
     ) -> Result<Vec<Committed>, KafkaError>;
     fn commit(&self, offsets: &[OffsetAndMetadata], timeout: Duration) -> Result<(), KafkaError>;
     fn end_offset(&self, partition: &TopicPartition) -> Option<i64>;
-    /// What must not be used: the metadata of whatever assignment there is now.
-    #[cfg(test)]
-    fn metadata_now(&self) -> GroupMetadata;
     fn close(&self, timeout: Duration);
 }
 
@@ -291,11 +285,6 @@ impl GroupMember for GroupConsumer {
 
     fn end_offset(&self, partition: &TopicPartition) -> Option<i64> {
         GroupConsumer::end_offset(self, partition)
-    }
-
-    #[cfg(test)]
-    fn metadata_now(&self) -> GroupMetadata {
-        GroupMetadata::simulated(-1, "")
     }
 
     fn close(&self, timeout: Duration) {

@@ -24,7 +24,7 @@ use super::topics::ANSWER;
 use super::worker::{Assigned, Command, Worker};
 use super::{COUNT_MEMORY_EVERY, Cancelled, OpenTask, Shared, Shutdown, clock};
 use crate::http::{Pending, TaskState, TaskStatus};
-use crate::kafka::{Committed, GroupEvent, GroupMetadata, GroupOptions, OffsetSpec, TopicPartition};
+use crate::kafka::{Committed, GroupEvent, GroupMetadata, GroupOptions, OffsetSpec, TopicPartition, Wake};
 use crate::metrics::{Client, Owner, Rebalance, Share};
 use crate::plan::{Origin, PlanInput};
 use crate::topology::Start;
@@ -56,7 +56,7 @@ pub(super) fn session(shared: &Arc<Shared>, joining: Pending, shutdown: Shutdown
 
 struct WorkerHandle {
     commands: Sender<Command>,
-    wake: Arc<dyn Fn() + Send + Sync>,
+    wake: Wake,
     thread: Thread,
 }
 
@@ -216,7 +216,7 @@ impl Member {
         let committed = committed.map_err(|error| Trouble::kafka("read committed offsets", error))?;
         let offsets = self.offsets(&positions, &committed)?;
         let assign: Vec<(TopicPartition, i64)> = asked.iter().cloned().zip(offsets.iter().copied()).collect();
-        let wake = |number: usize| -> Arc<dyn Fn() + Send + Sync> {
+        let wake = |number: usize| -> Wake {
             let worker = positions.get(number).map(|(id, _, _)| self.worker_of(*id));
             match worker.and_then(|worker| self.workers.get(worker)) {
                 Some(worker) => worker.wake.clone(),

@@ -10,8 +10,8 @@ use millstream_operators::config::format_duration;
 use millstream_operators::diagnostic::{Code, Severity, listed};
 use millstream_operators::operator::StoreKind;
 
-use super::Shutdown;
 use super::error::{RuntimeError, Trouble};
+use super::{Shutdown, threads};
 use crate::kafka::{Admin, ClientSettings, NewTopic, Operation, TopicDescription};
 use crate::plan::{Origin, Plan, PlanError, PlanOutput};
 use crate::topology::{OnError, SinkTopic, Source, TopicDefaults};
@@ -271,7 +271,7 @@ impl Topics {
             if absent.is_empty() {
                 return Ok(());
             }
-            std::thread::sleep(Duration::from_millis(500));
+            threads::sleep(Duration::from_millis(500));
         }
         let (internal, absent): (Vec<&str>, Vec<&str>) =
             absent.into_iter().partition(|name| internal.contains(name));
@@ -438,7 +438,7 @@ impl Topics {
             if topics.iter().all(|topic| found.get(&topic.name).is_some_and(|count| *count > 0)) {
                 return Ok(());
             }
-            std::thread::sleep(Duration::from_millis(100));
+            threads::sleep(Duration::from_millis(100));
         }
         Err(Trouble::Again("new topics do not appear".to_owned()))
     }

@@ -111,8 +111,6 @@ struct Output {
     id: CommitId,
     /// Since when a transaction is open.
     open: Option<Instant>,
-    /// A transaction could not be aborted, perhaps since the brokers have done it: the producer begins no other.
-    failed: bool,
 }
 
 impl Worker {
@@ -391,8 +389,6 @@ impl Worker {
         let Some((consumer, metadata)) = self.consumer.clone() else {
             return Err(RuntimeError::Internal("a task without an assignment".to_owned()).into());
         };
-        #[cfg(test)]
-        let metadata = if broken(Break::MetadataAtCommit) { consumer.metadata_now() } else { metadata };
         fail_point("committing");
         self.output.begin()?;
         self.output.id.number += 1;
@@ -565,16 +561,7 @@ impl Output {
             compression: "lz4".to_owned(),
         };
         let producer = started(&shared, &purpose, &options, cancelled)?;
-        Ok(Output {
-            shared,
-            purpose,
-            options,
-            producer,
-            topics: HashMap::new(),
-            id: new_id(),
-            open: None,
-            failed: false,
-        })
+        Ok(Output { shared, purpose, options, producer, topics: HashMap::new(), id: new_id(), open: None })
     }
 
     /// Begins a transaction, unless one is open. A spent producer is replaced first: a delayed answer to it could otherwise end
@@ -587,11 +574,7 @@ impl Output {
         if self.open.is_some() {
             return Ok(());
         }
-        #[cfg(test)]
-        let reused = broken(Break::ReuseSpentProducer);
-        #[cfg(not(test))]
-        let reused = false;
-        if (self.producer.is_spent() || self.failed) && !reused {
+        if self.producer.is_spent() {
             self.shared.metrics.producer_replaced();
             tracing::warn!(
                 "a request of the producer got no clear answer: it is replaced before the next transaction"
@@ -599,7 +582,6 @@ impl Output {
             self.topics.clear();
             self.producer = started(&self.shared, &self.purpose, &self.options, &|| false)?;
             self.id = new_id();
-            self.failed = false;
         }
         self.producer.begin().map_err(|error| self.trouble("begin a transaction", error))?;
         self.open = Some(clock::instant());
@@ -613,7 +595,6 @@ impl Output {
         self.shared.metrics.aborted(reason);
         if let Err(error) = self.producer.abort(CALL) {
             // The next producer of this id, or the brokers' time-out, ends it.
-            self.failed = true;
             tracing::warn!(%error, "a transaction could not be aborted");
         }
     }

@@ -313,25 +313,15 @@ impl Application {
         };
         assert_eq!(records(&found), records(&all));
         // The largest of some is the largest of them when one is seen twice; how many there are is not.
-        let (found, all) = rows("minutes");
-        let (found, all) = (newest(&found), newest(&all));
-        assert_eq!(found.len(), all.len());
-        for (key, row) in all {
-            let found = &found[&key]["value"];
-            assert_eq!(found["largest"], row["value"]["largest"], "{key}");
-            assert!(
-                found["payments"].as_i64() >= row["value"]["payments"].as_i64(),
-                "{key}: {found} of {row}"
-            );
-        }
-        let (found, all) = rows("totals");
-        let (found, all) = (newest(&found), newest(&all));
-        for (key, row) in all {
-            let found = &found[&key]["value"];
-            assert!(
-                found["payments"].as_i64() >= row["value"]["payments"].as_i64(),
-                "{key}: {found} of {row}"
-            );
+        for sink in TABLES {
+            let (found, all) = rows(sink);
+            let (found, all) = (newest(&found), newest(&all));
+            assert_eq!(found.len(), all.len(), "{sink}");
+            for (key, row) in all {
+                let (found, value) = (&found[&key]["value"], &row["value"]);
+                assert_eq!(found["largest"], value["largest"], "{key}");
+                assert!(found["payments"].as_i64() >= value["payments"].as_i64(), "{key}: {found} of {row}");
+            }
         }
     }
 

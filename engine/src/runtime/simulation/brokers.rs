@@ -146,6 +146,8 @@ struct Transaction {
     partitions: BTreeSet<Partition>,
     offsets: bool,
     timeout: Duration,
+    /// Whether the last to raise the epoch was the time-out, not another producer.
+    timed_out: bool,
     /// Partitions that do not know the outcome, the offsets counted as one.
     missing: usize,
 }
@@ -236,6 +238,11 @@ impl World {
     pub fn no_transaction_is_open(&self) -> bool {
         let ended = |phase| matches!(phase, Phase::Idle | Phase::Ended(_));
         self.transactions.values().all(|transaction| ended(transaction.phase)) && self.pending.is_empty()
+    }
+
+    /// Whether whoever used this id last was fenced since its transaction took too long.
+    pub fn has_timed_out(&self, id: &str) -> bool {
+        self.transactions.get(id).is_some_and(|transaction| transaction.timed_out)
     }
 
     pub fn new_producer(&mut self) -> u64 {
@@ -347,12 +354,14 @@ impl State {
             partitions: BTreeSet::new(),
             offsets: false,
             timeout,
+            timed_out: false,
             missing: 0,
         });
         if transaction.producer == new {
             self.world.producers = new;
         }
         transaction.timeout = timeout;
+        transaction.timed_out = false;
         match transaction.phase {
             Phase::Idle | Phase::Ended(_) => {
                 transaction.epoch += 1;
@@ -403,6 +412,7 @@ impl State {
             && transaction.phase == Phase::Ongoing
         {
             transaction.epoch += 1;
+            transaction.timed_out = true;
             self.trace(|| format!("the transaction of {id} takes too long"));
             self.end(id, Outcome::Aborted);
         }

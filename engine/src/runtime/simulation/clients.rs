@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::super::brokers::{Brokers, ChangelogReader, GroupMember, RecordProducer, ShowRecord, Wake};
+use super::super::brokers::{Brokers, ChangelogReader, GroupMember, RecordProducer, ShowRecord};
 use super::super::error::Trouble;
 use super::super::inputs::RecordQueue;
-use super::Break;
 use super::brokers::{Data, Offset, Outcome, Partition, ProducerId, Refusal};
 use super::scheduler::{Handle, State, current};
+use super::{Break, broken};
 use crate::kafka::{
     Committed, GroupEvent, GroupMetadata, GroupOptions, KafkaError, OffsetAndMetadata, OffsetSpec,
-    ProducerOptions, SendError, SimulatedError, TopicHandle, TopicPartition,
+    ProducerOptions, SendError, SimulatedError, TopicHandle, TopicPartition, Wake,
 };
 use crate::plan::Plan;
 use crate::record::{Header, Record};
@@ -394,6 +394,7 @@ impl RecordProducer for SimulatedProducer {
         let add = move |state: &mut State| state.add_to_transaction(&of, None);
         ask_until(deadline, || self.spend(), add).map_err(|error| self.fail(error))?;
         let offsets = offsets_of(offsets);
+        let group = if broken(Break::MetadataAtCommit) { metadata_now() } else { group.clone() };
         let (generation, member) = (group.generation(), group.member_id());
         let commit = move |state: &mut State| {
             let added = state.world.add_transaction_offsets(&producer, offsets.clone(), generation, &member);
@@ -426,10 +427,11 @@ impl RecordProducer for SimulatedProducer {
         let producer = self.known().producer.clone();
         self.known().waiting.clear();
         if self.known().failed.as_ref().is_some_and(KafkaError::is_fatal) {
+            self.spend();
             return Err(error(SimulatedError::Fenced));
         }
         let end = move |state: &mut State| state.end_transaction(&producer, Outcome::Aborted);
-        ask_until(deadline(timeout), || self.spend(), end)?;
+        ask_until(deadline(timeout), || self.spend(), end).inspect_err(|_| self.spend())?;
         let mut known = self.known();
         known.open = false;
         known.failed = None;
@@ -437,7 +439,17 @@ impl RecordProducer for SimulatedProducer {
     }
 
     fn is_spent(&self) -> bool {
-        self.known().spent
+        self.known().spent && !broken(Break::ReuseSpentProducer)
+    }
+}
+
+/// What the client of this process holds at the moment: no fence if the group has given the member up.
+fn metadata_now() -> GroupMetadata {
+    let handle = handle();
+    let state = handle.state();
+    match state.members_of(handle.process).last() {
+        Some(member) => GroupMetadata::simulated(state.world.group.generation, member),
+        None => GroupMetadata::simulated(-1, ""),
     }
 }
 
@@ -561,19 +573,6 @@ impl GroupMember for SimulatedMember {
 
     fn end_offset(&self, of: &TopicPartition) -> Option<i64> {
         handle().state().world.log(&partition(of)).map(super::brokers::Log::end)
-    }
-
-    /// Without a fence if the group has given the member up.
-    fn metadata_now(&self) -> GroupMetadata {
-        let place = locked(&self.place);
-        let handle = handle();
-        let state = handle.state();
-        match &place.member {
-            Some(member) if state.is_member(member) => {
-                GroupMetadata::simulated(state.world.group.generation, member)
-            }
-            _ => GroupMetadata::simulated(-1, ""),
-        }
     }
 
     fn close(&self, _: Duration) {

@@ -9,7 +9,8 @@ use millstream_state::{
 };
 
 use super::super::brokers::Disk;
-use super::scheduler::{Handle, ProcessId, Random, current};
+use super::scheduler::{Handle, ProcessId, current};
+use crate::testing::Random;
 
 /// What a database holds.
 #[derive(Clone, Debug, Default)]

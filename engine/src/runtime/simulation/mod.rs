@@ -23,7 +23,7 @@ use std::time::Duration;
 use self::brokers::{Data, Network, Partition};
 use self::clients::SimulatedKafka;
 use self::disk::SimulatedDisk;
-use self::scheduler::{Handle, Random, Simulation};
+use self::scheduler::{EPOCH, Handle, Simulation};
 use super::error::RuntimeError;
 use super::places::Places;
 use super::{Shared, repartition_topics, sessions};
@@ -31,6 +31,7 @@ use crate::http::Status;
 use crate::metrics::Metrics;
 use crate::plan::{Plan, PlanOutput};
 use crate::settings::{Flags, RunSettings};
+use crate::testing::Random;
 use crate::topology::{Guarantee, SinkTopic, Topology, read};
 
 pub(super) use self::scheduler::{ThreadId, current};
@@ -147,7 +148,7 @@ impl Application {
         settings.commit_every = run.commit_every;
         settings.max_batch_rows = run.max_batch_rows;
         settings.memory = 64 << 20;
-        settings.transaction_timeout = Duration::from_secs(10);
+        settings.transaction_timeout = run.transaction_timeout;
         let status = Arc::new(Status::new("app", &instance));
         Arc::new(Shared {
             app: "app".to_owned(),
@@ -180,6 +181,7 @@ struct Run {
     processes: usize,
     threads: usize,
     commit_every: Duration,
+    transaction_timeout: Duration,
     max_batch_rows: usize,
     /// For caches and writing behind.
     state_memory: usize,
@@ -196,6 +198,7 @@ impl Run {
             processes: 1 + random.below(3) as usize,
             threads: 1 + random.below(2) as usize,
             commit_every: random.millis(20, 300),
+            transaction_timeout: Duration::from_secs([3, 10][random.below(2) as usize]),
             max_batch_rows: [1, 3, 1024][random.below(3) as usize],
             state_memory: [1024, 64 << 20][random.below(2) as usize],
             test_oracle: false,
@@ -328,7 +331,7 @@ impl Observer {
             let amount = self.random.below(100);
             self.fed += 1;
             let late = self.random.below(3000) as i64;
-            let timestamp = 1_577_836_800_000 + self.fed * 200 - late;
+            let timestamp = EPOCH + self.fed * 200 - late;
             let partition = crate::partitioner::partition(card.as_bytes(), PARTITIONS) as i32;
             let data = Data {
                 key: Some(card.into_bytes()),
@@ -408,8 +411,10 @@ impl Observer {
             let shutdown = move || asked.state().processes[asked.process].shutdown;
             if let Err(error) = sessions(&shared, pending, &shutdown) {
                 handle.state().trace(|| format!("process {process} ends: {error}"));
-                // A request of an earlier life that comes late fences its successor, as another process would.
-                if !matches!(*error, RuntimeError::Fenced { .. }) {
+                // A request of an earlier life that comes late fences its successor, as another process would; the brokers'
+                // time-out does not.
+                let taken_over = matches!(&*error, RuntimeError::Fenced { id, .. } if !handle.state().world.has_timed_out(id));
+                if !taken_over {
                     ends.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(error.to_string());
                 }
             }

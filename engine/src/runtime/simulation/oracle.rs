@@ -14,9 +14,9 @@ use millstream_state::{StoreId, TaskState};
 use super::brokers::{Data, Entry, Log, Outcome, Partition, World};
 use super::clients::record;
 use super::disk::Image;
-use super::scheduler::Random;
 use crate::plan::{Plan, SubTopology};
 use crate::task::{Task, TaskError};
+use crate::testing::Random;
 
 type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 /// Per topic and partition, the records of each task that writes there.

@@ -17,22 +17,11 @@ use crossbeam_channel::{Receiver, TryRecvError};
 use super::Break;
 use super::brokers::World;
 use super::disk::Disks;
-
-/// Numbers that look random and are the same each time (SplitMix64, Steele, Lea and Flood 2014).
-#[derive(Clone, Debug)]
-pub struct Random(u64);
+use crate::testing::Random;
 
 impl Random {
     pub fn new(seed: u64) -> Self {
         Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 
     /// Below `bound`.
@@ -112,7 +101,7 @@ pub struct State {
 }
 
 /// When a process begins: 2020-01-01T00:00:00Z in milliseconds.
-const EPOCH: i64 = 1_577_836_800_000;
+pub const EPOCH: i64 = 1_577_836_800_000;
 
 /// A simulated time that no run should need.
 const TOO_LONG: Duration = Duration::from_secs(3600);
