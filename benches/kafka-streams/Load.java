@@ -8,7 +8,8 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
 
 /**
  * Writes card payments as JSON, the same in every run: {@code java Load BROKERS TOPIC RECORDS KEYS [trees]}. Each is two
- * milliseconds after the one before. With {@code trees} they have the other nine inputs of the model. Prints how many
+ * milliseconds after the one before, of one of so many cards, or, where KEYS is {@code each}, of a card of its own. With
+ * {@code trees} they have the other nine inputs of the model. Prints how many
  * keys there are.
  */
 public final class Load {
@@ -20,7 +21,7 @@ public final class Load {
     public static void main(String[] arguments) throws Exception {
         String topic = arguments[1];
         int records = Integer.parseInt(arguments[2]);
-        int keys = Integer.parseInt(arguments[3]);
+        int keys = arguments[3].equals("each") ? 0 : Integer.parseInt(arguments[3]);
         boolean trees = arguments.length > 4;
         Properties settings = new Properties();
         settings.put("bootstrap.servers", arguments[0]);
@@ -33,7 +34,8 @@ public final class Load {
         Load load = new Load();
         try (var producer = new KafkaProducer<>(settings, new ByteArraySerializer(), new ByteArraySerializer())) {
             for (int index = 0; index < records; index++) {
-                int card = (int) Long.remainderUnsigned(load.next(), keys);
+                // A prime that divides no number of records: each card once, in no order.
+                int card = keys > 0 ? (int) Long.remainderUnsigned(load.next(), keys) : (int) (index * 1_000_003L % records);
                 seen.set(card);
                 byte[] key = padded("card-", card, 12).getBytes(StandardCharsets.ISO_8859_1);
                 long at = FIRST + index * 2L;

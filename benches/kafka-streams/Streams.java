@@ -158,6 +158,13 @@ public final class Streams {
                     .mapValues(Streams::rows)
                     .to(output, Produced.with(strings, bytes));
                 break;
+            case "keyed-last":
+                events.groupByKey(Grouped.with(strings, bytes))
+                    .reduce((before, now) -> now,
+                        Materialized.<String, byte[], KeyValueStore<Bytes, byte[]>>as("last").withCachingEnabled())
+                    .toStream()
+                    .to(output, Produced.with(strings, bytes));
+                break;
             case "tumbling-count":
                 events.groupByKey(Grouped.with(strings, bytes))
                     .windowedBy(TimeWindows.ofSizeWithNoGrace(Duration.ofMinutes(1)))

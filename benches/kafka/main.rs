@@ -42,8 +42,10 @@ struct Workload {
     name: &'static str,
     /// What `benches/topologies` and `Streams.java` call it.
     program: &'static str,
-    /// Cards in its input.
-    keys: u32,
+    /// Cards in its input, drawn at random; `None`: each record has one of its own.
+    keys: Option<u32>,
+    /// How many times the usual records it gets.
+    times: u64,
     /// Whether the number of results depends on nothing but the input. A table sends the newest value at each commit.
     exact: bool,
     /// Where throughput and CPU time should be, against Kafka Streams.
@@ -51,27 +53,85 @@ struct Workload {
 }
 
 const WORKLOADS: &[Workload] = &[
-    Workload { name: "passthrough", program: "passthrough", keys: 100_000, exact: true, target: 2.5 },
-    Workload { name: "json-filter", program: "json-filter", keys: 100_000, exact: true, target: 3.0 },
-    Workload { name: "keyed-count-100k", program: "keyed-count", keys: 100_000, exact: false, target: 4.0 },
-    Workload { name: "keyed-count-2m", program: "keyed-count", keys: 2_000_000, exact: false, target: 4.0 },
-    Workload { name: "tumbling-count", program: "tumbling-count", keys: 10_000, exact: false, target: 4.0 },
+    Workload {
+        name: "passthrough",
+        program: "passthrough",
+        keys: Some(100_000),
+        times: 1,
+        exact: true,
+        target: 2.5,
+    },
+    Workload {
+        name: "json-filter",
+        program: "json-filter",
+        keys: Some(100_000),
+        times: 1,
+        exact: true,
+        target: 3.0,
+    },
+    Workload {
+        name: "keyed-count-100k",
+        program: "keyed-count",
+        keys: Some(100_000),
+        times: 1,
+        exact: false,
+        target: 4.0,
+    },
+    Workload {
+        name: "keyed-count-2m",
+        program: "keyed-count",
+        keys: Some(2_000_000),
+        times: 1,
+        exact: false,
+        target: 4.0,
+    },
+    Workload {
+        name: "tumbling-count",
+        program: "tumbling-count",
+        keys: Some(10_000),
+        times: 1,
+        exact: false,
+        target: 4.0,
+    },
     Workload {
         name: "trailing-features",
         program: "trailing-features",
-        keys: 100_000,
+        keys: Some(100_000),
+        times: 1,
         exact: true,
         target: 7.0,
     },
-    Workload { name: "trees-100x6", program: "trees", keys: 100_000, exact: true, target: 4.0 },
+    Workload {
+        name: "trees-100x6",
+        program: "trees",
+        keys: Some(100_000),
+        times: 1,
+        exact: true,
+        target: 4.0,
+    },
 ];
 
 /// Runs first and is not counted: the broker's JVM has to compile its program, too.
-const WARM_UP: Workload =
-    Workload { name: "warm-up", program: "json-filter", keys: 100_000, exact: true, target: 0.0 };
+const WARM_UP: Workload = Workload {
+    name: "warm-up",
+    program: "json-filter",
+    keys: Some(100_000),
+    times: 1,
+    exact: true,
+    target: 0.0,
+};
 
 /// The workload whose store `restore` brings back.
 const RESTORED: &str = "keyed-count-2m";
+/// A store of ten million entries with values of a hundred bytes, only made to be restored.
+const LARGE: Workload = Workload {
+    name: "keyed-last-10m",
+    program: "keyed-last",
+    keys: None,
+    times: 5,
+    exact: false,
+    target: 4.0,
+};
 const RESTORE_TARGET: f64 = 2.0;
 /// Of the latency's load: records a second, seconds that are measured, and seconds before them.
 const LOAD: [&str; 3] = ["10000", "20", "10"];
@@ -118,7 +178,7 @@ fn main() {
     let mut bench = Bench::start(options());
     bench.warm_up();
     for workload in WORKLOADS {
-        let restore = workload.name == RESTORED && bench.wants("restore");
+        let restore = workload.name == RESTORED && bench.wants("restore-2m");
         if bench.wants(workload.name) || restore {
             bench.load(workload);
             let rates: Vec<f64> = bench
@@ -135,6 +195,11 @@ fn main() {
                 bench.missed.push(format!("{}: exactly once costs {cost:.0} %", workload.name));
             }
         }
+    }
+    if bench.wants(LARGE.name) || bench.wants("restore-10m") {
+        bench.load(&LARGE);
+        // A restore knows no guarantee.
+        bench.compare(&LARGE, bench.options.guarantees[0], true);
     }
     if bench.wants("latency") {
         for guarantee in bench.options.guarantees.clone() {
@@ -197,11 +262,15 @@ impl Bench {
         self.options.only.is_empty() || self.options.only.iter().any(|only| name.contains(only.as_str()))
     }
 
+    fn records(&self, workload: &Workload) -> u64 {
+        workload.times * self.options.records
+    }
+
     fn warm_up(&mut self) {
         self.load(&WARM_UP);
         for engine in ENGINES {
             let application = self.application(engine, WARM_UP.program, "exactly-once", &input(&WARM_UP));
-            self.run(&application);
+            self.run(&application, self.records(&WARM_UP));
             self.remove(&application);
         }
     }
@@ -213,8 +282,8 @@ impl Bench {
         let mut arguments = vec![
             self.broker.brokers().to_owned(),
             topic.clone(),
-            self.options.records.to_string(),
-            workload.keys.to_string(),
+            self.records(workload).to_string(),
+            workload.keys.map_or("each".to_owned(), |keys| keys.to_string()),
         ];
         if workload.program == "trees" {
             arguments.push("trees".to_owned());
@@ -222,7 +291,7 @@ impl Bench {
         let status = tool("Load", "512m").args(&arguments).stdout(Stdio::null()).status().unwrap();
         assert!(status.success(), "{topic} cannot be filled");
         let ends = java::call(&self.broker, json!({ "do": "ends", "topic": topic }));
-        assert_eq!(sum(&ends["offsets"]), self.options.records, "{topic}");
+        assert_eq!(sum(&ends["offsets"]), self.records(workload), "{topic}");
     }
 
     /// A new application, with an output topic of its own.
@@ -267,10 +336,14 @@ impl Bench {
                     application.engine = Engine::Millstream;
                     application.millstream.clone_from(other);
                 }
-                runs[index].push(self.run(&application));
+                runs[index].push(self.run(&application, self.records(workload)));
                 if round == 0 {
-                    results[index] =
-                        java::call(&self.broker, json!({ "do": "count", "topic": application.output }));
+                    results[index] = match workload.keys {
+                        Some(_) => {
+                            java::call(&self.broker, json!({ "do": "count", "topic": application.output }))
+                        }
+                        None => json!({ "keys": self.records(workload) }),
+                    };
                 }
                 if restore {
                     restores[index].push(restored(&application, results[index]["keys"].as_f64().unwrap()));
@@ -309,8 +382,9 @@ impl Bench {
         );
         if restore {
             let [ours, theirs] = restores.map(median);
+            let size = workload.name.rsplit('-').next().unwrap_or_default();
             self.report(
-                &format!("restore/{guarantee}"),
+                &format!("restore-{size}/{guarantee}"),
                 ours,
                 theirs,
                 "keys, from start to ready",
@@ -321,11 +395,11 @@ impl Bench {
     }
 
     /// Runs an application over its input, until that is committed.
-    fn run(&self, application: &Application) -> Run {
-        let process = application.start(Until::Committed(self.options.records), &[]);
+    fn run(&self, application: &Application, records: u64) -> Run {
+        let process = application.start(Until::Committed(records), &[]);
         let start = Sample { seconds: 0.0, cpu: 0.0, broker_cpu: self.broker_cpu_seconds(), records: 0 };
-        let half = self.await_committed(application, &process, self.options.records / 2);
-        let end = self.await_committed(application, &process, self.options.records);
+        let half = self.await_committed(application, &process, records / 2);
+        let end = self.await_committed(application, &process, records);
         process.end();
         Run { warm: end.since(&half), whole: end.since(&start) }
     }

@@ -17,6 +17,11 @@ pub mod settings;
 pub mod task;
 pub mod topology;
 
+// Tests on real brokers use it, too, and name the crate.
+#[cfg(test)]
+extern crate self as millstream_engine;
+#[cfg(test)]
+mod oracle;
 #[cfg(test)]
 #[path = "../../operators/src/testing.rs"]
 mod testing;

@@ -40,6 +40,12 @@ impl Changelog {
         self.lengths.push(Lengths { store, key: key.len(), value: value.map(<[u8]>::len) });
     }
 
+    /// Forgets the records, and keeps the memory for others.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.lengths.clear();
+    }
+
     /// How many records there are.
     pub fn len(&self) -> usize {
         self.lengths.len()

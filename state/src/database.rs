@@ -53,6 +53,21 @@ pub trait Database: Send {
         checkpoint: &Checkpoint,
     ) -> Result<(), StateError>;
 
+    /// Applies writes of one store, which are sorted by key and have each key once, with the checkpoint. Other than with
+    /// [`commit`](Self::commit) a crash may leave them without the checkpoint: only for what can be applied again.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    fn load(
+        &mut self,
+        store: StoreId,
+        sorted: &[(&[u8], Option<&[u8]>)],
+        checkpoint: &Checkpoint,
+    ) -> Result<(), StateError> {
+        let mut writes = sorted.iter().map(|(key, value)| Write::new(store, key, *value));
+        self.commit(&mut writes, checkpoint)
+    }
+
     /// Makes what was committed so far survive a crash.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ mod rocks;
 mod scan;
 mod slice;
 mod small_bytes;
+mod sorted;
 mod staged;
 mod table;
 mod task_state;

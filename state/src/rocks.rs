@@ -12,7 +12,8 @@ use std::{
 
 use rocksdb::{
     BlockBasedOptions, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
-    DataBlockIndexType, ErrorKind, FlushOptions, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
+    DataBlockIndexType, ErrorKind, FlushOptions, IngestExternalFileOptions, LogLevel, Options, ReadOptions,
+    SstFileWriter, WriteBatch, WriteOptions,
 };
 
 use crate::{
@@ -28,6 +29,12 @@ const CHECKPOINT: &[u8] = b"checkpoint";
 /// The file that says what damage was noticed. Most damage shows when a block is read, not when the database is opened: whoever
 /// opens it next would go on with it.
 const DAMAGED: &str = "DAMAGED";
+
+/// The file that is being made of restored entries. A crash may leave it.
+const LOADED: &str = "loaded.sst";
+
+/// From how many bytes on restored entries become a file of their own, past the memtables.
+const LOADED_BYTES: usize = 1 << 20;
 
 /// Up to how many keys of a range are deleted one by one. Range deletes slow down every read until they are
 /// compacted away, so they have to be worth it.
@@ -48,6 +55,7 @@ pub(crate) struct RocksDatabase {
     write: WriteOptions,
     /// Fails where a write would have to wait.
     probe: WriteOptions,
+    family_options: Options,
     buffer: Vec<u8>,
 }
 
@@ -91,6 +99,7 @@ impl RocksDatabase {
         fail_point("database-opening");
         let db = DB::open_cf_descriptors(&database_options, &path, descriptors)
             .map_err(|error| fault("open", &path, error))?;
+        let _ = fs::remove_file(path.join(LOADED));
         let mut write = WriteOptions::default();
         write.disable_wal(true);
         // A batch is in the order of its keys.
@@ -100,7 +109,7 @@ impl RocksDatabase {
         probe.set_no_slowdown(true);
         let stores = specs.iter().map(Store::new).collect();
         let (read, buffer) = (ReadOptions::default(), Vec::new());
-        let mut database = Self { db, path, stores, read, write, probe, buffer };
+        let mut database = Self { db, path, stores, read, write, probe, family_options, buffer };
         let created = database.check_identity(directory.application(), task)?;
         let checkpoint = database.read_checkpoint(specs, &families)?;
 
@@ -119,7 +128,7 @@ impl RocksDatabase {
         for family in &missing {
             database
                 .db
-                .create_cf(family, &family_options)
+                .create_cf(family, &database.family_options)
                 .map_err(|error| fault("create a store in", &database.path, error))?;
         }
         fail_point("database-opened");
@@ -241,14 +250,37 @@ impl RocksDatabase {
     /// Waits until a write need not wait for flushes. RocksDB would do that by itself, but for ever where the disk is full: it
     /// expects that space returns.
     fn await_flushes(&self) -> Result<(), StateError> {
+        let mut failed = false;
         loop {
             match self.db.write_opt(WriteBatch::default(), &self.probe) {
-                Err(error) if error.kind() == ErrorKind::Incomplete && !self.has_failed() => {
+                Err(error) if error.kind() == ErrorKind::Incomplete && !failed => {
+                    // What has failed while this write was refused is said by the next one.
+                    failed = self.has_failed();
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 outcome => return outcome.map_err(|error| fault("write", &self.path, error)),
             }
         }
+    }
+
+    /// Makes a file of the entries, and the file a part of the database.
+    fn ingest(&self, store: StoreId, sorted: &[(&[u8], Option<&[u8]>)]) -> Result<(), StateError> {
+        let failed = |error| fault("write", &self.path, error);
+        let family = self.family(store)?;
+        let file = self.path.join(LOADED);
+        let mut writer = SstFileWriter::create(&self.family_options);
+        writer.open(&file).map_err(failed)?;
+        for (key, value) in sorted {
+            match value {
+                Some(value) => writer.put(key, value),
+                None => writer.delete(key),
+            }
+            .map_err(failed)?;
+        }
+        writer.finish().map_err(failed)?;
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        self.db.ingest_external_file_cf_opts(family, &options, vec![&file]).map_err(failed)
     }
 
     /// Whether a flush or a compaction has failed.
@@ -346,6 +378,24 @@ impl Database for RocksDatabase {
         self.db.write_opt(batch, &self.write).map_err(|error| fault("write", &self.path, error))?;
         fail_point("database-written");
         Ok(())
+    }
+
+    fn load(
+        &mut self,
+        store: StoreId,
+        sorted: &[(&[u8], Option<&[u8]>)],
+        checkpoint: &Checkpoint,
+    ) -> Result<(), StateError> {
+        let bytes: usize = sorted.iter().map(|(key, value)| key.len() + value.map_or(0, <[u8]>::len)).sum();
+        if bytes < LOADED_BYTES {
+            let mut writes = sorted.iter().map(|(key, value)| Write::new(store, key, *value));
+            return self.commit(&mut writes, checkpoint);
+        }
+        self.ingest(store, sorted)?;
+        fail_point("database-loaded");
+        self.commit(&mut std::iter::empty(), checkpoint)?;
+        // What was ingested is durable at once, and the checkpoint should not stay far behind it.
+        self.flush()
     }
 
     fn flush(&mut self) -> Result<(), StateError> {

@@ -7,11 +7,8 @@ use std::{
 
 use crate::{
     Changelog, Database, Fingerprint, Scan, Slice, StateDirectory, StateError, StateOptions, Write,
-    options::CacheShare, rocks::RocksDatabase, staged::Staged, table::SlotId,
+    options::CacheShare, rocks::RocksDatabase, sorted::last_of_each_key, staged::Staged, table::SlotId,
 };
-
-/// How many bytes of a changelog are restored in one batch.
-const RESTORE_BATCH_BYTES: usize = 1 << 20;
 
 /// How many bytes of promoted entries of a task wait to be written to its database, half of its share of the cache at most.
 const UNWRITTEN_BYTES: usize = 8 << 20;
@@ -318,49 +315,29 @@ impl TaskState {
     ///
     /// # Errors
     /// If the database cannot be written.
-    pub fn restore(
+    pub fn restore<'r>(
         &mut self,
         store: StoreId,
-        records: &mut dyn Iterator<Item = (Vec<u8>, Option<Vec<u8>>)>,
+        records: impl IntoIterator<Item = (&'r [u8], Option<&'r [u8]>)>,
         next_offset: i64,
     ) -> Result<(), StateError> {
         self.write_all()?;
         self.store_mut(store).forget_cached();
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        for (key, value) in records {
-            bytes += key.len() + value.as_ref().map_or(0, Vec::len);
-            batch.push((key, value));
-            if bytes >= RESTORE_BATCH_BYTES {
-                self.restore_batch(store, &batch)?;
-                batch.clear();
-                bytes = 0;
-            }
-        }
         if let Some(offset) = self.checkpoint.changelog_offsets.get_mut(store.0) {
             *offset = next_offset;
         }
-        self.restore_batch(store, &batch)?;
-        self.written.clone_from(&self.checkpoint);
-        Ok(())
-    }
-
-    fn restore_batch(
-        &mut self,
-        store: StoreId,
-        batch: &[(Vec<u8>, Option<Vec<u8>>)],
-    ) -> Result<(), StateError> {
         match &mut self.database {
             Some(database) => {
-                let mut writes = batch.iter().map(|(key, value)| Write::new(store, key, value.as_deref()));
-                database.commit(&mut writes, &self.checkpoint)
+                let records: Vec<_> = records.into_iter().collect();
+                database.load(store, &last_of_each_key(&records), &self.checkpoint)?;
             }
             None => {
                 let staged = self.store_mut(store);
-                batch.iter().for_each(|(key, value)| staged.restore(key, value.as_deref()));
-                Ok(())
+                records.into_iter().for_each(|(key, value)| staged.restore(key, value));
             }
         }
+        self.written.clone_from(&self.checkpoint);
+        Ok(())
     }
 
     /// Makes what was promoted and restored so far survive a crash; while something is staged perhaps less. Without it a crash

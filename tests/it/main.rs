@@ -6,5 +6,7 @@ mod commands;
 mod dev;
 mod examples;
 mod kafka;
+#[path = "../../engine/src/oracle.rs"]
+mod oracle;
 mod pipe;
 mod support;

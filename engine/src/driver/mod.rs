@@ -349,13 +349,12 @@ impl Driver {
         for (store, next_offset) in changelogs.next_offsets.iter().enumerate() {
             let store = StoreId(store);
             let mut count = 0;
-            let mut records = changelogs
+            let records = changelogs
                 .records()
                 .filter(|record| record.store == store)
-                .map(|record| (record.key.to_vec(), record.value.map(<[u8]>::to_vec)))
+                .map(|record| (record.key, record.value))
                 .inspect(|_| count += 1);
-            state.restore(store, &mut records, *next_offset)?;
-            drop(records);
+            state.restore(store, records, *next_offset)?;
             tracing::debug!(
                 sub_topology = sub.name,
                 partition,

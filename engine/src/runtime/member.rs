@@ -44,8 +44,8 @@ const LEAVE_WITHOUT_PARTITIONS: Duration = Duration::from_millis(500);
 /// How often consumed records of repartition topics are removed.
 const REMOVE_EVERY: Duration = Duration::from_secs(30);
 
-/// How many tasks are restored at once.
-const RESTORERS: usize = 4;
+/// How often it is asked whether the topics are still the same.
+const EXAMINE_EVERY: Duration = Duration::from_secs(10);
 
 /// Joins the group and works until the process is asked to end, which is no error, or something ends the session.
 pub(super) fn session(shared: &Arc<Shared>, joining: Pending, shutdown: Shutdown<'_>) -> Result<(), Trouble> {
@@ -75,6 +75,8 @@ struct Member {
     /// Set when the session is over: who begins something need not go on.
     over: Cancelled,
     failures: Receiver<Trouble>,
+    failed: Sender<Trouble>,
+    examiner: Option<Thread>,
     requests: Sender<Box<Open>>,
     chores: Sender<Chore>,
     opened: Receiver<Opened>,
@@ -90,12 +92,13 @@ struct Member {
     block_cache: Share,
     write_buffers: Share,
     memory_counted: Instant,
+    examined_at: Instant,
 }
 
 impl Member {
     fn join(shared: &Arc<Shared>, joining: Pending) -> Result<Self, Trouble> {
-        let tasks: usize = shared.counts.iter().map(|count| *count as usize).sum();
-        let (failed, failures) = bounded(shared.settings.threads * 2 + RESTORERS + 2);
+        let tasks = shared.tasks();
+        let (failed, failures) = bounded(shared.settings.threads * 2 + shared.restorers() + 3);
         let (requests, requested) = bounded(tasks * 2 + 16);
         let (opened_by, opened) = bounded(tasks * 2 + 16);
         let over = Cancelled::default();
@@ -105,7 +108,7 @@ impl Member {
         }
         let (chores, to_do) = bounded(tasks * 2 + 16);
         let mut helpers = Vec::new();
-        for number in 0..RESTORERS.min(tasks.max(1)) {
+        for number in 0..shared.restorers() {
             let (shared, requested, opened_by) = (shared.clone(), requested.clone(), opened_by.clone());
             let body = move || restore::open_all(&shared, &requested, &opened_by);
             helpers.push(start_thread(format!("restorer-{number}"), &failed, body)?);
@@ -132,6 +135,8 @@ impl Member {
             helpers,
             over,
             failures,
+            failed,
+            examiner: None,
             requests,
             chores,
             opened,
@@ -144,6 +149,7 @@ impl Member {
             block_cache: shared.metrics.memory(Owner::BlockCache).map_err(RuntimeError::from)?,
             write_buffers: shared.metrics.memory(Owner::WriteBuffers).map_err(RuntimeError::from)?,
             memory_counted: clock::instant(),
+            examined_at: clock::instant(),
         })
     }
 
@@ -170,6 +176,7 @@ impl Member {
             self.watch()?;
             self.remove_consumed();
             self.count_memory();
+            self.examine_topics()?;
         }
     }
 
@@ -443,6 +450,25 @@ impl Member {
             self.block_cache.set(self.shared.disk.block_cache_bytes());
             self.write_buffers.set(self.shared.disk.write_buffer_bytes());
         }
+    }
+
+    /// Sees whether the topics are still those with which the run began. Nobody waits for that: brokers may take their time.
+    fn examine_topics(&mut self) -> Result<(), Trouble> {
+        let busy = self.examiner.as_ref().is_some_and(|examiner| !examiner.is_finished());
+        if busy || clock::since(self.examined_at) < EXAMINE_EVERY {
+            return Ok(());
+        }
+        self.examined_at = clock::instant();
+        let (shared, failed) = (self.shared.clone(), self.failed.clone());
+        let body = move || {
+            let same = shared.brokers.still_exist(&shared.plan, &shared.counts, &shared.settings.topics);
+            // That the brokers do not answer is noticed elsewhere. Who is about to end does not listen.
+            if let Err(trouble @ Trouble::Failed(_)) = same {
+                let _ = failed.try_send(trouble);
+            }
+        };
+        self.examiner = Some(start_thread("examiner".to_owned(), &self.failed, body)?);
+        Ok(())
     }
 
     fn remove_consumed(&mut self) {

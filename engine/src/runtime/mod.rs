@@ -51,6 +51,9 @@ use crate::topology::{Guarantee, Topology};
 pub use self::error::RuntimeError;
 pub use self::topics::{ShortRetention, TopicError, TopicFinding, retention, set_retention};
 
+/// How many tasks are restored at once, at most.
+const RESTORERS: usize = 4;
+
 /// How often the memory that is in use is counted.
 const COUNT_MEMORY_EVERY: Duration = Duration::from_secs(1);
 
@@ -125,7 +128,7 @@ impl Shared {
     }
 
     /// A tenth of the memory is for records that wait in producers, a fifth for fetched ones, a fifth for staged writes; the
-    /// state has the rest.
+    /// state has the rest. Changelogs are fetched while there is little else to fetch.
     fn producer_bytes_per_worker(&self) -> usize {
         (self.settings.memory / 10 / self.settings.threads.max(1)).max(1 << 20)
     }
@@ -135,6 +138,20 @@ impl Shared {
         let inputs = self.plan.sub_topologies.iter().zip(&self.counts);
         let partitions: usize = inputs.map(|(sub, count)| sub.inputs.len() * *count as usize).sum();
         (self.settings.memory / 10 / partitions.max(1)).clamp(64 << 10, 64 << 20)
+    }
+
+    fn tasks(&self) -> usize {
+        self.counts.iter().map(|count| *count as usize).sum()
+    }
+
+    /// How many tasks are restored at once.
+    fn restorers(&self) -> usize {
+        self.tasks().clamp(1, RESTORERS)
+    }
+
+    /// As much again may be fetched.
+    fn restored_bytes_per_restorer(&self) -> usize {
+        (self.settings.memory / 10 / self.restorers()).clamp(2 << 20, 64 << 20)
     }
 
     fn staged_bytes_per_worker(&self) -> usize {

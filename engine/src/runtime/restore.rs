@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use millstream_state::{StoreId, TaskState, fail_point};
+use millstream_state::{Changelog, StoreId, TaskState, fail_point};
 
 use super::assignment::TaskId;
 use super::commit_metadata::CommitMetadata;
@@ -24,12 +24,6 @@ use crate::topology::Guarantee;
 /// How many records are taken from the client at once, and how long it is waited for them.
 const RECORDS: usize = 10_000;
 const PATIENCE: Duration = Duration::from_millis(100);
-
-/// How many bytes of records are written to a store at once.
-const BATCH_BYTES: usize = 4 << 20;
-
-/// How many bytes of a changelog are fetched ahead.
-const QUEUED_BYTES: usize = 16 << 20;
 
 /// How often a restore is spoken of.
 const LOG_EVERY: Duration = Duration::from_secs(5);
@@ -77,8 +71,8 @@ struct Part {
     store: StoreId,
     from: i64,
     target: i64,
-    batch: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-    bytes: usize,
+    /// What was read and is not in the store.
+    batch: Changelog,
 }
 
 impl Opening<'_> {
@@ -191,8 +185,7 @@ impl Opening<'_> {
                 store: StoreId(store),
                 from: (*from).max(*start),
                 target,
-                batch: Vec::new(),
-                bytes: 0,
+                batch: Changelog::default(),
             })
             .collect();
         self.read(name, state, &mut parts, &changelogs)
@@ -232,9 +225,11 @@ impl Opening<'_> {
         let counted = counted.map_err(RuntimeError::from)?;
         let mut memory = self.shared.metrics.memory(Owner::Restores).map_err(RuntimeError::from)?;
         let trouble = |error| Trouble::kafka(format!("restore {name}"), error);
+        let most = self.shared.restored_bytes_per_restorer();
         let from: Vec<(TopicPartition, i64)> =
             changelogs.iter().zip(parts.iter()).map(|(log, part)| (log.clone(), part.from)).collect();
-        let reader = self.shared.brokers.changelogs(&format!("restore-{name}"), QUEUED_BYTES, &from);
+        let reader =
+            self.shared.brokers.changelogs(&format!("restore-{name}"), most / parts.len().max(1), &from);
         let mut reader = reader.map_err(trouble)?;
         let (start, mut logged) = (clock::instant(), clock::instant());
         let mut records: u64 = 0;
@@ -242,26 +237,29 @@ impl Opening<'_> {
             if self.cancelled() {
                 return Ok(None);
             }
-            let held: usize = parts.iter().map(|part| part.bytes).sum();
+            let mut bytes = 0;
             let taken = reader.take(RECORDS, PATIENCE, &mut |number, key, value| {
                 let (Some(part), Some(key)) = (parts.get_mut(number), key) else { return };
-                part.bytes += key.len() + value.map_or(0, <[u8]>::len);
-                part.batch.push((key.to_vec(), value.map(<[u8]>::to_vec)));
+                bytes += key.len() + value.map_or(0, <[u8]>::len);
+                part.batch.push(part.store, key, value);
             });
             let taken = taken.map_err(trouble)? as u64;
             records += taken;
-            let held_now: usize = parts.iter().map(|part| part.bytes).sum();
-            let bytes = held_now - held;
-            memory.set(held_now + reader.queued_bytes());
+            let held: usize = parts.iter().map(|part| part.batch.bytes()).sum();
+            memory.set(held + reader.queued_bytes());
+            // One large batch is better than some small ones.
+            let largest = parts.iter().map(|part| part.batch.bytes()).max().unwrap_or_default();
             let mut remaining = 0;
             for (number, part) in parts.iter_mut().enumerate() {
                 let position = reader.position(number).unwrap_or_default().max(part.from);
                 let done = position >= part.target;
-                if part.bytes >= BATCH_BYTES || (done && (!part.batch.is_empty() || position > part.from)) {
+                let full = held >= most && part.batch.bytes() == largest;
+                if full || (done && (!part.batch.is_empty() || position > part.from)) {
                     let next = if done { part.target.max(position) } else { position };
-                    state.restore(part.store, &mut part.batch.drain(..), next).map_err(RuntimeError::from)?;
+                    let records = part.batch.iter().map(|record| (record.key, record.value));
+                    state.restore(part.store, records, next).map_err(RuntimeError::from)?;
                     fail_point("restored-some");
-                    part.bytes = 0;
+                    part.batch.clear();
                     part.from = next;
                 }
                 remaining += (part.target - position).max(0);

@@ -71,6 +71,17 @@ pub enum TopicError {
         /// The topics.
         topics: Vec<String>,
     },
+    /// Topics that are read were deleted and made anew while they were in use.
+    #[error(
+        "{} {} deleted and made anew while the application was running: offsets and state are those of the former records. \
+         Start under another `app.id`, or bring the former records back",
+        listed(topics.iter().map(String::as_str)),
+        if topics.len() == 1 { "was" } else { "were" }
+    )]
+    MadeAnew {
+        /// The topics.
+        topics: Vec<String>,
+    },
     /// A topic that a row names does not exist.
     #[error(
         "topic `{0}`, which a sink computes for a row, does not exist: make it, or let the expression name topics that exist"
@@ -85,13 +96,16 @@ impl TopicError {
             TopicError::Missing { .. } => Some(Code::TopicMissing),
             TopicError::Partitions { .. } => Some(Code::TopicPartitions),
             TopicError::Setting { .. } => Some(Code::TopicSetting),
-            TopicError::Deleted { .. } | TopicError::Computed(_) => None,
+            TopicError::Deleted { .. } | TopicError::MadeAnew { .. } | TopicError::Computed(_) => None,
         }
     }
 
     /// Whether going on would lose data.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, TopicError::Partitions { .. } | TopicError::Setting { .. })
+        matches!(
+            self,
+            TopicError::Partitions { .. } | TopicError::Setting { .. } | TopicError::MadeAnew { .. }
+        )
     }
 }
 
@@ -177,6 +191,8 @@ fn why(setting: &str) -> &'static str {
 pub(super) struct Topics {
     admin: Mutex<Arc<Admin>>,
     known: Mutex<HashMap<String, u32>>,
+    /// The ids of topics when they were seen first.
+    ids: Mutex<HashMap<String, String>>,
 }
 
 /// How long a question to the brokers may take.
@@ -184,7 +200,7 @@ pub(super) const ANSWER: Duration = Duration::from_secs(15);
 
 impl Topics {
     pub fn new(admin: Arc<Admin>) -> Self {
-        Topics { admin: Mutex::new(admin), known: Mutex::default() }
+        Topics { admin: Mutex::new(admin), known: Mutex::default(), ids: Mutex::default() }
     }
 
     /// The client that asks the brokers.
@@ -257,8 +273,8 @@ impl Topics {
         Ok(counts)
     }
 
-    /// Whether all topics that were there when the run began still are. Brokers may learn late of a topic, so that one counts as
-    /// deleted only when it stays away.
+    /// Whether all topics that were there when the run began still are, and those that are read are the same. Brokers may learn
+    /// late of a topic, so that one counts as deleted only when it stays away.
     pub fn still_exist(&self, plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> Result<(), Trouble> {
         let users = topics_of_users(plan);
         let internal = internal_topics(plan, counts, defaults);
@@ -269,7 +285,7 @@ impl Topics {
             let found = self.describe(&absent)?;
             absent.retain(|name| !found.contains_key(*name));
             if absent.is_empty() {
-                return Ok(());
+                return self.are_the_same(plan);
             }
             threads::sleep(Duration::from_millis(500));
         }
@@ -280,6 +296,27 @@ impl Topics {
         }
         let topics = internal.into_iter().map(str::to_owned).collect();
         Err(RuntimeError::Topics(TopicError::Deleted { topics }).into())
+    }
+
+    fn are_the_same(&self, plan: &Plan) -> Result<(), Trouble> {
+        let inputs = plan.sub_topologies.iter().flat_map(|sub| &sub.inputs).map(|input| &*input.topic);
+        let changelogs =
+            plan.sub_topologies.iter().flat_map(|sub| &sub.stores).map(|store| &*store.changelog);
+        let read: Vec<&str> = inputs.chain(changelogs).collect::<BTreeSet<_>>().into_iter().collect();
+        let found = self.admin().topics(&read).map_err(|error| Trouble::kafka("describe topics", error))?;
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut topics = Vec::new();
+        for (name, found) in read.into_iter().zip(found) {
+            let Some(found) = found else { continue };
+            if *ids.entry(name.to_owned()).or_insert_with(|| found.id.clone()) != found.id {
+                topics.push(name.to_owned());
+            }
+        }
+        if topics.is_empty() {
+            Ok(())
+        } else {
+            Err(RuntimeError::Topics(TopicError::MadeAnew { topics }).into())
+        }
     }
 
     /// The largest batch of records, in bytes, that all topics take which are written under a fixed name, so far as they say

@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
@@ -276,8 +276,15 @@ impl Worker {
         let now = clock::now();
         running.last_input = now;
         running.followed = now;
+        let order = order_topic().filter(|_| task.sub_topology().inputs.len() > 1);
+        let order = order.map(|topic| (topic, name.clone(), in_order(&records)));
         let epoch = task.process(records, now).map_err(failed)?;
         fail_point("epoch-processed");
+        if let Some((topic, task, order)) = order {
+            self.output.begin()?;
+            let (handle, _) = self.output.topic(&topic)?;
+            self.output.enqueue(handle, 0, Some(task.as_bytes()), Some(order.as_bytes()), now, &[])?;
+        }
         self.take_over(position, epoch)?;
         Ok(true)
     }
@@ -501,6 +508,28 @@ fn moved(offsets: &[OffsetAndMetadata], consumer: &dyn GroupMember) -> bool {
 
 fn failed(task: &str, error: TaskError) -> Trouble {
     RuntimeError::Task { task: task.to_owned(), error }.into()
+}
+
+/// The topic in which tasks with several inputs have to say in which order they take their records, in the transaction that has
+/// their results: what these should be depends on it. Tests set it by `MILLSTREAM_ORDER_TOPIC`; builds without debug assertions
+/// know no such topic.
+fn order_topic() -> Option<Arc<str>> {
+    #[cfg(test)]
+    if super::simulation::current().is_some() {
+        return Some(super::simulation::ORDER.into());
+    }
+    if !cfg!(debug_assertions) {
+        return None;
+    }
+    static TOPIC: LazyLock<Option<Arc<str>>> =
+        LazyLock::new(|| std::env::var("MILLSTREAM_ORDER_TOPIC").ok().map(Arc::from));
+    TOPIC.clone()
+}
+
+/// The input and offset of each record.
+fn in_order(records: &[(usize, Record)]) -> String {
+    let places = records.iter().map(|(input, record)| format!("{input}:{}", record.offset));
+    places.collect::<Vec<_>>().join(" ")
 }
 
 impl Running {

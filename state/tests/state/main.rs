@@ -18,7 +18,7 @@ mod support {
     use std::{fs, path::Path};
 
     use millstream_state::{
-        Checkpoint, Fingerprint, StateDirectory, StateError, StateOptions, StoreSpec, TaskState,
+        Checkpoint, Fingerprint, StateDirectory, StateError, StateOptions, StoreId, StoreSpec, TaskState,
     };
     use tempfile::TempDir;
 
@@ -53,6 +53,14 @@ mod support {
         pub fn task(&self) -> std::path::PathBuf {
             self.folder.path().join("app").join(TASK)
         }
+    }
+
+    /// As a changelog has it.
+    pub type Record = (Vec<u8>, Option<Vec<u8>>);
+
+    pub fn restore(state: &mut TaskState, store: StoreId, records: &[Record], next_offset: i64) {
+        let records = records.iter().map(|(key, value)| (key.as_slice(), value.as_deref()));
+        state.restore(store, records, next_offset).unwrap();
     }
 
     pub fn copy(from: &Path, to: &Path) {

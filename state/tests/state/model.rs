@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use millstream_state::{Changelog, Checkpoint, StateDirectory, StoreId, TaskState};
 use proptest::{collection::vec, prelude::*};
 
-use crate::support::{Disk, checkpoint, specs};
+use crate::support::{Disk, checkpoint, restore, specs};
 
 const STORES: usize = 2;
 
@@ -276,7 +276,7 @@ fn run(place: &Place, ops: &[Op]) {
                 for store in 0..STORES {
                     let lacking = model.crash(store, state.checkpoint());
                     let end = model.history.len() as i64 * OFFSETS;
-                    state.restore(StoreId(store), &mut lacking.into_iter(), end).unwrap();
+                    restore(&mut state, StoreId(store), &lacking, end);
                     model.restored(store, contents(&mut state, store));
                 }
                 model.start_anew();
@@ -293,8 +293,8 @@ fn run(place: &Place, ops: &[Op]) {
     let (mut restored, _) = Place::Memory.open();
     for store in 0..STORES {
         let records = model.committed.iter().filter(|(of, ..)| *of == StoreId(store));
-        let mut records = records.map(|(_, key, value)| (key.clone(), value.clone()));
-        restored.restore(StoreId(store), &mut records, 77).unwrap();
+        let records: Vec<_> = records.map(|(_, key, value)| (key.clone(), value.clone())).collect();
+        restore(&mut restored, StoreId(store), &records, 77);
         model.restored(store, contents(&mut restored, store));
     }
     assert_eq!(restored.checkpoint().changelog_offsets, [77, 77]);

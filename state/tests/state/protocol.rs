@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, os::unix::process::ExitStatusExt, path::Path, p
 use millstream_state::{StateDirectory, StateError, StateOptions, StoreId, TaskState};
 use tempfile::TempDir;
 
-use crate::support::{Disk, TASK, checkpoint, random, specs};
+use crate::support::{Disk, Record, TASK, checkpoint, random, restore, specs};
 
 const A: StoreId = StoreId(0);
 const B: StoreId = StoreId(1);
@@ -102,7 +102,7 @@ fn a_restore_is_seen_through_every_cache() {
         assert_eq!(state.get(A, b"old").unwrap().as_deref(), Some(&b"1"[..]));
         commit(&mut state, 1);
         let records = [(b"old".to_vec(), None), (b"new".to_vec(), Some(b"2".to_vec()))];
-        state.restore(A, &mut records.into_iter(), 12).unwrap();
+        restore(&mut state, A, &records, 12);
         assert_eq!(state.get(A, b"old").unwrap().as_deref(), None);
         assert_eq!(state.get(A, b"new").unwrap().as_deref(), Some(&b"2"[..]));
         assert_eq!(state.checkpoint().changelog_offsets, [12, 10]);
@@ -111,17 +111,35 @@ fn a_restore_is_seen_through_every_cache() {
 }
 
 #[test]
-fn a_large_restore_survives_a_restart() {
+fn a_large_restore_is_the_last_of_each_key_and_survives_a_restart() {
     let specs = specs(&["a", "b"]);
     let disk = Disk::new(64 << 20);
-    let records = (0..40_000u32).map(|n| (n.to_be_bytes().to_vec(), Some(vec![n as u8; 100])));
     let (mut state, directory) = disk.open(&specs).unwrap();
-    state.restore(B, &mut records.clone(), 40_007).unwrap();
+    let mut expected = BTreeMap::new();
+    let mut numbers = random(7).map(|number| number >> 32);
+    // Some batches become files, some do not; keys come back, are deleted, and are of different lengths.
+    for (number, length) in [40_000, 10, 40_000, 1_000, 40_000].into_iter().enumerate() {
+        let mut record = |_| {
+            let key = format!("card-{}", numbers.next().unwrap() % 30_000).into_bytes();
+            let value = numbers.next().unwrap();
+            (key, (value % 4 > 0).then(|| [value.to_be_bytes(); 12].concat()))
+        };
+        let records: Vec<Record> = (0..length).map(&mut record).collect();
+        restore(&mut state, B, &records, number as i64 + 1);
+        for (key, value) in records {
+            match value {
+                Some(value) => drop(expected.insert(key, value)),
+                None => drop(expected.remove(&key)),
+            }
+        }
+        assert_eq!(contents(&mut state, B), expected, "batch {number}");
+    }
     state.close().unwrap();
     drop(directory);
     let (mut state, _directory) = disk.open(&specs).unwrap();
-    assert_eq!(state.checkpoint().changelog_offsets, [0, 40_007]);
-    assert_eq!(contents(&mut state, B), records.map(|(key, value)| (key, value.unwrap())).collect());
+    assert_eq!(state.checkpoint().changelog_offsets, [0, 5]);
+    assert_eq!(contents(&mut state, A), BTreeMap::new());
+    assert_eq!(contents(&mut state, B), expected);
 }
 
 /// Commits some times and tells what the store held after each.
@@ -188,7 +206,7 @@ fn after_a_crash_data_and_checkpoint_agree() {
 }
 
 /// A batch of a changelog, of a megabyte.
-fn batch(number: i64) -> impl Iterator<Item = (Vec<u8>, Option<Vec<u8>>)> {
+fn batch(number: i64) -> impl Iterator<Item = Record> {
     let mut random = random(number as u64);
     (number * 1000..number * 1000 + 1000).map(move |offset| {
         let value = random.by_ref().take(125).flat_map(u64::to_be_bytes).collect();
@@ -201,9 +219,13 @@ fn a_restore_that_is_killed_goes_on_from_what_it_has_restored() {
     const BATCHES: i64 = 60;
     if let Some(folder) = std::env::var_os(CRASH_IN) {
         let (mut state, _directory) = open(Path::new(&folder)).unwrap();
-        let mut unflushed = 0;
-        for number in state.checkpoint().changelog_offsets[0] / 1000..BATCHES {
-            state.restore(A, &mut batch(number), number * 1000 + 1000).unwrap();
+        let (mut unflushed, mut number) = (0, state.checkpoint().changelog_offsets[0] / 1000);
+        while number < BATCHES {
+            // So many that they become a file, or as few as go into a memtable.
+            let next = if number % 12 == 9 { number + 3 } else { number + 1 };
+            let records: Vec<Record> = (number..next).flat_map(batch).collect();
+            restore(&mut state, A, &records, next * 1000);
+            number = next;
             // Something has come to the disk meanwhile, not all.
             if state.unflushed_bytes() < unflushed {
                 process::abort();

@@ -11,6 +11,7 @@ use serde_json::{Value as Json, json};
 
 use super::broker::{Broker, unique};
 use super::java::{self, Record};
+use super::verifier::verify;
 use crate::support::{Folder, command, run};
 
 /// Steps of every kind of state on one source. `{app}` is the application's id, which its topics begin with.
@@ -103,6 +104,11 @@ impl Application {
             java::create_topic(broker, &format!("{id}-{topic}"), partitions);
         }
         Application { id, folder, partitions }
+    }
+
+    /// How many partitions each of its topics has.
+    pub fn partitions(&self) -> usize {
+        self.partitions
     }
 
     /// The full name of a topic.
@@ -262,11 +268,12 @@ impl Application {
     }
 
     /// Fails the test unless what is committed in the topics is what an undisturbed run gives: streams record by record,
-    /// tables in the last row of each key.
+    /// tables in the last row of each key. Changelogs and state directories have to hold the same. All processes have ended.
     #[track_caller]
     pub fn check(&self, broker: &Broker) {
-        self.check_streams(broker, &STREAMS);
-        self.check_tables(broker, &TABLES);
+        if let Err(what) = verify(broker, self) {
+            panic!("{what}\n{}", self.log());
+        }
     }
 
     /// Fails the test unless these sinks have the last row of each key that an undisturbed run gives.
@@ -465,11 +472,16 @@ pub fn random(seed: u64) -> impl Iterator<Item = u64> {
 
 /// Payments of 50 cards, one each millisecond, some of them late.
 pub fn payments(count: i64, application: &Application) {
+    payments_of(50, 2, count, application);
+}
+
+/// Payments of so many cards, whose names have so many digits.
+pub fn payments_of(cards: u64, digits: usize, count: i64, application: &Application) {
     let mut text = String::from("card,at,amount\n");
     for (number, random) in (0..count).zip(random(7)) {
-        let (card, amount) = ((random >> 33) % 50, (random >> 40) % 1000);
+        let (card, amount) = ((random >> 33) % cards, (random >> 40) % 1000);
         let at = 1_767_225_600_000 + number;
-        text.push_str(&format!("card-{card:02},{at},{amount}\n"));
+        text.push_str(&format!("card-{card:0digits$},{at},{amount}\n"));
     }
     application.folder.write("payments.csv", text);
 }

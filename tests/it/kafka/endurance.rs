@@ -1,12 +1,12 @@
 //! Processes that are replaced one after the other under load, and processes that run for long.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 
-use super::application::{Application, Running, TOPOLOGY, feed, payments};
+use super::application::{Application, Running, TOPOLOGY, feed, payments, payments_of};
 use super::broker::Broker;
 use super::java;
 
@@ -120,6 +120,86 @@ fn slope(samples: &[Sample], figure: fn(&Sample) -> f64) -> f64 {
     product / mean(&|sample| (sample.minutes - time).powi(2)).max(f64::MIN_POSITIVE)
 }
 
+/// What a process takes besides `runtime.memory`: its program, stacks, indexes of librdkafka and the allocator's slack.
+const BESIDES_MIB: f64 = 112.0;
+
+/// A bound of the kernel on the memory of a process.
+struct MemoryGroup(PathBuf);
+
+impl MemoryGroup {
+    /// With a bound of so many bytes. `None` where nobody may make one.
+    fn new(name: &str, bytes: u64) -> Option<Self> {
+        let places = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
+        places.into_iter().find_map(|(parent, limit)| {
+            let is_parent = Path::new(parent).join("cgroup.procs").exists();
+            let group = MemoryGroup(Path::new(parent).join(name));
+            (is_parent && std::fs::create_dir(&group.0).is_ok()).then_some(())?;
+            std::fs::write(group.0.join(limit), bytes.to_string()).ok()?;
+            Some(group)
+        })
+    }
+
+    fn add(&self, process: &Running) {
+        std::fs::write(self.0.join("cgroup.procs"), process.id().to_string()).unwrap();
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        // It goes when its last process has gone.
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// A process with so much memory, which the kernel holds it to if it can, over state that takes 1.2 times as much.
+struct Confined {
+    application: Application,
+    process: Running,
+    memory_mib: f64,
+    _group: Option<MemoryGroup>,
+}
+
+impl Confined {
+    fn start(broker: &Broker, name: &str, memory_mib: u64, payments: i64) -> Self {
+        const DIGITS: u64 = 200;
+        let application = Application::new(broker, name, TOPOLOGY);
+        // A card is a key and some 40 bytes in the store of the totals; the other stores add to that.
+        let cards = memory_mib * 12 / 10 * (1 << 20) / (DIGITS + 40);
+        payments_of(cards, DIGITS as usize, payments, &application);
+        let memory = format!("{memory_mib}MiB");
+        let group = MemoryGroup::new(&application.id, (memory_mib + BESIDES_MIB as u64) << 20);
+        println!("bounded by the kernel: {}", group.is_some());
+        let process = application.start(broker, "state", &["--memory", &memory]);
+        group.iter().for_each(|group| group.add(&process));
+        Confined { application, process, memory_mib: memory_mib as f64, _group: group }
+    }
+
+    /// Fails the test where it takes more than it may.
+    fn check(&self, sample: &Sample) {
+        let Sample { resident_mib, .. } = sample;
+        assert!(*resident_mib < self.memory_mib + BESIDES_MIB, "{sample:?}\n{}", self.application.log());
+    }
+}
+
+#[test]
+fn a_process_stays_within_its_memory() {
+    let broker = Broker::shared();
+    let mut confined = Confined::start(broker, "confined", 32, 400_000);
+    let mut feeding = feed(broker, &confined.application, "1000");
+    let (start, mut largest) = (Instant::now(), 0.0_f64);
+    while feeding.goes_on() || Sample::take(broker, &confined.application, &confined.process, start).lag > 0.0
+    {
+        let sample = Sample::take(broker, &confined.application, &confined.process, start);
+        confined.check(&sample);
+        largest = largest.max(sample.resident_mib);
+        assert!(confined.process.goes_on(), "{}", confined.application.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    println!("at most {largest:.0} MiB, {:?}", start.elapsed());
+    let Confined { application, process, .. } = confined;
+    assert_eq!(process.end(), Some(0), "{}", application.log());
+}
+
 /// `make soak`: a mixed topology under load, with a working set that does not fit into its memory.
 #[test]
 #[ignore = "it takes as long as it is told to"]
@@ -127,16 +207,16 @@ fn soak() {
     let minutes = std::env::var("MILLSTREAM_SOAK_MINUTES").ok().and_then(|text| text.parse().ok());
     let time = Duration::from_secs(60 * minutes.unwrap_or(5));
     let broker = Broker::shared();
-    let application = Application::new(broker, "soak", TOPOLOGY);
-    // A thousand a second and more than the time takes.
-    payments(time.as_secs() as i64 * 1000 + 60_000, &application);
-    let process = application.start(broker, "state", &["--memory", "64MiB"]);
-    let _feeding = feed(broker, &application, "1");
+    // Three thousand a second, and more than the time takes.
+    let confined = Confined::start(broker, "soak", 64, time.as_secs() as i64 * 3000 + 60_000);
+    let Confined { application, process, .. } = &confined;
+    let _feeding = feed(broker, application, "3");
     application.await_progress(broker, 1_000);
     let (start, mut samples) = (Instant::now(), Vec::new());
     while start.elapsed() < time {
-        let sample = Sample::take(broker, &application, &process, start);
+        let sample = Sample::take(broker, application, process, start);
         println!("{sample:.1?}");
+        confined.check(&sample);
         samples.push(sample);
         std::thread::sleep(Duration::from_secs(10));
     }
@@ -151,6 +231,7 @@ fn soak() {
     for (name, slope) in slopes {
         println!("{name}: {slope:+.2} a minute");
     }
+    let Confined { application, process, .. } = confined;
     assert_eq!(process.end(), Some(0), "{}", application.log());
     let bound = later[0].resident_mib * 0.05;
     assert!(slopes[0].1 * (later.len() as f64 / 6.0) < bound.max(8.0), "memory grows: {slopes:?}");

@@ -14,3 +14,4 @@ mod java;
 mod proxy;
 mod run;
 mod topics;
+mod verifier;

@@ -197,6 +197,21 @@ impl Database for SimulatedDatabase {
         Ok(())
     }
 
+    fn load(
+        &mut self,
+        store: StoreId,
+        sorted: &[(&[u8], Option<&[u8]>)],
+        checkpoint: &Checkpoint,
+    ) -> Result<(), StateError> {
+        let before = self.image.checkpoint.clone();
+        let mut writes = sorted.iter().map(|(key, value)| match value {
+            Some(value) => Write::Put(store, key, value),
+            None => Write::Delete(store, key),
+        });
+        self.commit(&mut writes, &before)?;
+        self.commit(&mut std::iter::empty(), checkpoint)
+    }
+
     fn flush(&mut self) -> Result<(), StateError> {
         step();
         self.sync();

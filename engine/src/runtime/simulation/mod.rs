@@ -45,7 +45,7 @@ const SOURCE: &str = r#"
     value = { amount = "int64" }
 "#;
 
-const TOPOLOGIES: [&str; 4] = [
+const TOPOLOGIES: [&str; 5] = [
     r#"
     [steps.large]
     op    = "filter"
@@ -99,9 +99,35 @@ const TOPOLOGIES: [&str; 4] = [
     from  = "totals"
     topic = "totals"
     "#,
+    r#"
+    [sources.refunds]
+    topic = "refunds"
+    key   = { card = "string" }
+    value = { amount = "int64" }
+    [steps.moves]
+    op   = "merge"
+    from = ["payments", "refunds"]
+    [steps.minutes]
+    op      = "aggregate"
+    from    = "moves"
+    window  = { tumbling = "2s" }
+    columns = { moves = "count(*)", largest = "max(amount)" }
+    [sinks.all_moves]
+    from  = "moves"
+    topic = "moves"
+    [sinks.totals_of_minutes]
+    from  = "minutes"
+    topic = "minutes"
+    "#,
 ];
 
+/// The topology with two sources.
+const MERGED: usize = 4;
+
 const PARTITIONS: u32 = 2;
+
+/// The topic in which tasks with several inputs say in which order they take their records.
+pub(super) const ORDER: &str = "order";
 
 /// How much time a run has for what is left when all disturbances are over.
 const RECOVERY: Duration = Duration::from_secs(300);
@@ -124,7 +150,7 @@ impl Application {
     }
 
     fn topics(&self) -> Vec<(String, u32)> {
-        let mut topics = Vec::new();
+        let mut topics = vec![(ORDER.to_owned(), 1)];
         for (sub, count) in self.plan.sub_topologies.iter().zip(&self.counts) {
             topics.extend(sub.inputs.iter().map(|input| (input.topic.clone(), *count)));
             topics.extend(sub.stores.iter().map(|store| (store.changelog.to_string(), *count)));
@@ -212,7 +238,7 @@ impl Run {
         broken: Option<Break>,
         traced: bool,
     ) -> Result<Summary, String> {
-        let application = applications[self.topology].clone();
+        let application = applications[self.topology % applications.len()].clone();
         Simulation::run(self.seed, broken, traced, self.processes, move |handle| {
             let observer = Observer {
                 handle: handle.clone(),
@@ -339,7 +365,10 @@ impl Observer {
                 timestamp,
                 headers: Vec::new(),
             };
-            self.handle.state().world.write(&("payments".to_owned(), partition), data);
+            let sources = &self.application.topology.sources;
+            let source = self.random.below(sources.len() as u64) as usize;
+            let topic = sources[source].topic.clone();
+            self.handle.state().world.write(&(topic, partition), data);
         }
     }
 
@@ -485,8 +514,10 @@ pub(super) fn broken(what: Break) -> bool {
 }
 
 fn applications(guarantee: Guarantee) -> Vec<Arc<Application>> {
+    // Records that are processed again may be merged in another order, in which others are late.
+    let count = if guarantee == Guarantee::AtLeastOnce { MERGED } else { TOPOLOGIES.len() };
     let new = |steps: &&str| Arc::new(Application::new(steps, guarantee));
-    TOPOLOGIES.iter().map(new).collect()
+    TOPOLOGIES.iter().take(count).map(new).collect()
 }
 
 fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
