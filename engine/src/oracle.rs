@@ -81,11 +81,10 @@ pub fn check(cluster: &dyn Cluster, plan: &Plan, counts: &[u32], disks: &[Disk])
     Ok(())
 }
 
-/// A record but its offset.
-pub fn content(
-    record: &Record,
-) -> (&Option<Vec<u8>>, &Option<Vec<u8>>, i64, &[millstream_engine::record::Header]) {
-    (&record.key, &record.value, record.timestamp, &record.headers)
+/// Whether two records are the same, wherever they are.
+pub fn are_same(one: &Record, other: &Record) -> bool {
+    let Record { key, value, timestamp, headers, offset: _ } = one;
+    (key, value, timestamp, headers) == (&other.key, &other.value, &other.timestamp, &other.headers)
 }
 
 /// The committed records of a task's inputs up to the committed offsets, in the order in which it has taken them.
@@ -143,43 +142,48 @@ fn check_output(found: &[Record], expected: &[Vec<(Kind, Record)>]) -> Result<()
     if is_table {
         let expected = newest(expected.iter().flatten().map(|(_, record)| record));
         let found = newest(found.iter());
-        let differs = expected.iter().find(|(key, value)| found.get(*key) != Some(value));
-        if let Some((key, value)) = differs {
-            return Err(format!("{} instead of {}", shown(found.get(key)), shown(Some(value))));
+        for (key, expected) in &expected {
+            match found.get(key) {
+                Some(found) if are_same(found, expected) => {}
+                Some(found) => return Err(format!("{} instead of {}", shown(found), shown(expected))),
+                None => return Err(format!("nothing instead of {}", shown(expected))),
+            }
         }
         return if found.len() == expected.len() { Ok(()) } else { Err("keys that nobody wrote".to_owned()) };
     }
     let count: usize = expected.iter().map(Vec::len).sum();
     if let [expected] = expected {
-        let differs =
-            found.iter().zip(expected).position(|(found, (_, expected))| content(found) != content(expected));
-        if let Some(number) = differs {
-            return Err(format!("record {number}: {:?} instead of {:?}", found[number], expected[number].1));
+        let differs = found.iter().zip(expected).find(|(found, (_, expected))| !are_same(found, expected));
+        if let Some((found, (_, expected))) = differs {
+            return Err(format!("{} instead of {}", shown(found), shown(expected)));
         }
     }
     // Several tasks write a repartition topic in any order, each in its own.
     for expected in expected {
         let mut left = found.iter();
-        if !expected.iter().all(|(_, expected)| left.any(|found| content(found) == content(expected))) {
+        if !expected.iter().all(|(_, expected)| left.any(|found| are_same(found, expected))) {
             return Err("records of a task are missing, or in another order".to_owned());
         }
     }
     if found.len() == count { Ok(()) } else { Err(format!("{} records instead of {count}", found.len())) }
 }
 
-/// The last value and time of each key.
-fn newest<'a>(
-    records: impl Iterator<Item = &'a Record>,
-) -> BTreeMap<&'a Option<Vec<u8>>, (&'a Option<Vec<u8>>, i64)> {
-    records.map(|record| (&record.key, (&record.value, record.timestamp))).collect()
+/// The last record of each key.
+fn newest<'a>(records: impl Iterator<Item = &'a Record>) -> BTreeMap<&'a Option<Vec<u8>>, &'a Record> {
+    records.map(|record| (&record.key, record)).collect()
 }
 
-fn shown(value: Option<&(&Option<Vec<u8>>, i64)>) -> String {
-    match value {
-        Some((Some(value), time)) => format!("{} at {time}", String::from_utf8_lossy(value)),
-        Some((None, time)) => format!("a delete at {time}"),
-        None => "nothing".to_owned(),
-    }
+fn shown(record: &Record) -> String {
+    let text = |bytes: &Option<Vec<u8>>| {
+        bytes.as_ref().map_or_else(|| "null".to_owned(), |bytes| bytes.escape_ascii().to_string())
+    };
+    format!(
+        "offset {}: {} = {} at {}",
+        record.offset,
+        text(&record.key),
+        text(&record.value),
+        record.timestamp
+    )
 }
 
 fn check_stores(

@@ -23,8 +23,7 @@ pub struct GroupOptions {
     /// After this long without a poll the client leaves the group. Any thread that polls any queue renews it: it is no
     /// watchdog.
     pub max_poll_interval: Duration,
-    /// Bytes of values fetched ahead for each partition, about; what they take in memory is up to four times as much for
-    /// small records.
+    /// Bytes of memory for what is fetched ahead for each partition, about.
     pub queued_bytes_per_partition: usize,
     /// How long a broker may hold a fetch back that has nothing to return; also how late the end of a partition is
     /// seen, at most.
@@ -148,15 +147,19 @@ impl GroupConsumer {
         let heartbeat = millis(options.session_timeout / 5).clamp(1, 3_000).to_string();
         let poll = millis(options.max_poll_interval.max(options.session_timeout)).to_string();
         let queued = (options.queued_bytes_per_partition / 1024).clamp(1, 2_097_151).to_string();
+        let fetched = super::bytes_of_a_fetch(options.queued_bytes_per_partition).to_string();
         let mut defaults = super::FETCH.to_vec();
+        defaults.push(("fetch.message.max.bytes", &fetched));
         defaults.push(("session.timeout.ms", &session));
         defaults.push(("heartbeat.interval.ms", &heartbeat));
         let wait = options.wait.map(|wait| millis(wait).to_string());
         if let Some(wait) = &wait {
             defaults.push(("fetch.wait.max.ms", wait));
         }
+        let records = super::records_that_wait(options.queued_bytes_per_partition).to_string();
         let mut owned = super::READ.to_vec();
         owned.extend([
+            ("queued.min.messages", records.as_str()),
             ("group.id", options.group.as_str()),
             ("group.protocol", "classic"),
             ("partition.assignment.strategy", "range"),

@@ -49,12 +49,23 @@ pub use settings::ClientSettings;
 
 /// How records are fetched, unless the user says otherwise.
 const FETCH: &[(&str, &str)] = &[
-    ("fetch.message.max.bytes", "4194304"),
     ("fetch.max.bytes", "67108864"),
     ("receive.message.max.bytes", "100000000"),
     ("fetch.min.bytes", "1"),
     ("fetch.error.backoff.ms", "100"),
 ];
+
+/// How many bytes of a partition come at once where so many may wait: they count when they are unpacked, which may take ten times
+/// as much room.
+fn bytes_of_a_fetch(queued_bytes: usize) -> usize {
+    (queued_bytes / 8).clamp(64 << 10, 4 << 20)
+}
+
+/// How many records wait at most where they may take so many bytes: librdkafka counts the bytes of their values, and what it adds
+/// to each of them may be several times as much.
+fn records_that_wait(queued_bytes: usize) -> usize {
+    (queued_bytes / queue::RECORD_BYTES).clamp(1_000, 1_000_000)
+}
 
 /// What every reader insists on.
 const READ: &[(&str, &str)] = &[
@@ -62,8 +73,6 @@ const READ: &[(&str, &str)] = &[
     ("isolation.level", "read_committed"),
     // A queue that was drained is filled at once; the default waits a second.
     ("fetch.queue.backoff.ms", "2"),
-    // The limit is the bytes.
-    ("queued.min.messages", "1000000"),
     ("check.crcs", "true"),
     ("auto.offset.reset", "error"),
     ("enable.auto.commit", "false"),

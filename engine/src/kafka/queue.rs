@@ -315,7 +315,7 @@ struct Batch {
 unsafe impl Send for Batch {}
 
 /// What librdkafka needs for a fetched record besides its key and value, about.
-const RECORD_BYTES: usize = 300;
+pub(super) const RECORD_BYTES: usize = 300;
 
 /// Messages taken at a time, at most: enough to make the call cheap, few enough to stay in the cache.
 const BATCH: usize = 512;

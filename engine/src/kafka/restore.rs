@@ -32,10 +32,18 @@ impl RestoreConsumer {
     /// A consumer of nothing yet. `queued_bytes_per_partition` is about what is fetched ahead for each partition.
     pub fn new(settings: &ClientSettings, queued_bytes_per_partition: usize) -> Result<Self, KafkaError> {
         let queued = (queued_bytes_per_partition / 1024).clamp(1, 2_097_151).to_string();
+        let fetched = super::bytes_of_a_fetch(queued_bytes_per_partition).to_string();
+        let mut defaults = super::FETCH.to_vec();
+        defaults.push(("fetch.message.max.bytes", &fetched));
         let mut owned = super::READ.to_vec();
+        let records = super::records_that_wait(queued_bytes_per_partition).to_string();
         let wait = millis(WAIT).to_string();
-        owned.extend([("queued.max.messages.kbytes", queued.as_str()), ("fetch.wait.max.ms", &wait)]);
-        let properties = Properties::new(settings, Kind::Reader, super::FETCH, &owned)?;
+        owned.extend([
+            ("queued.min.messages", records.as_str()),
+            ("queued.max.messages.kbytes", &queued),
+            ("fetch.wait.max.ms", &wait),
+        ]);
+        let properties = Properties::new(settings, Kind::Reader, &defaults, &owned)?;
         let client = Arc::new(properties.client(Kind::Reader)?);
         Ok(Self { queues: Vec::new(), started: Vec::new(), client, signal: Arc::default(), turn: 0 })
     }

@@ -256,7 +256,7 @@ impl Topics {
             found = self.describe(&names)?;
         }
         let counts = plan
-            .partitions(|topic| found.get(topic).copied().unwrap_or(1))
+            .partitions(|topic| found.get(topic).map_or(1, |topic| topic.partitions as u32))
             .map_err(|error| Trouble::from(RuntimeError::Plan(error)))?;
         self.prepare_internal(&internal_topics(plan, &counts, defaults))?;
         for source in sources(plan) {
@@ -280,12 +280,18 @@ impl Topics {
         let internal = internal_topics(plan, counts, defaults);
         let internal: Vec<&str> = internal.iter().map(|internal| internal.new.name.as_str()).collect();
         let names: Vec<&str> = users.keys().copied().chain(internal.iter().copied()).collect();
+        let read = topics_that_are_read(plan);
         let mut absent = names;
         for _ in 0..3 {
             let found = self.describe(&absent)?;
+            let mut topics: Vec<String> = read.iter().map(|name| (*name).to_owned()).collect();
+            topics.retain(|name| found.get(name).is_some_and(|topic| self.is_made_anew(name, topic)));
+            if !topics.is_empty() {
+                return Err(RuntimeError::Topics(TopicError::MadeAnew { topics }).into());
+            }
             absent.retain(|name| !found.contains_key(*name));
             if absent.is_empty() {
-                return self.are_the_same(plan);
+                return Ok(());
             }
             threads::sleep(Duration::from_millis(500));
         }
@@ -296,27 +302,6 @@ impl Topics {
         }
         let topics = internal.into_iter().map(str::to_owned).collect();
         Err(RuntimeError::Topics(TopicError::Deleted { topics }).into())
-    }
-
-    fn are_the_same(&self, plan: &Plan) -> Result<(), Trouble> {
-        let inputs = plan.sub_topologies.iter().flat_map(|sub| &sub.inputs).map(|input| &*input.topic);
-        let changelogs =
-            plan.sub_topologies.iter().flat_map(|sub| &sub.stores).map(|store| &*store.changelog);
-        let read: Vec<&str> = inputs.chain(changelogs).collect::<BTreeSet<_>>().into_iter().collect();
-        let found = self.admin().topics(&read).map_err(|error| Trouble::kafka("describe topics", error))?;
-        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut topics = Vec::new();
-        for (name, found) in read.into_iter().zip(found) {
-            let Some(found) = found else { continue };
-            if *ids.entry(name.to_owned()).or_insert_with(|| found.id.clone()) != found.id {
-                topics.push(name.to_owned());
-            }
-        }
-        if topics.is_empty() {
-            Ok(())
-        } else {
-            Err(RuntimeError::Topics(TopicError::MadeAnew { topics }).into())
-        }
     }
 
     /// The largest batch of records, in bytes, that all topics take which are written under a fixed name, so far as they say
@@ -416,16 +401,23 @@ impl Topics {
         Ok(found.into_iter().next().flatten())
     }
 
-    fn describe(&self, names: &[&str]) -> Result<BTreeMap<String, u32>, Trouble> {
+    fn describe(&self, names: &[&str]) -> Result<BTreeMap<String, TopicDescription>, Trouble> {
         let found = self.admin().topics(names).map_err(|error| Trouble::kafka("describe topics", error))?;
-        let found: BTreeMap<String, u32> = names
-            .iter()
-            .zip(found)
-            .filter_map(|(name, topic)| Some(((*name).to_owned(), topic?.partitions as u32)))
-            .collect();
+        let found: BTreeMap<String, TopicDescription> =
+            names.iter().zip(found).filter_map(|(name, topic)| Some(((*name).to_owned(), topic?))).collect();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.extend(found.iter().map(|(name, count)| (name.clone(), *count)));
+        known.extend(found.iter().map(|(name, topic)| (name.clone(), topic.partitions as u32)));
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, topic) in &found {
+            ids.entry(name.clone()).or_insert_with(|| topic.id.clone());
+        }
         Ok(found)
+    }
+
+    /// Whether another topic had this name when it was described first.
+    fn is_made_anew(&self, name: &str, topic: &TopicDescription) -> bool {
+        let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        ids.get(name).is_some_and(|id| *id != topic.id)
     }
 
     fn create(&self, topics: &[NewTopic]) -> Result<(), Trouble> {
@@ -451,8 +443,8 @@ impl Topics {
             self.await_topics(&absent)?;
         }
         for topic in topics {
-            if let Some(count) = found.get(&topic.new.name) {
-                self.check_internal(topic, *count)?;
+            if let Some(found) = found.get(&topic.new.name) {
+                self.check_internal(topic, found.partitions as u32)?;
             }
         }
         Ok(())
@@ -472,7 +464,7 @@ impl Topics {
         let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
         for _ in 0..100 {
             let found = self.describe(&names)?;
-            if topics.iter().all(|topic| found.get(&topic.name).is_some_and(|count| *count > 0)) {
+            if topics.iter().all(|topic| found.get(&topic.name).is_some_and(|found| found.partitions > 0)) {
                 return Ok(());
             }
             threads::sleep(Duration::from_millis(100));
@@ -496,6 +488,13 @@ fn topics_of_users(plan: &Plan) -> BTreeMap<&str, &str> {
         users.entry(topic).or_insert(sink);
     }
     users
+}
+
+/// The topics whose offsets the application keeps: sources, repartition topics and changelogs.
+fn topics_that_are_read(plan: &Plan) -> BTreeSet<&str> {
+    let inputs = plan.sub_topologies.iter().flat_map(|sub| &sub.inputs).map(|input| &*input.topic);
+    let changelogs = plan.sub_topologies.iter().flat_map(|sub| &sub.stores).map(|store| &*store.changelog);
+    inputs.chain(changelogs).collect()
 }
 
 /// The topics of sinks, each with its sink, but for those that are computed for each row.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use millstream::engine::kafka::{ClientSettings, Producer, ProducerOptions, SendError};
 
-use super::application::{Application, Running, TOPOLOGY, feed, random};
+use super::application::{Application, Running, STREAMS, TABLES, TOPOLOGY, feed, random};
 use super::broker::Broker;
 
 /// The application's folder in the state directory.
@@ -253,7 +253,9 @@ fn a_restore_that_is_killed_goes_on_from_what_it_has_restored() {
     let bytes = application.metric(&series).unwrap();
     assert!(bytes > 0.0 && bytes < 0.92 * FILLING as f64, "{bytes}\n{}", application.log());
     assert_eq!(running.end(), Some(0), "{}", application.log());
-    application.check(broker);
+    // Whoever filled the changelog has no part in the application, so that only the results can be right.
+    application.check_streams(broker, &STREAMS);
+    application.check_tables(broker, &TABLES);
 }
 
 #[test]

@@ -177,6 +177,22 @@ fn a_topic_that_is_made_anew_under_a_process_ends_it() {
     }
 }
 
+/// Offsets do not tell: the new topic has more records than were read of the old one.
+#[test]
+fn a_source_that_is_made_anew_and_longer_ends_the_process() {
+    let broker = Broker::shared();
+    let application = counts(broker, "longer", 1);
+    let mut running = application.start(broker, "state", &[]);
+    pay(broker, &application, 100);
+    await_counts(broker, &application);
+    let topic = application.topic("payments");
+    delete(broker, &topic);
+    java::create_topic(broker, &topic, 1);
+    pay(broker, &application, 400);
+    assert_eq!(running.code(), Some(3), "{}", application.log());
+    says(&application.log(), &[&topic]);
+}
+
 #[test]
 fn a_changelog_that_is_gone_is_not_made_anew_behind_what_was_committed() {
     let broker = Broker::shared();

@@ -22,6 +22,8 @@ pub const ORDER: &str = "order";
 struct Brokers<'a> {
     broker: &'a Broker,
     application: &'a Application,
+    /// `app.id`, which the group and the internal topics have in their names.
+    id: String,
     counts: HashMap<String, u32>,
     /// What was read, by topic.
     read: RefCell<HashMap<String, Vec<java::Record>>>,
@@ -51,7 +53,7 @@ impl Brokers<'_> {
 
 impl Cluster for Brokers<'_> {
     fn has_open_transaction(&self) -> bool {
-        let prefix = format!("{}-", self.application.id);
+        let prefix = format!("{}-", self.id);
         let known = java::call(self.broker, json!({ "do": "transactions", "prefix": prefix }));
         let ended = |state: &str| ["Empty", "CompleteCommit", "CompleteAbort"].contains(&state);
         known["transactions"].as_array().unwrap().iter().any(|known| !ended(known["state"].as_str().unwrap()))
@@ -62,7 +64,7 @@ impl Cluster for Brokers<'_> {
     }
 
     fn committed_offset(&self, (topic, partition): &Partition) -> i64 {
-        let asked = json!({ "do": "committed", "group": self.application.id, "topic": topic });
+        let asked = json!({ "do": "committed", "group": self.id, "topic": topic });
         let found = java::call(self.broker, asked);
         found["offsets"].get(*partition as usize).and_then(Json::as_i64).unwrap_or(0)
     }
@@ -81,16 +83,16 @@ impl Cluster for Brokers<'_> {
 }
 
 /// The databases below the folder of an application, by the names that `--state-dir` had.
-fn disks(application: &Application, plan: &Plan) -> Vec<Disk> {
+fn disks(application: &Application, id: &str, plan: &Plan) -> Vec<Disk> {
     let mut disks = Vec::new();
     for folder in std::fs::read_dir(application.folder.path()).unwrap() {
         let folder = folder.unwrap().path();
         for sub in &plan.sub_topologies {
             for partition in 0..application.partitions() {
                 let task = format!("{}-{partition}", sub.name);
-                if folder.join(&application.id).join(&task).join("CURRENT").exists() {
+                if folder.join(id).join(&task).join("CURRENT").exists() {
                     let specs = Task::store_specs(sub);
-                    let directory = StateDirectory::open(&folder, &application.id).unwrap();
+                    let directory = StateDirectory::open(&folder, id).unwrap();
                     let options = StateOptions::new(16 << 20);
                     let mut state = TaskState::open(&directory, &task, &specs, &options).unwrap();
                     let stores = (0..specs.len()).map(|store| entries(&mut state, StoreId(store)));
@@ -117,13 +119,14 @@ fn entries(state: &mut TaskState, store: StoreId) -> Entries {
 pub fn verify(broker: &Broker, application: &Application) -> Result<(), String> {
     let text = application.folder.read("topology.toml");
     let (topology, findings) = topology::read(&text, Path::new("/"), &|_| None);
-    let plan = Plan::new(&topology.unwrap_or_else(|| panic!("{findings:?}"))).unwrap();
+    let topology = topology.unwrap_or_else(|| panic!("{findings:?}"));
+    let (id, plan) = (topology.app.id.clone(), Plan::new(&topology).unwrap());
     let counts = plan.partitions(|_| application.partitions() as u32).unwrap();
     let inputs = plan.sub_topologies.iter().zip(&counts);
     let inputs = inputs.flat_map(|(sub, count)| sub.inputs.iter().map(|input| (input.topic.clone(), *count)));
-    let brokers =
-        Brokers { broker, application, counts: inputs.collect(), read: RefCell::new(HashMap::new()) };
+    let (counts_of_inputs, read) = (inputs.collect(), RefCell::new(HashMap::new()));
+    let brokers = Brokers { broker, application, id: id.clone(), counts: counts_of_inputs, read };
     // Transactions of processes that were killed end when they have taken too long.
     application.wait_until("all transactions to end", || !brokers.has_open_transaction());
-    oracle::check(&brokers, &plan, &counts, &disks(application, &plan))
+    oracle::check(&brokers, &plan, &counts, &disks(application, &id, &plan))
 }

@@ -7,7 +7,7 @@ use millstream_operators::schema::Kind;
 
 use super::brokers::{Data, Entry, Log, Outcome, World};
 use super::disk::Image;
-use crate::oracle::{self, Cluster, Disk, Partition, Written, content, recomputed};
+use crate::oracle::{self, Cluster, Disk, Partition, Written, are_same, recomputed};
 use crate::plan::Plan;
 use crate::record::Record;
 use crate::testing::Random;
@@ -78,7 +78,7 @@ pub fn check_at_least_once(world: &World, plan: &Plan, counts: &[u32]) -> Result
                 Kind::Stream if partition.0 == COUNTING => {
                     (&found.key, found.timestamp) == (&expected.key, expected.timestamp)
                 }
-                Kind::Stream => content(found) == content(expected),
+                Kind::Stream => are_same(found, expected),
             };
             match (found.iter().position(same), kind) {
                 (None, _) => return Err(format!("{partition:?} lacks {expected:?}")),
