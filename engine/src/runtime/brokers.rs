@@ -34,6 +34,8 @@ pub(super) trait Brokers: Send + Sync {
     ) -> Result<Box<dyn ChangelogReader>, KafkaError>;
     /// How many partitions a topic has that is to be written.
     fn partitions(&self, topic: &str) -> Result<u32, Trouble>;
+    /// The id that a topic had when it was seen first; empty where it is not known.
+    fn topic_id(&self, topic: &str) -> String;
     fn offsets(&self, partitions: &[TopicPartition], spec: OffsetSpec) -> Result<Vec<i64>, KafkaError>;
     fn delete_records(&self, before: &[(TopicPartition, i64)]) -> Result<(), KafkaError>;
     /// Whether all topics that were there when the run began still are.
@@ -163,6 +165,10 @@ impl Brokers for Kafka {
 
     fn offsets(&self, partitions: &[TopicPartition], spec: OffsetSpec) -> Result<Vec<i64>, KafkaError> {
         self.topics.admin().offsets(partitions, spec)
+    }
+
+    fn topic_id(&self, topic: &str) -> String {
+        self.topics.id(topic)
     }
 
     fn delete_records(&self, before: &[(TopicPartition, i64)]) -> Result<(), KafkaError> {

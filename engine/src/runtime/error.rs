@@ -229,6 +229,11 @@ impl RuntimeError {
         }
     }
 
+    /// Whether topics that are read are not those that were read before.
+    pub fn topics_were_made_anew(&self) -> bool {
+        matches!(self, RuntimeError::Topics(TopicError::MadeAnew { .. }))
+    }
+
     /// The stable code, if the error has one.
     pub fn code(&self) -> Option<Code> {
         match self {

@@ -246,18 +246,16 @@ impl Member {
                     .map(|(number, _)| number)
             };
             let task_offsets: Vec<i64> = own().filter_map(|number| offsets.get(number).copied()).collect();
-            let first = own().next().and_then(|number| Some((committed.get(number)?, asked.get(number)?)));
-            let metadata = match first {
-                Some((Committed { metadata: Some(text), .. }, partition)) if !text.is_empty() => {
-                    Some(CommitMetadata::decode(text).map_err(|error| RuntimeError::Metadata {
-                        topic: partition.topic.to_string(),
-                        partition: partition.partition,
-                        group: self.shared.app.clone(),
-                        cause: error.to_string(),
-                    })?)
+            let mut metadata = None;
+            for number in own() {
+                let Some((found, partition)) = committed.get(number).zip(asked.get(number)) else { continue };
+                let found = self.metadata_of(found, partition)?;
+                // That of the first input is the task's.
+                if metadata.is_none() {
+                    metadata = Some(found);
                 }
-                _ => None,
-            };
+            }
+            let metadata = metadata.flatten();
             last_commits.push((id, metadata.as_ref().map(|metadata| metadata.id)));
             let inputs = fetched.remove(&id).unwrap_or_default();
             match self.parked.remove(&id) {
@@ -452,6 +450,23 @@ impl Member {
         }
     }
 
+    /// What was committed with an offset; nothing where another program has set it. The topic must be the one that was read.
+    fn metadata_of(
+        &self,
+        committed: &Committed,
+        partition: &TopicPartition,
+    ) -> Result<Option<CommitMetadata>, Trouble> {
+        let Some(text) = committed.metadata.as_ref().filter(|text| !text.is_empty()) else { return Ok(None) };
+        let metadata = CommitMetadata::decode(text).map_err(|error| RuntimeError::Metadata {
+            topic: partition.topic.to_string(),
+            partition: partition.partition,
+            group: self.shared.app.clone(),
+            cause: error.to_string(),
+        })?;
+        self.shared.check_id(&partition.topic, &metadata.topic_id)?;
+        Ok(Some(metadata))
+    }
+
     /// Sees whether the topics are still those with which the run began. Nobody waits for that: brokers may take their time.
     fn examine_topics(&mut self) -> Result<(), Trouble> {
         let busy = self.examiner.as_ref().is_some_and(|examiner| !examiner.is_finished());
@@ -495,6 +510,8 @@ impl Member {
         let mut tasks: Vec<OpenTask> = mem::take(&mut self.parked).into_values().collect();
         let released = match &outcome {
             _ if stuck => Ok(Vec::new()),
+            // Offsets that would be committed now are those of topics that are no more.
+            Err(Trouble::Failed(error)) if error.topics_were_made_anew() => self.take_back(true),
             // The other workers may know nothing of a record that failed.
             Ok(()) | Err(Trouble::Failed(_)) => self.take_back(false),
             Err(Trouble::Again(_)) => self.take_back(true),

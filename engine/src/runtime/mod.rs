@@ -72,12 +72,13 @@ struct OpenTask {
 }
 
 impl OpenTask {
-    fn stores(&self) -> Vec<CommittedStore> {
+    fn stores(&self, brokers: &dyn Brokers) -> Vec<CommittedStore> {
         let stores = self.task.sub_topology().stores.iter().zip(self.task.changelog_offsets());
         let stores = stores.map(|(store, changelog_offset)| CommittedStore {
             name: store.spec.name.clone(),
             fingerprint: store.spec.fingerprint,
             changelog_offset: *changelog_offset,
+            changelog_id: brokers.topic_id(&store.changelog),
         });
         stores.collect()
     }
@@ -188,6 +189,15 @@ impl Shared {
             tracing::info!(outcome = outcome.name(), "a commit had got no answer");
             self.metrics.resolved(outcome);
         }
+    }
+
+    /// Whether a topic is the one that had this id, as far as that is known.
+    fn check_id(&self, topic: &str, id: &str) -> Result<(), Trouble> {
+        let found = self.brokers.topic_id(topic);
+        if id.is_empty() || found.is_empty() || found == id {
+            return Ok(());
+        }
+        Err(RuntimeError::Topics(TopicError::MadeAnew { topics: vec![topic.to_owned()] }).into())
     }
 
     /// The name of a task's sub-topology.

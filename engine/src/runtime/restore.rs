@@ -113,7 +113,9 @@ impl Opening<'_> {
     fn check_layout(&self, sub: &SubTopology, name: &str) -> Result<(), Trouble> {
         for committed in self.open.committed.iter().flat_map(|committed| &committed.stores) {
             let planned = sub.stores.iter().find(|planned| planned.spec.name == committed.name);
-            if planned.is_some_and(|planned| planned.spec.fingerprint != committed.fingerprint) {
+            let Some(planned) = planned else { continue };
+            self.shared.check_id(&planned.changelog, &committed.changelog_id)?;
+            if planned.spec.fingerprint != committed.fingerprint {
                 let (task, store) = (name.to_owned(), committed.name.clone());
                 return Err(RuntimeError::Layout { task, store }.into());
             }

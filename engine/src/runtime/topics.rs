@@ -71,10 +71,10 @@ pub enum TopicError {
         /// The topics.
         topics: Vec<String>,
     },
-    /// Topics that are read were deleted and made anew while they were in use.
+    /// Topics that are read were deleted and made anew.
     #[error(
-        "{} {} deleted and made anew while the application was running: offsets and state are those of the former records. \
-         Start under another `app.id`, or bring the former records back",
+        "{} {} deleted and made anew since the application has read from there: its offsets and its state are those of the former \
+         records; refused because it would lose data. Start under another `app.id`",
         listed(topics.iter().map(String::as_str)),
         if topics.len() == 1 { "was" } else { "were" }
     )]
@@ -285,7 +285,7 @@ impl Topics {
         for _ in 0..3 {
             let found = self.describe(&absent)?;
             let mut topics: Vec<String> = read.iter().map(|name| (*name).to_owned()).collect();
-            topics.retain(|name| found.get(name).is_some_and(|topic| self.is_made_anew(name, topic)));
+            topics.retain(|name| found.get(name).is_some_and(|topic| self.id(name) != topic.id));
             if !topics.is_empty() {
                 return Err(RuntimeError::Topics(TopicError::MadeAnew { topics }).into());
             }
@@ -414,10 +414,10 @@ impl Topics {
         Ok(found)
     }
 
-    /// Whether another topic had this name when it was described first.
-    fn is_made_anew(&self, name: &str, topic: &TopicDescription) -> bool {
+    /// The id that a topic had when it was described first; empty where it was not.
+    pub fn id(&self, name: &str) -> String {
         let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        ids.get(name).is_some_and(|id| *id != topic.id)
+        ids.get(name).cloned().unwrap_or_default()
     }
 
     fn create(&self, topics: &[NewTopic]) -> Result<(), Trouble> {

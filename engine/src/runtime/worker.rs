@@ -414,8 +414,9 @@ impl Worker {
                 let whole = number == 0;
                 let metadata = CommitMetadata {
                     id,
+                    topic_id: self.shared.brokers.topic_id(&input.topic),
                     positions: if whole { commit.metadata.clone() } else { Vec::new() },
-                    stores: if whole { running.open.stores() } else { Vec::new() },
+                    stores: if whole { running.open.stores(&*self.shared.brokers) } else { Vec::new() },
                 };
                 offsets.push(OffsetAndMetadata {
                     partition: TopicPartition { topic: Arc::from(input.topic.as_str()), partition },

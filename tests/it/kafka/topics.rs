@@ -207,7 +207,7 @@ fn a_changelog_that_is_gone_is_not_made_anew_behind_what_was_committed() {
     delete(broker, &changelog);
     // Whether there is still some state on disk or not.
     for state in ["state", "other"] {
-        refused(broker, &application, state, 3, &[&changelog, "deleted or made anew", "would lose data"]);
+        refused(broker, &application, state, 3, &[&changelog, "made anew", "would lose data"]);
     }
 }
 

@@ -173,6 +173,10 @@ impl Brokers for SimulatedKafka {
         removed.ok_or_else(|| error(SimulatedError::TimedOut))
     }
 
+    fn topic_id(&self, topic: &str) -> String {
+        topic.to_owned()
+    }
+
     fn still_exist(&self, _: &Plan, _: &[u32], _: &TopicDefaults) -> Result<(), Trouble> {
         Ok(())
     }
