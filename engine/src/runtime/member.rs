@@ -44,6 +44,10 @@ const LEAVE_WITHOUT_PARTITIONS: Duration = Duration::from_millis(500);
 /// How often consumed records of repartition topics are removed.
 const REMOVE_EVERY: Duration = Duration::from_secs(30);
 
+/// How long a worker that has nothing to do any more may take to end. Each of the calls that it may be in has a time-out; all of
+/// them together are shorter than this.
+const LAST_CALLS: Duration = Duration::from_secs(180);
+
 /// How often it is asked whether the topics are still the same.
 const EXAMINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -528,9 +532,13 @@ impl Member {
         // First the group learns that others may go on; then there is time for the disk.
         if !stuck {
             let _ = consumer.unassign();
-            for worker in workers {
+            for (number, worker) in workers.into_iter().enumerate() {
                 drop(worker.commands);
-                worker.thread.join();
+                if !worker.thread.ends_within(LAST_CALLS) {
+                    tracing::error!(
+                        "worker {number} hangs in a call to the brokers: the process ends without it"
+                    );
+                }
             }
         }
         consumer.close(patience);

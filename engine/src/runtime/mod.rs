@@ -150,9 +150,9 @@ impl Shared {
         self.tasks().clamp(1, RESTORERS)
     }
 
-    /// As much again may be fetched.
+    /// As much again may be fetched, and sorting takes nearly as much: the share of fetched records.
     fn restored_bytes_per_restorer(&self) -> usize {
-        (self.settings.memory / 10 / self.restorers()).clamp(2 << 20, 64 << 20)
+        (self.settings.memory / 16 / self.restorers()).clamp(2 << 20, 64 << 20)
     }
 
     fn staged_bytes_per_worker(&self) -> usize {

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Select};
 
@@ -39,6 +39,20 @@ impl Thread {
             return simulated.is_finished(id);
         }
         self.handle.is_finished()
+    }
+
+    /// Waits until it has ended, for so long at most; says whether it has. One that has not goes on.
+    pub fn ends_within(self, patience: Duration) -> bool {
+        #[cfg(test)]
+        if let (Some(simulated), Some(id)) = (simulation::current(), self.simulated) {
+            simulated.wait(Some(patience), Box::new(move |world| world.is_finished(id)));
+            return simulated.is_finished(id);
+        }
+        let start = Instant::now();
+        while !self.is_finished() && start.elapsed() < patience {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.is_finished()
     }
 
     /// Waits until it has ended.

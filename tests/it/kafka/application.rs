@@ -189,7 +189,12 @@ impl Application {
     /// The committed offsets of the payments, all partitions together.
     #[track_caller]
     pub fn progress(&self, broker: &Broker) -> i64 {
-        let committed = json!({ "do": "committed", "group": self.id, "topic": self.topic("payments") });
+        self.progress_in(broker, "payments")
+    }
+
+    #[track_caller]
+    fn progress_in(&self, broker: &Broker, source: &str) -> i64 {
+        let committed = json!({ "do": "committed", "group": self.id, "topic": self.topic(source) });
         let mut found = Json::Null;
         self.wait_until("the committed offsets", || {
             found = java::try_call(broker, committed.clone());
@@ -208,11 +213,17 @@ impl Application {
     /// Waits until the offsets after the last payments are committed. What was sent may still arrive.
     #[track_caller]
     pub fn await_end(&self, broker: &Broker) {
+        self.await_end_of(broker, "payments");
+    }
+
+    /// The same for any source.
+    #[track_caller]
+    pub fn await_end_of(&self, broker: &Broker, source: &str) {
         let end = || {
-            let ends = java::try_call(broker, json!({ "do": "ends", "topic": self.topic("payments") }));
+            let ends = java::try_call(broker, json!({ "do": "ends", "topic": self.topic(source) }));
             Some(ends["offsets"].as_array()?.iter().filter_map(Json::as_i64).sum::<i64>())
         };
-        self.wait_until("the end", || end() == Some(self.progress(broker)));
+        self.wait_until("the end", || end() == Some(self.progress_in(broker, source)));
     }
 
     /// Waits until all payments of the file are written and processed.
@@ -493,7 +504,12 @@ pub fn feed(broker: &Broker, application: &Application, speed: &str) -> Running 
 
 /// The same through these brokers.
 pub fn feed_at(brokers: &str, application: &Application, speed: &str) -> Running {
-    let feed = format!("payments={}", application.folder.at("payments.csv"));
+    feed_into(brokers, application, "payments", speed)
+}
+
+/// The same into any source.
+pub fn feed_into(brokers: &str, application: &Application, source: &str, speed: &str) -> Running {
+    let feed = format!("{source}={}", application.folder.at("payments.csv"));
     let file = application.folder.at("topology.toml");
     let arguments = ["feed", &file, "--feed", &feed, "--brokers", brokers, "--speed", speed];
     Running::start(command(&arguments))

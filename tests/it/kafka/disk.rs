@@ -232,7 +232,8 @@ fn fill(broker: &Broker, topic: &str) {
 fn a_restore_that_is_killed_goes_on_from_what_it_has_restored() {
     let broker = Broker::shared();
     let application = Application::new(broker, "restored", TOPOLOGY);
-    let start = || application.start(broker, "state", &["--instance", "one", "--memory", "64MiB"]);
+    let flags = ["--instance", "one", "--memory", "64MiB"];
+    let start = || application.start(broker, "state", &flags);
     let running = start();
     application.await_all(broker, pay(broker, &application, 0));
     fill(broker, &application.topic("totals-changelog"));
@@ -240,6 +241,10 @@ fn a_restore_that_is_killed_goes_on_from_what_it_has_restored() {
     assert_eq!(running.end(), Some(0), "{}", application.log());
     fs::remove_dir_all(application.folder.at("state")).unwrap();
 
+    // Once where the disk has more than its offset says.
+    let environment = [("MILLSTREAM_FAIL_POINT", "database-loaded:2")];
+    let mut crashing = application.start_with(broker, "state", &flags, &environment);
+    assert_eq!(crashing.code(), None, "{}", application.log());
     let running = start();
     // The last that was read is not on disk yet.
     application.wait_until("data on disk", || {

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use super::application::{Application, TABLES, TOPOLOGY, feed, payments, random};
+use super::application::{Application, TABLES, TOPOLOGY, feed, feed_into, payments, random};
 use super::broker::Broker;
 use super::java;
+use super::verifier::ORDER;
 
 /// Kills six processes, one after the other, and lets the last one go on.
 fn survive_kills(broker: &Broker, application: &Application, more: &[&str]) {
@@ -38,6 +39,67 @@ fn killed_processes_lose_nothing_at_least_once() {
         Application::new(broker, "repeated", &TOPOLOGY.replacen("id = \"{app}\"", guarantee, 1));
     survive_kills(broker, &application, &[]);
     application.check_at_least_once(broker);
+}
+
+/// Two sources in one task.
+const MERGED: &str = r#"
+[app]
+id = "{app}"
+
+[sources.payments]
+topic = "{app}-payments"
+key   = { card = "string" }
+value = { at = "timestamp", amount = "int64" }
+time  = "at"
+
+[sources.refunds]
+topic = "{app}-refunds"
+key   = { card = "string" }
+value = { at = "timestamp", amount = "int64" }
+time  = "at"
+
+[steps.moves]
+op   = "merge"
+from = ["payments", "refunds"]
+
+[steps.minutes]
+op      = "aggregate"
+from    = "moves"
+window  = { tumbling = "1s" }
+columns = { moves = "count(*)", largest = "max(amount)" }
+
+[sinks.all_moves]
+from  = "moves"
+topic = "{app}-moves"
+
+[sinks.totals_of_minutes]
+from  = "minutes"
+topic = "{app}-minutes"
+"#;
+
+#[test]
+fn killed_processes_merge_their_inputs_once() {
+    let broker = Broker::shared();
+    let topics = ["payments", "refunds", "moves", "minutes", ORDER];
+    let application = Application::of_topics(broker, "merged", MERGED, &topics, 1);
+    payments(20_000, &application);
+    let [payments, mut refunds] =
+        ["payments", "refunds"].map(|source| feed_into(broker.brokers(), &application, source, "2"));
+    let order = application.topic(ORDER);
+    let environment = [("MILLSTREAM_ORDER_TOPIC", order.as_str())];
+    let start = || application.start_with(broker, "state", &["--instance", "one"], &environment);
+    for number in 0..5 {
+        let running = start();
+        std::thread::sleep(Duration::from_millis(1000 + number * 97));
+        running.kill();
+    }
+    let running = start();
+    application.await_all(broker, payments);
+    application.wait_until("all refunds to be written", || !refunds.goes_on());
+    application.await_end_of(broker, "refunds");
+    assert_eq!(running.end(), Some(0), "{}", application.log());
+    assert!(application.aborted(broker, "moves") > 0, "no kill has hit a transaction");
+    application.check(broker);
 }
 
 /// The workers have transactions of their own, over stores of one process.
