@@ -481,9 +481,11 @@ impl Member {
         let (shared, failed) = (self.shared.clone(), self.failed.clone());
         let body = move || {
             let same = shared.brokers.still_exist(&shared.plan, &shared.counts, &shared.settings.topics);
-            // That the brokers do not answer is noticed elsewhere. Who is about to end does not listen.
-            if let Err(trouble @ Trouble::Failed(_)) = same {
-                let _ = failed.try_send(trouble);
+            // Whoever uses a topic notices that it is gone, not that it is another one. Who is about to end does not listen.
+            if let Err(Trouble::Failed(error)) = same
+                && error.topics_were_made_anew()
+            {
+                let _ = failed.try_send(Trouble::Failed(error));
             }
         };
         self.examiner = Some(start_thread("examiner".to_owned(), &self.failed, body)?);

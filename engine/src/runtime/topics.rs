@@ -274,7 +274,7 @@ impl Topics {
     }
 
     /// Whether all topics that were there when the run began still are, and those that are read are the same. Brokers may learn
-    /// late of a topic, so that one counts as deleted only when it stays away.
+    /// late of a topic, so that one counts as deleted, or as another one, only when it stays so.
     pub fn still_exist(&self, plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> Result<(), Trouble> {
         let users = topics_of_users(plan);
         let internal = internal_topics(plan, counts, defaults);
@@ -282,18 +282,21 @@ impl Topics {
         let names: Vec<&str> = users.keys().copied().chain(internal.iter().copied()).collect();
         let read = topics_that_are_read(plan);
         let mut absent = names;
+        let mut others: Vec<&str> = read.iter().copied().collect();
         for _ in 0..3 {
-            let found = self.describe(&absent)?;
-            let mut topics: Vec<String> = read.iter().map(|name| (*name).to_owned()).collect();
-            topics.retain(|name| found.get(name).is_some_and(|topic| self.id(name) != topic.id));
-            if !topics.is_empty() {
-                return Err(RuntimeError::Topics(TopicError::MadeAnew { topics }).into());
-            }
+            let asked: Vec<&str> =
+                absent.iter().chain(&others).copied().collect::<BTreeSet<_>>().into_iter().collect();
+            let found = self.describe(&asked)?;
             absent.retain(|name| !found.contains_key(*name));
-            if absent.is_empty() {
+            others.retain(|name| found.get(*name).is_some_and(|topic| topic.id != self.id(name)));
+            if absent.is_empty() && others.is_empty() {
                 return Ok(());
             }
             threads::sleep(Duration::from_millis(500));
+        }
+        if !others.is_empty() {
+            let topics = others.into_iter().map(str::to_owned).collect();
+            return Err(RuntimeError::Topics(TopicError::MadeAnew { topics }).into());
         }
         let (internal, absent): (Vec<&str>, Vec<&str>) =
             absent.into_iter().partition(|name| internal.contains(name));
