@@ -132,6 +132,9 @@ pub(super) const ORDER: &str = "order";
 /// How much time a run has for what is left when all disturbances are over.
 const RECOVERY: Duration = Duration::from_secs(300);
 
+/// Longer than any request is on its way.
+const LATE: Duration = Duration::from_secs(30);
+
 /// What every process of a run is made of.
 struct Application {
     topology: Topology,
@@ -488,6 +491,14 @@ impl Observer {
                 return Err("a process does not end".to_owned());
             }
             self.handle.sleep(Duration::from_millis(100));
+        }
+        // A request that comes now may open the transaction of a producer that is gone: the brokers' time-out ends it.
+        self.handle.sleep(LATE);
+        while !self.handle.state().world.no_transaction_is_open() {
+            if self.handle.state().now > deadline {
+                return Err("a transaction does not end".to_owned());
+            }
+            self.handle.sleep(Duration::from_secs(1));
         }
         Ok(())
     }
