@@ -6,6 +6,7 @@ mod commands;
 mod dev;
 mod examples;
 mod kafka;
+mod kafka_streams;
 #[path = "../../engine/src/oracle.rs"]
 mod oracle;
 mod pipe;

@@ -1,0 +1,378 @@
+//! Operators mean what they mean in Kafka Streams: random topologies over random records give what its own
+//! `TopologyTestDriver` gives (`tests/kafka-streams`), record by record. Where they differ on purpose is said in
+//! docs/semantics.md.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+
+use chrono::DateTime;
+use millstream::engine::driver::{Driver, DriverOptions, SourceRecord};
+use millstream::engine::plan::Plan;
+use millstream::engine::record::Record;
+use millstream::engine::topology;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use serde_json::{Value as Json, json};
+
+/// One step after the other; what its parameters mean is said by the topologies of both sides.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Filter { least: i64 },
+    Select { factor: i64 },
+    Rekey { modulo: i64 },
+    Branch { least: i64 },
+    ToStream,
+    Aggregate { window: Option<Window> },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    size: i64,
+    grace: i64,
+    close: bool,
+}
+
+/// A record of a stream of cards.
+#[derive(Clone, Debug)]
+struct Payment {
+    card: Option<u8>,
+    /// No value, a value without an amount, or one with it.
+    value: Option<Option<i64>>,
+    timestamp: i64,
+}
+
+#[derive(Clone, Debug)]
+struct Scenario {
+    steps: Vec<Step>,
+    payments: Vec<Payment>,
+}
+
+/// What a node gives.
+#[derive(Clone, Copy, PartialEq)]
+enum Given {
+    Stream,
+    Table,
+    /// A stream whose keys have windows.
+    Windowed,
+    WindowedTable,
+}
+
+impl Step {
+    /// What it makes of that; `None`: it takes something else.
+    fn after(self, given: Given) -> Option<Given> {
+        use Given::{Stream, Table, Windowed, WindowedTable};
+        match (self, given) {
+            (Step::Filter { .. } | Step::Select { .. }, given) => Some(given),
+            (Step::Rekey { .. }, Stream | Windowed) => Some(Stream),
+            (Step::Branch { .. }, Stream | Windowed) => Some(given),
+            (Step::ToStream, Table) => Some(Stream),
+            (Step::ToStream, WindowedTable) => Some(Windowed),
+            (Step::Aggregate { window: None }, Stream) => Some(Table),
+            (Step::Aggregate { window: Some(_) }, Stream) => Some(WindowedTable),
+            _ => None,
+        }
+    }
+
+    fn json(self) -> Json {
+        match self {
+            Step::Filter { least } => json!({ "op": "filter", "least": least }),
+            Step::Select { factor } => json!({ "op": "select", "factor": factor }),
+            Step::Rekey { modulo } => json!({ "op": "rekey", "modulo": modulo }),
+            Step::Branch { least } => json!({ "op": "branch", "least": least }),
+            Step::ToStream => json!({ "op": "to-stream" }),
+            Step::Aggregate { window: None } => json!({ "op": "aggregate" }),
+            Step::Aggregate { window: Some(Window { size, grace, close }) } => {
+                json!({ "op": "aggregate", "size": size, "grace": grace, "close": close })
+            }
+        }
+    }
+
+    /// Appends it to a topology, behind the node `from`; gives its own name.
+    fn write(self, toml: &mut String, number: usize, from: &str) -> String {
+        let name = format!("s{number}");
+        let only = "columns = { amount = \"amount\" }";
+        let text = match self {
+            Step::Filter { least } => {
+                format!("op = \"filter\"\nfrom = \"{from}\"\nwhere = \"amount >= {least}\"")
+            }
+            Step::Select { factor } => {
+                format!("op = \"select\"\nfrom = \"{from}\"\ncolumns = {{ amount = \"amount * {factor}\" }}")
+            }
+            Step::Rekey { modulo } => format!(
+                "op = \"select\"\nfrom = \"{name}_keyed\"\n{only}\n\n[steps.{name}_keyed]\nop = \"rekey\"\nfrom = \"{from}\"\n\
+                 key = {{ bucket{number} = \"cast(amount % {modulo} as string)\" }}"
+            ),
+            Step::Branch { least } => format!(
+                "op = \"merge\"\nfrom = [\"{name}_others\", \"{name}_large\"]\n\n\
+                 [steps.{name}_route]\nop = \"branch\"\nfrom = \"{from}\"\notherwise = \"others\"\n\
+                 branches = [{{ name = \"large\", where = \"amount >= {least}\" }}]\n\n\
+                 [steps.{name}_others]\nop = \"select\"\nfrom = \"{name}_route.others\"\n{only}\n\n\
+                 [steps.{name}_large]\nop = \"select\"\nfrom = \"{name}_route.large\"\ncolumns = {{ amount = \"amount * 2\" }}"
+            ),
+            Step::ToStream => format!("op = \"to-stream\"\nfrom = \"{from}\""),
+            Step::Aggregate { window } => {
+                let mut text = format!(
+                    "op = \"aggregate\"\nfrom = \"{from}\"\ncolumns = {{ rows = \"count(*)\", amount = \"sum(amount)\", \
+                     least = \"min(amount)\", largest = \"max(amount)\" }}"
+                );
+                if let Some(Window { size, grace, close }) = window {
+                    let emit = if close { "close" } else { "update" };
+                    let _ = write!(
+                        text,
+                        "\nwindow = {{ tumbling = \"{size}ms\" }}\ngrace = \"{grace}ms\"\nemit = \"{emit}\""
+                    );
+                }
+                text
+            }
+        };
+        let _ = write!(toml, "\n[steps.{name}]\n{text}\n");
+        name
+    }
+}
+
+impl Scenario {
+    fn toml(&self) -> String {
+        let mut toml = String::from(
+            "[app]\nid = \"scenario\"\n\n[sources.payments]\ntopic = \"payments\"\nkey = { card = \"string\" }\n\
+             value = { amount = \"int64\" }\n",
+        );
+        let mut last = "payments".to_owned();
+        for (number, step) in self.steps.iter().enumerate() {
+            last = step.write(&mut toml, number, &last);
+        }
+        let _ = write!(toml, "\n[sinks.results]\nfrom = \"{last}\"\ntopic = \"results\"\n");
+        toml
+    }
+
+    /// As a test of the topology, for whoever wants to see it fail.
+    fn block(&self) -> String {
+        let mut block = String::from("\n[[tests]]\nname = \"as Kafka Streams does\"\ninput = [\n");
+        for Payment { card, value, timestamp } in &self.payments {
+            let key =
+                card.map_or("key = \"null\"".to_owned(), |card| format!("key = {{ card = \"{card}\" }}"));
+            let value = match value {
+                None => "delete = true".to_owned(),
+                Some(None) => "value = {}".to_owned(),
+                Some(Some(amount)) => format!("value = {{ amount = {amount} }}"),
+            };
+            let at = time(*timestamp);
+            let _ = writeln!(block, "  {{ to = \"payments\", {key}, {value}, at = \"{at}\" }},");
+        }
+        block + "]\n"
+    }
+
+    fn json(&self) -> Json {
+        let records = self.payments.iter().map(|Payment { card, value, timestamp }| {
+            let value = value.map_or(Json::Null, |amount| json!({ "amount": amount }));
+            json!({ "key": card.map(|card| card.to_string()), "value": value, "timestamp": timestamp })
+        });
+        let steps = self.steps.iter().map(|step| step.json());
+        json!({ "steps": steps.collect::<Vec<_>>(), "records": records.collect::<Vec<_>>() })
+    }
+
+    /// Whether there is a merge behind what gives several rows for one record: they come in the order of its inputs then, where
+    /// Kafka Streams takes each row to its end before the next.
+    fn merges_several_rows_of_one_record(&self) -> bool {
+        let gives_several =
+            |step: &Step| matches!(step, Step::Aggregate { window: Some(Window { close: true, .. }) });
+        let behind = self.steps.iter().skip_while(|step| !gives_several(step));
+        behind.into_iter().any(|step| matches!(step, Step::Branch { .. }))
+    }
+
+    /// What Millstream writes when so many records are processed at once, and perhaps everything begins anew after each time.
+    fn ours(&self, batch: usize, restart: bool) -> Vec<Json> {
+        let text = self.toml();
+        let (topology, findings) = topology::read(&text, Path::new("."), &|_| None);
+        let topology = Arc::new(topology.unwrap_or_else(|| panic!("{findings:?}\n{text}")));
+        let plan = Arc::new(Plan::new(&topology).unwrap());
+        let options = DriverOptions { fold: batch > 1, ..DriverOptions::default() };
+        let mut driver = Driver::new(topology, plan, options).unwrap();
+        let mut written = Vec::new();
+        for (number, payments) in self.payments.chunks(batch).enumerate() {
+            let records = payments.iter().map(|Payment { card, value, timestamp }| {
+                let value = value.map(|amount| json!({ "amount": amount }).to_string().into_bytes());
+                let key = card.map(|card| card.to_string().into_bytes());
+                let record = Record { key, value, timestamp: *timestamp, headers: Vec::new(), offset: 0 };
+                SourceRecord { source: 0, partition: None, record }
+            });
+            let ran = driver.run(records.collect()).unwrap();
+            assert!(ran.errors.is_empty() && ran.stopped.is_none(), "{ran:?}\n{text}");
+            written.extend(
+                ran.written.iter().map(|written| ours(number * batch + written.cause, &written.record)),
+            );
+            if restart {
+                driver.restart().unwrap();
+            }
+        }
+        written
+    }
+
+    /// Whether the last step gives a table.
+    fn is_table(&self) -> bool {
+        let given = self.steps.iter().try_fold(Given::Stream, |given, step| step.after(given));
+        matches!(given, Some(Given::Table | Given::WindowedTable))
+    }
+
+    /// What is left of outputs where batches and restarts may not show: all of a stream, the rows of a table at the end.
+    fn visible(&self, outputs: Vec<Json>) -> Vec<Json> {
+        if !self.is_table() {
+            return outputs;
+        }
+        let newest = outputs.into_iter().map(|output| {
+            (output["key"].to_string(), json!({ "value": output["value"], "timestamp": output["timestamp"] }))
+        });
+        let mut newest: BTreeMap<String, Json> = newest.collect();
+        // What comes and goes within a batch may never have been there.
+        newest.retain(|_, output| !output["value"].is_null());
+        newest.into_iter().map(|(key, output)| json!({ "key": key, "output": output })).collect()
+    }
+
+    fn failure(&self, what: &str, found: &[Json], expected: &[Json]) -> TestCaseError {
+        let differs = found.iter().zip(expected).position(|(found, expected)| found != expected);
+        let at = differs.unwrap_or(found.len().min(expected.len()));
+        let shown = |outputs: &[Json]| outputs.get(at).map_or("nothing".to_owned(), Json::to_string);
+        TestCaseError::fail(format!(
+            "output {at} is {} where {what} has {}:\n\n{}{}",
+            shown(found),
+            shown(expected),
+            self.toml(),
+            self.block()
+        ))
+    }
+}
+
+fn time(millis: i64) -> String {
+    DateTime::from_timestamp_millis(millis).unwrap().format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+}
+
+/// A record of ours in the form of the oracle's.
+fn ours(cause: usize, record: &Record) -> Json {
+    let key = record.key.as_deref().map(|key| std::str::from_utf8(key).unwrap());
+    let key = match key.map(|key| (key, serde_json::from_str::<Json>(key))) {
+        Some((_, Ok(Json::Object(columns)))) => {
+            let of = |name: &str| columns[name].as_str().unwrap().to_owned();
+            let name = columns.keys().find(|name| !name.starts_with("window_")).unwrap();
+            json!({ "key": columns[name], "start": of("window_start"), "end": of("window_end") })
+        }
+        Some((key, _)) => json!(key),
+        None => Json::Null,
+    };
+    let value = record.value.as_deref().map_or(Json::Null, |value| serde_json::from_slice(value).unwrap());
+    json!({ "key": key, "value": value, "timestamp": record.timestamp, "cause": cause })
+}
+
+/// A record of the oracle with its times as ours are written.
+fn theirs(mut record: Json) -> Json {
+    if let Some(key) = record["key"].as_object_mut() {
+        for bound in ["start", "end"] {
+            key[bound] = json!(time(key[bound].as_i64().unwrap()));
+        }
+    }
+    record
+}
+
+/// `TopologyTestDriver`; it ends with this.
+struct KafkaStreams {
+    _child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl KafkaStreams {
+    fn start() -> Self {
+        let mut child = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka"))
+            .args(["java", "Scenarios"])
+            .env("MILLSTREAM_JAVA_OPTS", "-Xmx512m -Dorg.slf4j.simpleLogger.defaultLogLevel=error")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        KafkaStreams { _child: child, input, output }
+    }
+
+    fn run(&mut self, scenario: &Scenario) -> Vec<Json> {
+        writeln!(self.input, "{}", scenario.json()).unwrap();
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        let mut answer: Json = serde_json::from_str(&line).unwrap();
+        match answer["outputs"].take() {
+            Json::Array(outputs) => outputs.into_iter().map(theirs).collect(),
+            _ => panic!("{answer}\n{}", scenario.toml()),
+        }
+    }
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let window = (5..40i64, prop_oneof![Just(0), 1..30i64], any::<bool>());
+    let window = window.prop_map(|(size, grace, close)| Window { size, grace, close });
+    let step = prop_oneof![
+        2 => (-2..8i64).prop_map(|least| Step::Filter { least }),
+        1 => (-2..4i64).prop_map(|factor| Step::Select { factor }),
+        2 => (1..4i64).prop_map(|modulo| Step::Rekey { modulo }),
+        1 => (-2..8i64).prop_map(|least| Step::Branch { least }),
+        3 => Just(Step::ToStream),
+        4 => prop::option::weighted(0.6, window).prop_map(|window| Step::Aggregate { window }),
+    ];
+    // Steps that do not take what is there are left out.
+    prop::collection::vec(step, 1..9).prop_map(|steps| {
+        let mut given = Given::Stream;
+        steps.into_iter().filter(|step| step.after(given).map(|after| given = after).is_some()).collect()
+    })
+}
+
+fn scenarios() -> impl Strategy<Value = Scenario> {
+    let card = prop::option::weighted(0.9, 0..4u8);
+    let value = prop::option::weighted(0.9, prop::option::weighted(0.9, -3..10i64));
+    // Most come in order, some at the same time, some late.
+    let step = prop_oneof![4 => 0..6i64, 1 => -60..60i64];
+    let payments = prop::collection::vec((card, value, step), 1..40).prop_map(|drawn| {
+        let mut now = 1000;
+        let mut payments = Vec::new();
+        for (card, value, step) in drawn {
+            now += step.max(0);
+            payments.push(Payment { card, value, timestamp: now + step.min(0) });
+        }
+        payments
+    });
+    (steps(), payments).prop_map(|(steps, payments)| Scenario { steps, payments })
+}
+
+#[test]
+fn random_topologies_give_what_kafka_streams_gives() {
+    let cases = std::env::var("MILLSTREAM_SCENARIOS").ok().and_then(|text| text.parse().ok()).unwrap_or(2000);
+    let oracle = std::cell::RefCell::new(KafkaStreams::start());
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    let compare = |scenario: Scenario| {
+        let mut expected = oracle.borrow_mut().run(&scenario);
+        let single = scenario.ours(1, false);
+        let mut found = single.clone();
+        if scenario.merges_several_rows_of_one_record() {
+            for outputs in [&mut expected, &mut found] {
+                outputs.sort_by_cached_key(|output| (output["cause"].as_u64(), output.to_string()));
+            }
+        }
+        if found != expected {
+            return Err(scenario.failure("Kafka Streams", &found, &expected));
+        }
+        let expected = scenario.visible(single);
+        for (batch, restart) in [(1, true), (2, false), (7, true), (usize::MAX, false)] {
+            let found = scenario.visible(scenario.ours(batch, restart));
+            if found != expected {
+                let what = format!(
+                    "one record after the other, instead of batches of {batch}, restarts: {restart},"
+                );
+                return Err(scenario.failure(&what, &found, &expected));
+            }
+        }
+        Ok(())
+    };
+    if let Err(failure) = TestRunner::new(config).run(&scenarios(), compare) {
+        panic!("{failure}");
+    }
+}

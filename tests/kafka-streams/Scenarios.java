@@ -1,0 +1,245 @@
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ArrayNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.BufferedReader;
+import java.io.IOException;
+import java.io.InputStreamReader;
+import java.io.PrintStream;
+import java.io.UncheckedIOException;
+import java.time.Duration;
+import java.util.HashSet;
+import java.util.Map;
+import java.util.Properties;
+import java.util.Set;
+import org.apache.kafka.common.serialization.Serde;
+import org.apache.kafka.common.serialization.Serdes;
+import org.apache.kafka.common.serialization.StringSerializer;
+import org.apache.kafka.common.utils.Bytes;
+import org.apache.kafka.streams.StreamsBuilder;
+import org.apache.kafka.streams.TestInputTopic;
+import org.apache.kafka.streams.TopologyTestDriver;
+import org.apache.kafka.streams.kstream.Branched;
+import org.apache.kafka.streams.kstream.Consumed;
+import org.apache.kafka.streams.kstream.EmitStrategy;
+import org.apache.kafka.streams.kstream.Grouped;
+import org.apache.kafka.streams.kstream.KGroupedStream;
+import org.apache.kafka.streams.kstream.KStream;
+import org.apache.kafka.streams.kstream.KTable;
+import org.apache.kafka.streams.kstream.Materialized;
+import org.apache.kafka.streams.kstream.Named;
+import org.apache.kafka.streams.kstream.TimeWindows;
+import org.apache.kafka.streams.kstream.Windowed;
+import org.apache.kafka.streams.processor.api.ContextualProcessor;
+import org.apache.kafka.streams.processor.api.Record;
+import org.apache.kafka.streams.state.KeyValueStore;
+import org.apache.kafka.streams.state.Stores;
+import org.apache.kafka.streams.state.WindowStore;
+
+/**
+ * Topologies of Kafka Streams over given records, in memory: the oracle of what operators mean. Reads scenarios, one JSON object
+ * a line, and answers each with a line {@code {"outputs": [{key, value, timestamp, cause}, …]}}, or {@code {"error": …}}.
+ *
+ * <p>A scenario has {@code steps}, one after the other, and {@code records} of a stream with {@code key} (a text or null),
+ * {@code value} (null, or an object with {@code amount}, a whole number or null) and {@code timestamp}. Keys of windows are
+ * objects of {@code key}, {@code start} and {@code end}; a cause is the number of the record.
+ */
+@SuppressWarnings("unchecked")
+public final class Scenarios {
+    private static final ObjectMapper JSON = new ObjectMapper();
+    private static final Serde<JsonNode> VALUES = Serdes.serdeFrom((topic, value) -> bytes(value), (topic, bytes) -> node(bytes));
+    private static final String INPUT = "input";
+
+    private final StreamsBuilder builder = new StreamsBuilder();
+    private final ArrayNode outputs = JSON.createArrayNode();
+    private int names;
+    /** The number of the record that is being processed. */
+    private int cause;
+
+    public static void main(String[] arguments) throws IOException {
+        PrintStream out = new PrintStream(new java.io.FileOutputStream(java.io.FileDescriptor.out), true, "UTF-8");
+        BufferedReader lines = new BufferedReader(new InputStreamReader(System.in, "UTF-8"));
+        for (String line = lines.readLine(); line != null; line = lines.readLine()) {
+            ObjectNode answer = JSON.createObjectNode();
+            try {
+                answer.set("outputs", new Scenarios().run(JSON.readTree(line)));
+            } catch (Exception e) {
+                answer.put("error", e.toString());
+            }
+            out.println(answer);
+        }
+    }
+
+    private static byte[] bytes(JsonNode value) {
+        try {
+            return value == null ? null : JSON.writeValueAsBytes(value);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
+    private static JsonNode node(byte[] bytes) {
+        try {
+            return bytes == null ? null : JSON.readTree(bytes);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
+    private ArrayNode run(JsonNode scenario) {
+        Object node = builder.stream(INPUT, Consumed.with(Serdes.String(), VALUES));
+        for (JsonNode step : scenario.get("steps")) {
+            node = apply(node, step);
+        }
+        KStream<Object, JsonNode> last =
+            node instanceof KTable ? changes((KTable<Object, JsonNode>) node) : (KStream<Object, JsonNode>) node;
+        last.process(() -> new ContextualProcessor<Object, JsonNode, Void, Void>() {
+            @Override
+            public void process(Record<Object, JsonNode> record) {
+                ObjectNode output = outputs.addObject();
+                output.set("key", key(record.key()));
+                output.set("value", record.value());
+                output.put("timestamp", record.timestamp());
+                output.put("cause", cause);
+            }
+        });
+        Properties settings = new Properties();
+        settings.put("application.id", "scenario");
+        settings.put("bootstrap.servers", "nowhere:1");
+        settings.put("statestore.cache.max.bytes", "0");
+        // Each record may close windows.
+        settings.put("__emit.interval.ms.kstreams.windowed.aggregation__", 0L);
+        try (TopologyTestDriver driver = new TopologyTestDriver(builder.build(), settings)) {
+            TestInputTopic<String, JsonNode> input = driver.createInputTopic(INPUT, new StringSerializer(), VALUES.serializer());
+            for (JsonNode record : scenario.get("records")) {
+                JsonNode value = record.get("value");
+                input.pipeInput(record.get("key").textValue(), value.isNull() ? null : value, record.get("timestamp").asLong());
+                cause++;
+            }
+        }
+        return outputs;
+    }
+
+    private static JsonNode key(Object key) {
+        if (key instanceof Windowed) {
+            Windowed<String> windowed = (Windowed<String>) key;
+            return JSON.createObjectNode().put("key", windowed.key())
+                .put("start", windowed.window().start()).put("end", windowed.window().end());
+        }
+        return JSON.getNodeFactory().textNode((String) key);
+    }
+
+    private Object apply(Object node, JsonNode step) {
+        String op = step.get("op").asText();
+        KStream<Object, JsonNode> stream = node instanceof KStream ? (KStream<Object, JsonNode>) node : null;
+        KTable<Object, JsonNode> table = node instanceof KTable ? (KTable<Object, JsonNode>) node : null;
+        switch (op) {
+            case "filter": {
+                long least = step.get("least").asLong();
+                return stream != null
+                    ? stream.filter((key, value) -> isAtLeast(value, least))
+                    : table.filter((key, value) -> isAtLeast(value, least));
+            }
+            case "select": {
+                long factor = step.get("factor").asLong();
+                return stream != null
+                    ? stream.mapValues(value -> times(value, factor))
+                    : table.mapValues(value -> times(value, factor));
+            }
+            case "rekey": {
+                long modulo = step.get("modulo").asLong();
+                return stream.selectKey((key, value) -> (Object) bucket(value, modulo)).mapValues(value -> times(value, 1));
+            }
+            case "branch": {
+                long least = step.get("least").asLong();
+                String name = "branches" + names++ + "-";
+                Map<String, KStream<Object, JsonNode>> branches = stream.split(Named.as(name))
+                    .branch((key, value) -> isAtLeast(value, least), Branched.as("large"))
+                    .defaultBranch(Branched.as("others"));
+                return branches.get(name + "others").mapValues(value -> times(value, 1))
+                    .merge(branches.get(name + "large").mapValues(value -> times(value, 2)));
+            }
+            case "to-stream":
+                return changes(table);
+            case "aggregate":
+                return aggregate((KStream<String, JsonNode>) (KStream<?, ?>) stream, step);
+            default:
+                throw new IllegalArgumentException("no operator " + op);
+        }
+    }
+
+    /** The changes of a table, without deletes of what was not there: a filter sends these, too. */
+    private static KStream<Object, JsonNode> changes(KTable<Object, JsonNode> table) {
+        return table.toStream().process(() -> new ContextualProcessor<Object, JsonNode, Object, JsonNode>() {
+            private final Set<Object> keys = new HashSet<>();
+
+            @Override
+            public void process(Record<Object, JsonNode> record) {
+                boolean changes = record.value() == null ? keys.remove(record.key()) : keys.add(record.key()) || true;
+                if (changes) {
+                    context().forward(record);
+                }
+            }
+        });
+    }
+
+    private Object aggregate(KStream<String, JsonNode> stream, JsonNode step) {
+        KGroupedStream<String, JsonNode> grouped = stream.groupByKey(Grouped.with(Serdes.String(), VALUES));
+        String name = "store" + names++;
+        if (!step.has("size")) {
+            return grouped.aggregate(Scenarios::nothing, (key, value, before) -> add(value, before),
+                Materialized.<String, JsonNode>as(Stores.inMemoryKeyValueStore(name))
+                    .withKeySerde(Serdes.String()).withValueSerde(VALUES).withCachingDisabled());
+        }
+        Duration size = Duration.ofMillis(step.get("size").asLong());
+        Duration grace = Duration.ofMillis(step.get("grace").asLong());
+        EmitStrategy emit = step.get("close").asBoolean() ? EmitStrategy.onWindowClose() : EmitStrategy.onWindowUpdate();
+        return grouped.windowedBy(TimeWindows.ofSizeAndGrace(size, grace)).emitStrategy(emit)
+            .aggregate(Scenarios::nothing, (key, value, before) -> add(value, before),
+                Materialized.<String, JsonNode, WindowStore<Bytes, byte[]>>as(name)
+                    // In memory a window goes before it can be sent if it is not kept for longer than it is open.
+                    .withStoreType(Materialized.StoreType.IN_MEMORY).withRetention(Duration.ofDays(1))
+                    .withKeySerde(Serdes.String()).withValueSerde(VALUES).withCachingDisabled());
+    }
+
+    private static boolean isNull(JsonNode value) {
+        return value == null || !value.hasNonNull("amount");
+    }
+
+    private static boolean isAtLeast(JsonNode value, long least) {
+        return !isNull(value) && value.get("amount").asLong() >= least;
+    }
+
+    private static JsonNode times(JsonNode value, long factor) {
+        if (value == null) {
+            return null;
+        }
+        ObjectNode result = JSON.createObjectNode();
+        if (isNull(value)) {
+            return result.putNull("amount");
+        }
+        return result.put("amount", value.get("amount").asLong() * factor);
+    }
+
+    private static String bucket(JsonNode value, long modulo) {
+        return isNull(value) ? null : Long.toString(value.get("amount").asLong() % modulo);
+    }
+
+    private static JsonNode nothing() {
+        return JSON.createObjectNode().put("rows", 0L).putNull("amount").putNull("least").putNull("largest");
+    }
+
+    /** SQL's count(*), sum, min and max. */
+    private static JsonNode add(JsonNode value, JsonNode before) {
+        ObjectNode after = before.deepCopy();
+        after.put("rows", before.get("rows").asLong() + 1);
+        if (!isNull(value)) {
+            long amount = value.get("amount").asLong();
+            boolean first = before.get("amount").isNull();
+            after.put("amount", first ? amount : before.get("amount").asLong() + amount);
+            after.put("least", first ? amount : Math.min(before.get("least").asLong(), amount));
+            after.put("largest", first ? amount : Math.max(before.get("largest").asLong(), amount));
+        }
+        return after;
+    }
+}
