@@ -249,6 +249,41 @@ const TOPOLOGIES: &[(&str, &str)] = &[
         "#,
     ),
     (
+        "hopping update",
+        r#"
+        [steps.totals]
+        op       = "aggregate"
+        from     = "events"
+        window   = { hopping = "6s", every = "2s" }
+        grace    = "1s"
+        columns  = { rows = "count(*)", total = "sum(n)" }
+        on-error = "ON_ERROR"
+        [steps.changes]
+        op   = "to-stream"
+        from = "totals"
+        [sinks.all]
+        from = "totals"
+        [sinks.stream]
+        from = "changes"
+        [sinks.too_late]
+        from = "totals.late"
+        "#,
+    ),
+    (
+        "hopping close",
+        r#"
+        [steps.totals]
+        op       = "aggregate"
+        from     = "events"
+        window   = { hopping = "7s", every = "3s" }
+        emit     = "close"
+        columns  = { rows = "count(*)", total = "sum(n)" }
+        on-error = "ON_ERROR"
+        [sinks.all]
+        from = "totals"
+        "#,
+    ),
+    (
         "a table whose results and conditions fail",
         r#"
         [steps.totals]

@@ -32,6 +32,8 @@ enum Step {
 #[derive(Clone, Copy, Debug)]
 struct Window {
     size: i64,
+    /// As long as they are: they are tumbling.
+    every: i64,
     grace: i64,
     close: bool,
 }
@@ -85,8 +87,8 @@ impl Step {
             Step::Branch { least } => json!({ "op": "branch", "least": least }),
             Step::ToStream => json!({ "op": "to-stream" }),
             Step::Aggregate { window: None } => json!({ "op": "aggregate" }),
-            Step::Aggregate { window: Some(Window { size, grace, close }) } => {
-                json!({ "op": "aggregate", "size": size, "grace": grace, "close": close })
+            Step::Aggregate { window: Some(Window { size, every, grace, close }) } => {
+                json!({ "op": "aggregate", "size": size, "every": every, "grace": grace, "close": close })
             }
         }
     }
@@ -119,12 +121,15 @@ impl Step {
                     "op = \"aggregate\"\nfrom = \"{from}\"\ncolumns = {{ rows = \"count(*)\", amount = \"sum(amount)\", \
                      least = \"min(amount)\", largest = \"max(amount)\" }}"
                 );
-                if let Some(Window { size, grace, close }) = window {
+                if let Some(Window { size, every, grace, close }) = window {
                     let emit = if close { "close" } else { "update" };
-                    let _ = write!(
-                        text,
-                        "\nwindow = {{ tumbling = \"{size}ms\" }}\ngrace = \"{grace}ms\"\nemit = \"{emit}\""
-                    );
+                    let window = if every == size {
+                        format!("tumbling = \"{size}ms\"")
+                    } else {
+                        format!("hopping = \"{size}ms\", every = \"{every}ms\"")
+                    };
+                    let _ =
+                        write!(text, "\nwindow = {{ {window} }}\ngrace = \"{grace}ms\"\nemit = \"{emit}\"");
                 }
                 text
             }
@@ -177,8 +182,7 @@ impl Scenario {
     /// Whether there is a merge behind what gives several rows for one record: they come in the order of its inputs then, where
     /// Kafka Streams takes each row to its end before the next.
     fn merges_several_rows_of_one_record(&self) -> bool {
-        let gives_several =
-            |step: &Step| matches!(step, Step::Aggregate { window: Some(Window { close: true, .. }) });
+        let gives_several = |step: &Step| matches!(step, Step::Aggregate { window: Some(window) } if window.close || window.every < window.size);
         let behind = self.steps.iter().skip_while(|step| !gives_several(step));
         behind.into_iter().any(|step| matches!(step, Step::Branch { .. }))
     }
@@ -309,8 +313,9 @@ impl KafkaStreams {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let window = (5..40i64, prop_oneof![Just(0), 1..30i64], any::<bool>());
-    let window = window.prop_map(|(size, grace, close)| Window { size, grace, close });
+    let window = (5..40i64, 1..80i64, prop_oneof![Just(0), 1..30i64], any::<bool>());
+    let window =
+        window.prop_map(|(size, every, grace, close)| Window { size, every: every.min(size), grace, close });
     let step = prop_oneof![
         2 => (-2..8i64).prop_map(|least| Step::Filter { least }),
         1 => (-2..4i64).prop_map(|factor| Step::Select { factor }),

@@ -210,6 +210,47 @@ fn keys_are_equal_as_numbers_are() {
 }
 
 #[test]
+fn a_record_that_fails_in_one_window_leaves_no_trace_in_the_others() {
+    let folder = Folder::new();
+    let file = folder.write(
+        "topology.toml",
+        r#"
+        [app]
+        id = "app"
+        [sources.s]
+        topic = "s"
+        key = { k = "string" }
+        value = { n = "int64" }
+        [steps.u]
+        op = "aggregate"
+        from = "s"
+        on-error = "skip"
+        window = { hopping = "10ms", every = "5ms" }
+        columns = { total = "sum(n)" }
+        [sinks.o]
+        from = "u"
+        "#,
+    );
+    let record = |at: i64, n: i64| {
+        format!("{}\n", json!({ "topic": "s", "timestamp": at, "key": { "k": "a" }, "value": { "n": n } }))
+    };
+    // The second one is too much for [5, 15), and would fit into [10, 20).
+    let input = [record(6, i64::MAX), record(12, 1), record(16, 2)].concat();
+    for batch in ["1", "2", "100"] {
+        let ran = with_input(&["pipe", &file, "--max-batch-rows", batch], &input).expect_code(0);
+        let second = |time: &Json| time.as_str().unwrap()[17..23].to_owned();
+        let rows: Vec<Json> = ran
+            .lines()
+            .iter()
+            .map(|line| json!([second(&line["key"]["window_start"]), line["value"]["total"]]))
+            .collect();
+        let expected = [("00.000", i64::MAX), ("00.005", i64::MAX), ("00.010", 2), ("00.015", 2)];
+        assert_eq!(rows, expected.map(|(start, total)| json!([start, total])), "batches of {batch}");
+        assert_eq!(ran.stderr.matches("M0805").count(), 1, "{}", ran.stderr);
+    }
+}
+
+#[test]
 fn a_record_whose_result_fails_leaves_no_trace_in_an_aggregate() {
     let folder = Folder::new();
     let file = folder.write(

@@ -192,9 +192,10 @@ public final class Scenarios {
                     .withKeySerde(Serdes.String()).withValueSerde(VALUES).withCachingDisabled());
         }
         Duration size = Duration.ofMillis(step.get("size").asLong());
+        Duration every = Duration.ofMillis(step.get("every").asLong());
         Duration grace = Duration.ofMillis(step.get("grace").asLong());
         EmitStrategy emit = step.get("close").asBoolean() ? EmitStrategy.onWindowClose() : EmitStrategy.onWindowUpdate();
-        return grouped.windowedBy(TimeWindows.ofSizeAndGrace(size, grace)).emitStrategy(emit)
+        return grouped.windowedBy(TimeWindows.ofSizeAndGrace(size, grace).advanceBy(every)).emitStrategy(emit)
             .aggregate(Scenarios::nothing, (key, value, before) -> add(value, before),
                 Materialized.<String, JsonNode, WindowStore<Bytes, byte[]>>as(name)
                     // In memory a window goes before it can be sent if it is not kept for longer than it is open.

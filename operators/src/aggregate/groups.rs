@@ -22,7 +22,7 @@ pub(super) struct Entry {
 }
 
 /// A group within an epoch.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Group {
     /// What it holds now; `None` if it does not exist.
     pub entry: Option<Entry>,
@@ -33,7 +33,7 @@ pub(super) struct Group {
 }
 
 /// A change that has not been sent yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Pending {
     /// Whether consumers know of the row.
     pub existed: bool,

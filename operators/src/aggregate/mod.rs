@@ -2,7 +2,7 @@
 
 mod changes;
 mod groups;
-mod tumbling;
+mod time_windows;
 mod unwindowed;
 
 use std::sync::Arc;
@@ -37,8 +37,8 @@ pub const SPEC: OperatorSpec = OperatorSpec {
             name: "window",
             kind: FieldKind::Table,
             required: false,
-            doc: "`{ tumbling = \"1m\" }`: one result per key and window [start, end); the key gains `window_start` and \
-                  `window_end`.",
+            doc: "`{ tumbling = \"1m\" }` or `{ hopping = \"10m\", every = \"1m\" }`: one result per key and window [start, end), which \
+                  begins at a multiple of its length, or of `every`; the key gains `window_start` and `window_end`.",
         },
         Field {
             name: "grace",
@@ -90,12 +90,12 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     }
     let input = regroup.as_ref().map_or(&step.input().schema, |rekey| &rekey.schema).clone();
 
-    let size = if fields.has("window") { Some(tumbling_size(step)?) } else { None };
+    let window = if fields.has("window") { Some(window_of(step)?) } else { None };
     let emit_close = fields.choice("emit", &["update", "close"]).is_some_and(|emit| emit.value == "close");
     let grace = fields.duration("grace");
     let retain = fields.duration("retain");
     let mut fits = true;
-    if size.is_none() {
+    if window.is_none() {
         if emit_close {
             let place = fields.get("emit").map_or(fields.header.clone(), |value| value.span());
             step.error(
@@ -142,7 +142,7 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
         return None;
     }
     let mut key = input.key_fields().to_vec();
-    if size.is_some() {
+    if window.is_some() {
         key.extend([column("window_start", TIMESTAMP), column("window_end", TIMESTAMP)]);
     }
     for (name, _) in &columns {
@@ -169,7 +169,7 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
             return None;
         }
     };
-    if let (None, None, Some(index)) = (size, &retain, plan.needs_window())
+    if let (None, None, Some(index)) = (window, &retain, plan.needs_window())
         && let Some((_, text)) = columns.get(index)
     {
         step.error(
@@ -184,8 +184,9 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
         return None;
     }
     let value = plan.output().into_iter().map(|(name, data_type)| column(name, data_type)).collect();
-    let schema = Schema { windowed: size.is_some(), ..Schema::new(Kind::Table, key, value) };
-    let window = size.map(|size| Window { size, grace: grace.map_or(0, |placed| placed.value), emit_close });
+    let schema = Schema { windowed: window.is_some(), ..Schema::new(Kind::Table, key, value) };
+    let grace = grace.map_or(0, |placed| placed.value);
+    let window = window.map(|(size, every)| Window { size, every, grace, emit_close });
     let mut outputs = vec![Output::main(schema.clone())];
     if window.is_some() {
         outputs.push(Output { name: Some("late".to_owned()), schema: input.clone(), optional: true });
@@ -196,33 +197,85 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     Some(Resolved { outputs, regroup, rekeys: None, definition })
 }
 
-/// Reads `window = { tumbling = "1m" }`: the size in milliseconds.
-fn tumbling_size(step: &Step<'_>) -> Option<i64> {
+/// In how many windows a row may be.
+const MOST_WINDOWS: i64 = 10_000;
+
+/// Reads `window = { tumbling = "1m" }` or `{ hopping = "10m", every = "1m" }`: length and distance in milliseconds.
+fn window_of(step: &Step<'_>) -> Option<(i64, i64)> {
     let window = step.fields.table("window", "`window`")?;
-    window.deny_unknown(["tumbling"]);
-    if !window.has("tumbling") {
-        window.missing("tumbling", "say how long windows are: window = { tumbling = \"1m\" }");
-        return None;
-    }
-    let size = window.duration("tumbling")?;
+    window.deny_unknown(["tumbling", "hopping", "every"]);
+    let wrong = |place, what: String, help: &str| {
+        step.error(Code::InvalidWindow, place, what, help);
+        None
+    };
+    let kind = match (window.has("tumbling"), window.has("hopping")) {
+        (true, false) => "tumbling",
+        (false, true) => "hopping",
+        (true, true) => {
+            let place = window.key_span("hopping");
+            return wrong(
+                place,
+                "a window that is both tumbling and hopping".to_owned(),
+                "keep one of the two",
+            );
+        }
+        (false, false) => {
+            window.missing(
+                "tumbling",
+                "say how long windows are: window = { tumbling = \"1m\" } or { hopping = \"10m\", every = \"1m\" }",
+            );
+            return None;
+        }
+    };
+    let size = window.duration(kind)?;
     if size.value == 0 {
-        step.error(
-            Code::InvalidWindow,
-            size.span,
-            "a window of no length",
-            "say how long windows are: \"1m\"",
-        );
+        return wrong(size.span, "a window of no length".to_owned(), "say how long windows are: \"1m\"");
+    }
+    if kind == "tumbling" {
+        if window.has("every") {
+            let place = window.key_span("every");
+            let help = "tumbling windows follow each other: remove `every`, or say `hopping`";
+            return wrong(place, "`every` of a tumbling window".to_owned(), help);
+        }
+        return Some((size.value, size.value));
+    }
+    if !window.has("every") {
+        window.missing("every", "say how far apart windows begin: { hopping = \"10m\", every = \"1m\" }");
         return None;
     }
-    Some(size.value)
+    let every = window.duration("every")?;
+    if every.value == 0 || every.value > size.value {
+        let what =
+            format!("windows of {} every {}", format_duration(size.value), format_duration(every.value));
+        let help = "`every` is longer than nothing and at most as long as the window, or there are gaps between them";
+        return wrong(every.span, what, help);
+    }
+    if size.value / every.value > MOST_WINDOWS {
+        let what = format!("each row would be in {} windows", size.value / every.value);
+        return wrong(every.span, what, "let `every` be at least a ten thousandth of the window");
+    }
+    Some((size.value, every.value))
 }
 
-/// A tumbling window; all in milliseconds.
+/// A tumbling or hopping window; all in milliseconds.
 #[derive(Clone, Copy, Debug)]
 struct Window {
     size: i64,
+    /// How far apart they begin.
+    every: i64,
     grace: i64,
     emit_close: bool,
+}
+
+impl Window {
+    /// With lengths as `show` writes them.
+    fn describe(&self, show: impl Fn(i64) -> String) -> String {
+        if self.size == self.every {
+            format!("tumbling {}", show(self.size))
+        } else {
+            format!("hopping {} every {}", show(self.size), show(self.every))
+        }
+    }
 }
 
 /// A checked `aggregate`.
@@ -241,8 +294,9 @@ impl Definition for Aggregate {
             self.input.key_fields().iter().map(|field| type_name(field.data_type())).collect();
         let (kind, window) = match self.window {
             None => (StoreKind::KeyValue, "none".to_owned()),
-            Some(Window { size, grace, .. }) => {
-                (StoreKind::Window { retention: size.saturating_add(grace) }, format!("tumbling {size}"))
+            Some(window) => {
+                let retention = window.size.saturating_add(window.grace);
+                (StoreKind::Window { retention }, window.describe(|millis| millis.to_string()))
             }
         };
         let (key, plan) = (key.join(","), self.plan.fingerprint());
@@ -253,7 +307,7 @@ impl Definition for Aggregate {
     fn facts(&self) -> Vec<(&'static str, String)> {
         let mut facts = Vec::new();
         if let Some(window) = self.window {
-            facts.push(("window", format!("tumbling {}", format_duration(window.size))));
+            facts.push(("window", window.describe(format_duration)));
             facts.push(("grace", format_duration(window.grace)));
             facts.push(("emit", if window.emit_close { "close" } else { "update" }.to_owned()));
         }
@@ -268,7 +322,7 @@ impl Definition for Aggregate {
         let wanted = Wanted { fold: wanted.fold && self.plan.results_cannot_fail(), ..*wanted };
         Ok(match self.window {
             None => Box::new(unwindowed::Unwindowed::new(self.clone(), wanted)?),
-            Some(window) => Box::new(tumbling::Tumbling::new(self.clone(), window, wanted)?),
+            Some(window) => Box::new(time_windows::TimeWindows::new(self.clone(), window, wanted)?),
         })
     }
 }

@@ -1,18 +1,22 @@
-//! One group per key and tumbling window.
+//! One group per key and window, of tumbling and hopping windows.
 //!
 //! The store holds `window start | key` → entry: the windows that close next stand at its front, in the order in which they
 //! are sent, and expire as one range.
 
+use std::ops::Range;
+
 use super::changes::{Changes, Key, Place};
-use super::groups::{Groups, decode};
+use super::groups::{Group, Groups, decode};
 use super::{Aggregate, Wanted, Window};
+use crate::aggregates::Arguments;
 use crate::batch::{Batch, RowKind};
+use crate::diagnostic::Code;
 use crate::key::KeyEncoder;
 use crate::operator::{Advance, Context, DropReason, Operator, OperatorError};
 
 const START: usize = 8;
 
-pub(super) struct Tumbling {
+pub(super) struct TimeWindows {
     aggregate: Aggregate,
     window: Window,
     wanted: Wanted,
@@ -20,19 +24,29 @@ pub(super) struct Tumbling {
     stream_time: Option<i64>,
 }
 
-impl Tumbling {
+impl TimeWindows {
     pub fn new(aggregate: Aggregate, window: Window, wanted: Wanted) -> Result<Self, OperatorError> {
         let keys = KeyEncoder::of(&aggregate.input)?;
-        Ok(Tumbling { aggregate, window, wanted, keys, stream_time: None })
+        Ok(TimeWindows { aggregate, window, wanted, keys, stream_time: None })
     }
 
     /// Windows that start before this are closed at `stream_time`; closed means `stream_time >= end + grace`.
     fn closed_until(&self, stream_time: Option<i64>) -> i64 {
-        let Window { size, grace, .. } = self.window;
+        let Window { size, every, grace, .. } = self.window;
         match stream_time {
             None => 0,
-            Some(time) => (time.saturating_sub(grace).div_euclid(size) * size).max(0),
+            Some(time) => {
+                let last = time.saturating_sub(grace).saturating_sub(size).div_euclid(every);
+                (last + 1).saturating_mul(every).max(0)
+            }
         }
+    }
+
+    /// The starts of the windows that hold a time, the earliest first.
+    fn starts(&self, time: i64) -> impl Iterator<Item = i64> + use<> {
+        let Window { size, every, .. } = self.window;
+        let first = (time.saturating_sub(size).div_euclid(every) + 1).max(0);
+        (first..=time.div_euclid(every)).map(move |number| number * every)
     }
 
     fn process_rows(
@@ -52,27 +66,30 @@ impl Tumbling {
         // A null value counts as a row of nulls here, as in Kafka Streams' windowed aggregates.
         // Whether a row is late depends on the rows before it only: decide first, so that groups are read in one go.
         let mut numbers = Vec::with_capacity(input.len());
+        let mut rows: Vec<(usize, Range<usize>)> = Vec::with_capacity(input.len());
         let mut late = Vec::new();
         let mut store_key = Vec::new();
         let mut stream_time = self.stream_time;
         let mut null_keys = 0;
         for (row, &time) in input.time.iter().enumerate() {
-            let mut number = None;
             if keys.is_null(row) {
                 null_keys += 1;
             } else if usable.as_ref().is_none_or(|usable| usable.value(row)) {
                 stream_time = stream_time.max(Some(time));
-                let start = time.div_euclid(size) * size;
-                if start < self.closed_until(stream_time) {
-                    late.push(row);
-                } else {
+                let open_from = self.closed_until(stream_time);
+                let first = numbers.len();
+                for start in self.starts(time).filter(|start| *start >= open_from) {
                     store_key.clear();
                     store_key.extend_from_slice(&start.to_be_bytes());
                     store_key.extend_from_slice(keys.get(row));
-                    number = Some(groups.index_of(&store_key));
+                    numbers.push(groups.index_of(&store_key));
+                }
+                if numbers.len() == first {
+                    late.push(row);
+                } else {
+                    rows.push((row, first..numbers.len()));
                 }
             }
-            numbers.push(number);
         }
         context.count(DropReason::NullKey, null_keys);
         context.count(DropReason::Late, late.len() as u64);
@@ -80,24 +97,24 @@ impl Tumbling {
 
         // A window that sends its result when it closes has to have one then, and not after each of its rows.
         let fallible = !self.window.emit_close && !self.aggregate.plan.results_cannot_fail();
-        for ((row, number), (&time, &seq)) in
-            numbers.into_iter().enumerate().zip(input.time.iter().zip(&input.seq))
-        {
-            let Some(number) = number else { continue };
+        for (row, windows) in rows {
+            let (Some(&time), Some(&seq)) = (input.time.get(row), input.seq.get(row)) else { continue };
             self.pass_time(time, seq, &mut groups, &mut changes, context)?;
-            let Some(group) = groups.all.get_mut(number) else { continue };
-            let row = (&arguments, row);
+            let windows = numbers.get(windows).unwrap_or_default();
             if let Err((code, message)) =
-                group.add(&self.aggregate.plan, row, (time, seq), self.wanted.before, fallible)
+                self.add(&mut groups, windows, (&arguments, row), (time, seq), fallible)
             {
                 context.fail(seq, code, message);
                 continue;
             }
-            if self.window.emit_close {
-                // Nothing is said until the window closes.
-                group.pending = None;
-            } else if !self.wanted.fold {
-                changes.push_pending(group, Some(split(groups.keys.get(number), size).1))?;
+            for &number in windows {
+                let Some(group) = groups.all.get_mut(number) else { continue };
+                if self.window.emit_close {
+                    // Nothing is said until the window closes.
+                    group.pending = None;
+                } else if !self.wanted.fold {
+                    changes.push_pending(group, Some(split(groups.keys.get(number), size).1))?;
+                }
             }
         }
         self.stream_time = stream_time;
@@ -111,6 +128,33 @@ impl Tumbling {
             context.state.expire(store, &[], &passed.to_be_bytes());
         }
         Ok(vec![self.finish(changes, context)?, input.take(&late)?])
+    }
+
+    /// Adds a row to windows: to all of them or, where it fails in one, to none.
+    fn add(
+        &self,
+        groups: &mut Groups,
+        windows: &[usize],
+        row: (&Arguments, usize),
+        at: (i64, u32),
+        fallible: bool,
+    ) -> Result<(), (Code, String)> {
+        let mut before: Vec<(usize, Group)> = Vec::new();
+        for &number in windows {
+            let Some(group) = groups.all.get_mut(number) else { continue };
+            if windows.len() > 1 {
+                before.push((number, group.clone()));
+            }
+            if let Err(failure) = group.add(&self.aggregate.plan, row, at, self.wanted.before, fallible) {
+                for (number, before) in before {
+                    if let Some(group) = groups.all.get_mut(number) {
+                        *group = before;
+                    }
+                }
+                return Err(failure);
+            }
+        }
+        Ok(())
     }
 
     fn finish(&self, changes: Changes<'_>, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
@@ -167,7 +211,7 @@ fn split(store_key: &[u8], size: i64) -> (&[u8], (i64, i64)) {
     (key, (start, start.saturating_add(size)))
 }
 
-impl Operator for Tumbling {
+impl Operator for TimeWindows {
     fn process(&mut self, inputs: &[Batch], context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
         match inputs.first() {
             Some(input) if !input.is_empty() => self.process_rows(input, context),
