@@ -52,7 +52,7 @@ pub fn try_call(broker: &Broker, mut command: Json) -> Json {
             .args(["java", "Client"])
             .env(
                 "MILLSTREAM_JAVA_OPTS",
-                "-Xmx512m -XX:TieredStopAtLevel=1 -Dorg.slf4j.simpleLogger.defaultLogLevel=error",
+                "-Xmx2g -XX:TieredStopAtLevel=1 -Dorg.slf4j.simpleLogger.defaultLogLevel=error",
             )
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
