@@ -5,7 +5,7 @@
 # make chaos         more of the faults that the tests inject: SEEDS of the simulation, then MINUTES on real brokers
 # make lint          format, clippy, and the dependencies' licences if cargo-deny is installed
 # make bench-engine  records a second in one process
-# make bench         Millstream beside Kafka Streams on a real broker, 40 minutes
+# make bench         Millstream beside Kafka Streams on a real broker, more than an hour
 #
 # The first build compiles RocksDB and DataFusion; later ones take seconds. Everything that is built goes to
 # CARGO_TARGET_DIR, by default ~/.cache/millstream/target, so that a fresh clone finds the dependencies built. Checkouts that

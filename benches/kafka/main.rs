@@ -52,78 +52,39 @@ struct Workload {
     target: f64,
 }
 
+const USUAL: Workload =
+    Workload { name: "", program: "", keys: Some(100_000), times: 1, exact: true, target: 0.0 };
+
 const WORKLOADS: &[Workload] = &[
-    Workload {
-        name: "passthrough",
-        program: "passthrough",
-        keys: Some(100_000),
-        times: 1,
-        exact: true,
-        target: 2.5,
-    },
-    Workload {
-        name: "json-filter",
-        program: "json-filter",
-        keys: Some(100_000),
-        times: 1,
-        exact: true,
-        target: 3.0,
-    },
-    Workload {
-        name: "keyed-count-100k",
-        program: "keyed-count",
-        keys: Some(100_000),
-        times: 1,
-        exact: false,
-        target: 4.0,
-    },
+    Workload { name: "passthrough", program: "passthrough", target: 2.5, ..USUAL },
+    Workload { name: "json-filter", program: "json-filter", target: 3.0, ..USUAL },
+    Workload { name: "keyed-count-100k", program: "keyed-count", exact: false, target: 4.0, ..USUAL },
     Workload {
         name: "keyed-count-2m",
         program: "keyed-count",
         keys: Some(2_000_000),
-        times: 1,
         exact: false,
         target: 4.0,
+        ..USUAL
     },
     Workload {
         name: "tumbling-count",
         program: "tumbling-count",
         keys: Some(10_000),
-        times: 1,
         exact: false,
         target: 4.0,
+        ..USUAL
     },
-    Workload {
-        name: "trailing-features",
-        program: "trailing-features",
-        keys: Some(100_000),
-        times: 1,
-        exact: true,
-        target: 7.0,
-    },
-    Workload {
-        name: "trees-100x6",
-        program: "trees",
-        keys: Some(100_000),
-        times: 1,
-        exact: true,
-        target: 4.0,
-    },
+    Workload { name: "trailing-features", program: "trailing-features", target: 7.0, ..USUAL },
+    Workload { name: "trees-100x6", program: "trees", target: 4.0, ..USUAL },
 ];
 
 /// Runs first and is not counted: the broker's JVM has to compile its program, too.
-const WARM_UP: Workload = Workload {
-    name: "warm-up",
-    program: "json-filter",
-    keys: Some(100_000),
-    times: 1,
-    exact: true,
-    target: 0.0,
-};
+const WARM_UP: Workload = Workload { name: "warm-up", program: "json-filter", ..USUAL };
 
 /// The workload whose store `restore` brings back.
 const RESTORED: &str = "keyed-count-2m";
-/// A store of ten million entries with values of a hundred bytes, only made to be restored.
+/// A store of ten million entries with values of some ninety bytes, only made to be restored.
 const LARGE: Workload = Workload {
     name: "keyed-last-10m",
     program: "keyed-last",

@@ -14,7 +14,8 @@ pub enum Write<'a> {
 }
 
 impl<'a> Write<'a> {
-    pub(crate) fn new(store: StoreId, key: &'a [u8], value: Option<&'a [u8]>) -> Self {
+    /// Sets the value of a key, or deletes it.
+    pub fn new(store: StoreId, key: &'a [u8], value: Option<&'a [u8]>) -> Self {
         match value {
             Some(value) => Self::Put(store, key, value),
             None => Self::Delete(store, key),
@@ -63,10 +64,7 @@ pub trait Database: Send {
         store: StoreId,
         sorted: &[(&[u8], Option<&[u8]>)],
         checkpoint: &Checkpoint,
-    ) -> Result<(), StateError> {
-        let mut writes = sorted.iter().map(|(key, value)| Write::new(store, key, *value));
-        self.commit(&mut writes, checkpoint)
-    }
+    ) -> Result<(), StateError>;
 
     /// Makes what was committed so far survive a crash.
     ///

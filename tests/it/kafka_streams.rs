@@ -2,11 +2,10 @@
 //! `TopologyTestDriver` gives (`tests/kafka-streams`), record by record. Where they differ on purpose is said in
 //! docs/semantics.md.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
 use chrono::DateTime;
@@ -17,6 +16,8 @@ use millstream::engine::topology;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRng, TestRunner};
 use serde_json::{Value as Json, json};
+
+use crate::kafka::java::Java;
 
 /// One step after the other; what its parameters mean is said by the topologies of both sides.
 #[derive(Clone, Copy, Debug)]
@@ -276,36 +277,12 @@ fn theirs(mut record: Json) -> Json {
     record
 }
 
-/// `TopologyTestDriver`; it ends with this.
-struct KafkaStreams {
-    _child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl KafkaStreams {
-    fn start() -> Self {
-        let mut child = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka"))
-            .args(["java", "Scenarios"])
-            .env("MILLSTREAM_JAVA_OPTS", "-Xmx512m -Dorg.slf4j.simpleLogger.defaultLogLevel=error")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let input = child.stdin.take().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        KafkaStreams { _child: child, input, output }
-    }
-
-    fn run(&mut self, scenario: &Scenario) -> Vec<Json> {
-        writeln!(self.input, "{}", scenario.json()).unwrap();
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        let mut answer: Json = serde_json::from_str(&line).unwrap();
-        match answer["outputs"].take() {
-            Json::Array(outputs) => outputs.into_iter().map(theirs).collect(),
-            _ => panic!("{answer}\n{}", scenario.toml()),
-        }
+/// What Kafka Streams gives.
+fn run(oracle: &mut Java, scenario: &Scenario) -> Vec<Json> {
+    let mut answer = oracle.ask(&scenario.json());
+    match answer["outputs"].take() {
+        Json::Array(outputs) => outputs.into_iter().map(theirs).collect(),
+        _ => panic!("{answer}\n{}", scenario.toml()),
     }
 }
 
@@ -358,10 +335,10 @@ fn scenarios() -> impl Strategy<Value = Scenario> {
 #[test]
 fn random_topologies_give_what_kafka_streams_gives() {
     let cases = std::env::var("MILLSTREAM_SCENARIOS").ok().and_then(|text| text.parse().ok()).unwrap_or(2000);
-    let oracle = std::cell::RefCell::new(KafkaStreams::start());
+    let oracle = RefCell::new(Java::start("Scenarios", "-Xmx512m"));
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let compare = |scenario: Scenario| {
-        let expected = oracle.borrow_mut().run(&scenario);
+        let expected = run(&mut oracle.borrow_mut(), &scenario);
         let single = scenario.ours(1, false);
         if single != expected {
             return Err(scenario.failure("Kafka Streams", &single, &expected));

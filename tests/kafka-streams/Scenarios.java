@@ -175,10 +175,12 @@ public final class Scenarios {
 
             @Override
             public void process(Record<Object, JsonNode> record) {
-                boolean changes = record.value() == null ? keys.remove(record.key()) : keys.add(record.key()) || true;
-                if (changes) {
-                    context().forward(record);
+                if (record.value() != null) {
+                    keys.add(record.key());
+                } else if (!keys.remove(record.key())) {
+                    return;
                 }
+                context().forward(record);
             }
         });
     }

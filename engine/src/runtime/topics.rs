@@ -280,9 +280,8 @@ impl Topics {
         let internal = internal_topics(plan, counts, defaults);
         let internal: Vec<&str> = internal.iter().map(|internal| internal.new.name.as_str()).collect();
         let names: Vec<&str> = users.keys().copied().chain(internal.iter().copied()).collect();
-        let read = topics_that_are_read(plan);
         let mut absent = names;
-        let mut others: Vec<&str> = read.iter().copied().collect();
+        let mut others = topics_that_are_read(plan);
         for _ in 0..3 {
             let asked: Vec<&str> =
                 absent.iter().chain(&others).copied().collect::<BTreeSet<_>>().into_iter().collect();

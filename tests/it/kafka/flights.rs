@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use millstream::engine::driver::{Driver, DriverOptions, SourceRecord};
 use millstream::engine::plan::{Origin, Plan, SubTopology};
-use millstream::engine::record::{Header, Record};
+use millstream::engine::record::Record;
 use millstream::engine::task::Task;
 use millstream::engine::topology::{self, Topology};
 use millstream::operators::schema::Kind;
@@ -119,14 +119,7 @@ impl Flights {
         for record in java::consume(broker, topic) {
             let partition = record.partition as usize;
             partitions.resize_with(partitions.len().max(partition + 1), Vec::new);
-            let headers = record.headers.into_iter().map(|(name, value)| Header { name, value });
-            partitions[partition].push(Record {
-                key: record.key,
-                value: record.value,
-                timestamp: record.timestamp,
-                headers: headers.collect(),
-                offset: record.offset,
-            });
+            partitions[partition].push(record.as_read());
         }
         partitions
     }

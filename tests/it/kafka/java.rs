@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use millstream::engine::record::Header;
 use serde_json::{Value as Json, json};
 
 use super::broker::Broker;
@@ -29,10 +30,51 @@ pub struct Record {
     pub headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
-struct Java {
+impl Record {
+    /// As the engine reads it.
+    pub fn as_read(&self) -> millstream::engine::record::Record {
+        let header =
+            |(name, value): &(String, Option<Vec<u8>>)| Header { name: name.clone(), value: value.clone() };
+        millstream::engine::record::Record {
+            key: self.key.clone(),
+            value: self.value.clone(),
+            timestamp: self.timestamp,
+            headers: self.headers.iter().map(header).collect(),
+            offset: self.offset,
+        }
+    }
+}
+
+/// A Java program that answers each line of JSON with one. It ends with this.
+pub struct Java {
     _child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
+}
+
+impl Java {
+    /// Starts a program of `scripts/kafka java`.
+    pub fn start(class: &str, options: &str) -> Self {
+        let mut child = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka"))
+            .args(["java", class])
+            .env("MILLSTREAM_JAVA_OPTS", format!("{options} -Dorg.slf4j.simpleLogger.defaultLogLevel=error"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Java { _child: child, input, output }
+    }
+
+    /// What it answers.
+    #[track_caller]
+    pub fn ask(&mut self, question: &Json) -> Json {
+        writeln!(self.input, "{question}").unwrap();
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{question}: {line}: {error}"))
+    }
 }
 
 /// Runs a command of the client against a broker; it says there what it takes and gives. One process serves all tests
@@ -47,27 +89,10 @@ pub fn call(broker: &Broker, command: Json) -> Json {
 /// The same; a failure is `{"error": …}`.
 pub fn try_call(broker: &Broker, mut command: Json) -> Json {
     static JAVA: OnceLock<Mutex<Java>> = OnceLock::new();
-    let java = JAVA.get_or_init(|| {
-        let mut child = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka"))
-            .args(["java", "Client"])
-            .env(
-                "MILLSTREAM_JAVA_OPTS",
-                "-Xmx2g -XX:TieredStopAtLevel=1 -Dorg.slf4j.simpleLogger.defaultLogLevel=error",
-            )
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let input = child.stdin.take().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        Mutex::new(Java { _child: child, input, output })
-    });
+    let java = JAVA.get_or_init(|| Mutex::new(Java::start("Client", "-Xmx2g -XX:TieredStopAtLevel=1")));
     let mut java = java.lock().unwrap_or_else(PoisonError::into_inner);
     command["brokers"] = broker.internal().into();
-    writeln!(java.input, "{command}").unwrap();
-    let mut line = String::new();
-    java.output.read_line(&mut line).unwrap();
-    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{command}: {line}: {error}"))
+    java.ask(&command)
 }
 
 /// Makes a topic, and waits until the broker has it too: the controller answers before that.

@@ -10,7 +10,7 @@ mod endurance;
 mod faults;
 mod flights;
 mod harness;
-mod java;
+pub mod java;
 mod proxy;
 mod run;
 mod topics;

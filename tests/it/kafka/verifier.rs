@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use millstream::engine::plan::Plan;
-use millstream::engine::record::{Header, Record};
+use millstream::engine::record::Record;
 use millstream::engine::task::Task;
 use millstream::engine::topology;
 use millstream::state::{StateDirectory, StateOptions, StoreId, TaskState};
@@ -36,18 +36,7 @@ impl Brokers<'_> {
         let own = records
             .iter()
             .filter(|record| record.partition == i64::from(*partition) && record.offset >= from);
-        own.map(|record| Record {
-            key: record.key.clone(),
-            value: record.value.clone(),
-            timestamp: record.timestamp,
-            headers: record
-                .headers
-                .iter()
-                .map(|(name, value)| Header { name: name.clone(), value: value.clone() })
-                .collect(),
-            offset: record.offset,
-        })
-        .collect()
+        own.map(java::Record::as_read).collect()
     }
 }
 
@@ -128,5 +117,14 @@ pub fn verify(broker: &Broker, application: &Application) -> Result<(), String> 
     let brokers = Brokers { broker, application, id: id.clone(), counts: counts_of_inputs, read };
     // Transactions of processes that were killed end when they have taken too long.
     application.wait_until("all transactions to end", || !brokers.has_open_transaction());
+    let read = plan.sub_topologies.iter().zip(&counts).flat_map(|(sub, count)| {
+        let partitions = 0..*count as i32;
+        sub.inputs
+            .iter()
+            .flat_map(move |input| partitions.clone().map(|partition| (input.topic.clone(), partition)))
+    });
+    if read.into_iter().all(|input| brokers.committed_offset(&input) == 0) {
+        return Err("nothing was processed".to_owned());
+    }
     oracle::check(&brokers, &plan, &counts, &disks(application, &id, &plan))
 }

@@ -204,10 +204,7 @@ impl Database for SimulatedDatabase {
         checkpoint: &Checkpoint,
     ) -> Result<(), StateError> {
         let before = self.image.checkpoint.clone();
-        let mut writes = sorted.iter().map(|(key, value)| match value {
-            Some(value) => Write::Put(store, key, value),
-            None => Write::Delete(store, key),
-        });
+        let mut writes = sorted.iter().map(|(key, value)| Write::new(store, key, *value));
         self.commit(&mut writes, &before)?;
         self.commit(&mut std::iter::empty(), checkpoint)
     }
