@@ -382,7 +382,7 @@ impl Running {
 
     /// Asks it to end; gives the exit code.
     pub fn end(mut self) -> Option<i32> {
-        self.signal("-TERM");
+        self.ask_to_end();
         self.code()
     }
 
@@ -391,9 +391,22 @@ impl Running {
         self.0.id()
     }
 
-    /// Asks it to end.
+    /// Asks it to end, once it listens: a process that has not got so far is ended by the signal itself.
     pub fn ask_to_end(&self) {
+        let start = Instant::now();
+        while !self.catches_signals() && start.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self.signal("-TERM");
+    }
+
+    /// Whether it has said what is to be done at SIGTERM. One that has ended needs no more waiting for.
+    fn catches_signals(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let of = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let caught = of("SigCgt:").map(|mask| u64::from_str_radix(mask, 16).unwrap());
+        of("State:").is_some_and(|state| state.starts_with('Z'))
+            || caught.is_some_and(|mask| mask & 1 << (libc::SIGTERM - 1) != 0)
     }
 
     /// It stands still.
