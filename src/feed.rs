@@ -98,40 +98,36 @@ fn partitions(
     wanted: Option<u32>,
     settings: &RunSettings,
 ) -> Result<Vec<u32>, Failure> {
-    let names: Vec<&str> = sources.iter().map(|source| source.topic.as_str()).collect();
-    let found = admin.topics(&names).map_err(|error| {
+    let topics: Vec<&str> = sources.iter().map(|source| source.topic.as_str()).collect();
+    let found = admin.topics(&topics).map_err(|error| {
         let away = error.is_timeout().then(|| {
             format!("no broker answers at {} ({}): {error}", settings.brokers, settings.brokers_place())
         });
         away.map_or_else(|| error.into(), |message| Failure::new(Exit::Failed, message))
     })?;
-    let missing: Vec<&str> =
-        names.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(name, _)| *name).collect();
+    let missing: Vec<&Source> =
+        sources.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(source, _)| *source).collect();
+    let names = || listed(missing.iter().map(|source| source.topic.as_str()));
     if !missing.is_empty() {
         let Some(count) = wanted else {
             let message = format!(
                 "the cluster has no topic {}; `--partitions N` makes topics that are missing",
-                listed(missing.iter().copied())
+                names()
             );
             return Err(Failure::new(Exit::Failed, message));
         };
         let topics: Vec<NewTopic> = missing
             .iter()
-            .map(|name| NewTopic {
-                name: (*name).to_owned(),
+            .map(|source| NewTopic {
+                name: source.topic.clone(),
                 partitions: i32::try_from(count).unwrap_or(i32::MAX),
                 replication: settings.topics.replication(),
-                // The brokers remove records by their timestamps, and files are as old as they are.
-                config: settings
-                    .topics
-                    .config()
-                    .chain([("retention.ms".to_owned(), "-1".to_owned())])
-                    .collect(),
+                config: settings.topics.config().chain([source.kept()]).collect(),
             })
             .collect();
         admin.create_topics(&topics)?;
         let made = counted(count as usize, "partition");
-        writeln!(io::stderr().lock(), "made {} with {made}", listed(missing.iter().copied()))?;
+        writeln!(io::stderr().lock(), "made {} with {made}", names())?;
     }
     let count = |found: &Option<millstream::engine::kafka::TopicDescription>| match found {
         Some(topic) => u32::try_from(topic.partitions).unwrap_or(u32::MAX),

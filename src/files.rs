@@ -96,7 +96,7 @@ pub fn settings(path: &Path, topology: &Topology, flags: &Flags) -> Result<RunSe
     Ok(RunSettings::resolve(topology, flags, &|name| std::env::var(name).ok())?)
 }
 
-/// The sources that are fed, by position, with their files.
+/// The sources and tables that are fed, by position, with their files.
 pub fn sources_of(
     feeds: &[(String, PathBuf)],
     topology: &Topology,
@@ -105,11 +105,11 @@ pub fn sources_of(
     let mut sources = Vec::new();
     for (name, path) in feeds {
         let position = names().position(|source| source == name).ok_or_else(|| {
-            let help =
-                did_you_mean(name, names()).unwrap_or_else(|| format!("sources are {}", listed(names())));
+            let help = did_you_mean(name, names())
+                .unwrap_or_else(|| format!("sources and tables are {}", listed(names())));
             Failure::new(
                 Exit::Usage,
-                format!("`--feed {name}=…`: the topology has no source `{name}`; {help}"),
+                format!("`--feed {name}=…`: the topology has no source or table `{name}`; {help}"),
             )
         })?;
         sources.push((position, path.clone()));

@@ -32,9 +32,13 @@ import org.apache.kafka.streams.StreamsBuilder;
 import org.apache.kafka.streams.Topology;
 import org.apache.kafka.streams.kstream.Consumed;
 import org.apache.kafka.streams.kstream.Grouped;
+import org.apache.kafka.streams.kstream.JoinWindows;
+import org.apache.kafka.streams.kstream.Joined;
 import org.apache.kafka.streams.kstream.KStream;
+import org.apache.kafka.streams.kstream.KTable;
 import org.apache.kafka.streams.kstream.Materialized;
 import org.apache.kafka.streams.kstream.Produced;
+import org.apache.kafka.streams.kstream.StreamJoined;
 import org.apache.kafka.streams.kstream.TimeWindows;
 import org.apache.kafka.streams.kstream.WindowedSerdes;
 import org.apache.kafka.streams.processor.StateRestoreListener;
@@ -173,6 +177,25 @@ public final class Streams {
                     .mapValues(Streams::rows)
                     .to(output, Produced.with(WindowedSerdes.timeWindowedSerdeFrom(String.class, 60_000), bytes));
                 break;
+            case "stream-table-join":
+                events.leftJoin(last(events.filter((key, value) -> Features.amount(value) > 500), "large"),
+                        (event, large) -> amounts("amount", event, "large", large), Joined.with(strings, bytes, bytes))
+                    .to(output, Produced.with(strings, bytes));
+                break;
+            case "table-table-join":
+                last(events.filter((key, value) -> Features.amount(value) > 500), "large")
+                    .outerJoin(last(events.filter((key, value) -> Features.amount(value) <= 500), "small"),
+                        (large, small) -> amounts("large", large, "small", small))
+                    .toStream()
+                    .to(output, Produced.with(strings, bytes));
+                break;
+            case "stream-stream-join":
+                events.filter((key, value) -> Features.amount(value) > 500)
+                    .join(events.filter((key, value) -> Features.amount(value) <= 500),
+                        (large, small) -> amounts("large", large, "small", small),
+                        JoinWindows.ofTimeDifferenceWithNoGrace(Duration.ofSeconds(10)), StreamJoined.with(strings, bytes, bytes))
+                    .to(output, Produced.with(strings, bytes));
+                break;
             case "trailing-features":
                 builder.addStateStore(Stores.keyValueStoreBuilder(Stores.persistentKeyValueStore("rows"), strings, bytes)
                     .withCachingEnabled());
@@ -214,6 +237,17 @@ public final class Streams {
         } catch (IOException e) {
             throw new UncheckedIOException(e);
         }
+    }
+
+    private static KTable<String, byte[]> last(KStream<String, byte[]> events, String name) {
+        return events.toTable(Materialized.<String, byte[], KeyValueStore<Bytes, byte[]>>as(name)
+            .withKeySerde(Serdes.String()).withValueSerde(Serdes.ByteArray()).withCachingEnabled());
+    }
+
+    private static byte[] amounts(String name, byte[] value, String other, byte[] otherValue) {
+        String amount = value == null ? "null" : Double.toString(Features.amount(value));
+        String otherAmount = otherValue == null ? "null" : Double.toString(Features.amount(otherValue));
+        return ("{\"" + name + "\":" + amount + ",\"" + other + "\":" + otherAmount + "}").getBytes(StandardCharsets.ISO_8859_1);
     }
 
     private static byte[] rows(Long count) {

@@ -76,6 +76,15 @@ const WORKLOADS: &[Workload] = &[
         ..USUAL
     },
     Workload { name: "trailing-features", program: "trailing-features", target: 7.0, ..USUAL },
+    Workload { name: "stream-table-join", program: "stream-table-join", target: 3.0, ..USUAL },
+    Workload { name: "table-table-join", program: "table-table-join", exact: false, target: 3.0, ..USUAL },
+    Workload {
+        name: "stream-stream-join",
+        program: "stream-stream-join",
+        keys: Some(10_000),
+        target: 3.0,
+        ..USUAL
+    },
     Workload { name: "trees-100x6", program: "trees", target: 4.0, ..USUAL },
 ];
 

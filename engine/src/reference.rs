@@ -37,6 +37,11 @@ pub const TABLES: &[Table] = &[
         fields: RUNTIME,
     },
     Table { name: "sources", doc: "Streams of events that are read from topics.", fields: SOURCE },
+    Table {
+        name: "tables",
+        doc: "Tables that are read from topics: the newest row of each key; a null value deletes. Their topics should be compacted.",
+        fields: TABLE,
+    },
     Table { name: "steps", doc: "Operators between nodes.", fields: STEP },
     Table { name: "models", doc: "Models for `predict` steps.", fields: MODEL },
     Table { name: "sinks", doc: "Topics that are written.", fields: SINK },
@@ -54,7 +59,7 @@ pub struct Table {
     pub name: &'static str,
     /// What it declares.
     pub doc: &'static str,
-    /// Its keys; for `sources`, `steps`, `models` and `sinks` those of each named table in it. Those of `kafka.properties` are
+    /// Its keys; for `sources`, `tables`, `steps`, `models` and `sinks` those of each named table in it. Those of `kafka.properties` are
     /// [`ALLOWED_PROPERTIES`].
     pub fields: &'static [Field],
 }
@@ -204,43 +209,72 @@ const RUNTIME: &[Field] = &[
     ),
 ];
 
+const VALUE: Field =
+    required("value", FieldKind::Table, "The value's columns: name = type, or the name of one of `[types]`.");
+const TIME: Field = optional(
+    "time",
+    FieldKind::String,
+    "The column that holds the event time; default: the record's timestamp.",
+);
+const HEADERS: Field =
+    optional("headers", FieldKind::Table, "Columns that are read from headers: name = type.");
+const METADATA: Field = optional(
+    "metadata",
+    FieldKind::SqlTable,
+    "Columns with `topic`, `partition`, `offset` or `timestamp` of the record.",
+);
+const IDLE_AFTER: Field = optional(
+    "idle-after",
+    FieldKind::Duration,
+    "After so long a silence of all inputs, stream time follows the wall clock.",
+);
+const MAX_AHEAD: Field = optional(
+    "max-ahead",
+    FieldKind::Duration,
+    "How far an event time may lie beyond the wall clock; more is an error of the record.",
+);
+
 const SOURCE: &[Field] = &[
     DESCRIPTION,
-    required("topic", FieldKind::String, "The topic to read. A topic belongs to one source."),
+    required("topic", FieldKind::String, "The topic to read. A topic belongs to one source or table."),
     optional(
         "key",
         FieldKind::Table,
         "The key's columns: name = type, or the name of one of `[types]`. Without: unkeyed.",
     ),
-    required("value", FieldKind::Table, "The value's columns: name = type, or the name of one of `[types]`."),
+    VALUE,
     FORMAT,
     KEY_FORMAT,
-    optional(
-        "time",
-        FieldKind::String,
-        "The column that holds the event time; default: the record's timestamp.",
-    ),
+    TIME,
     optional(
         "start",
         FieldKind::String,
         "Where to start without a committed offset: `earliest` (default), `latest` or a time.",
     ),
-    optional("headers", FieldKind::Table, "Columns that are read from headers: name = type."),
-    optional(
-        "metadata",
-        FieldKind::SqlTable,
-        "Columns with `topic`, `partition`, `offset` or `timestamp` of the record.",
+    HEADERS,
+    METADATA,
+    IDLE_AFTER,
+    MAX_AHEAD,
+    ON_ERROR,
+    DEAD_LETTER,
+];
+
+const TABLE: &[Field] = &[
+    DESCRIPTION,
+    required(
+        "topic",
+        FieldKind::String,
+        "The topic to read, from its start. A topic belongs to one source or table.",
     ),
-    optional(
-        "idle-after",
-        FieldKind::Duration,
-        "After so long a silence of all inputs, stream time follows the wall clock.",
-    ),
-    optional(
-        "max-ahead",
-        FieldKind::Duration,
-        "How far an event time may lie beyond the wall clock; more is an error of the record.",
-    ),
+    required("key", FieldKind::Table, "The key's columns: name = type, or the name of one of `[types]`."),
+    VALUE,
+    FORMAT,
+    KEY_FORMAT,
+    TIME,
+    HEADERS,
+    METADATA,
+    IDLE_AFTER,
+    MAX_AHEAD,
     ON_ERROR,
     DEAD_LETTER,
 ];
@@ -324,7 +358,7 @@ pub fn json_schema() -> Json {
     let mut properties = Map::new();
     for table in TABLES {
         let mut schema = match table.name {
-            "sources" | "models" | "sinks" => {
+            "sources" | "tables" | "models" | "sinks" => {
                 json!({ "type": "object", "additionalProperties": object(table.fields) })
             }
             "steps" => json!({ "type": "object", "additionalProperties": { "oneOf": steps() } }),
@@ -355,7 +389,8 @@ pub fn json_schema() -> Json {
         "title": "Millstream topology",
         "type": "object",
         "properties": properties,
-        "required": ["app", "sources"],
+        "required": ["app"],
+        "anyOf": [{ "required": ["sources"] }, { "required": ["tables"] }],
         "additionalProperties": false,
         "$defs": {
             "type": {
@@ -416,7 +451,7 @@ fn of_field(field: &Field) -> Json {
             },
         ] }),
         "start" => json!({ "type": "string" }),
-        "from" => json!({ "$ref": "#/$defs/input" }),
+        "from" | "with" => json!({ "$ref": "#/$defs/input" }),
         _ => field_schema(field),
     };
     describe(&mut schema, field.doc);
@@ -458,6 +493,7 @@ pub fn operator_page(spec: &OperatorSpec) -> String {
     page.push_str(match spec.arity {
         Arity::One => "Input: one node, `from = \"node\"`.\n\n",
         Arity::Many => "Input: several nodes, `from = [\"a\", \"b\"]`.\n\n",
+        Arity::Two => "Input: two nodes, `from = \"a\"` and `with = \"b\"`.\n\n",
     });
     if !spec.fields.is_empty() {
         page.push_str(&fields_table(spec.fields));
@@ -487,7 +523,7 @@ pub fn operators_page() -> String {
 /// The page of a table of the file, in Markdown.
 pub fn table_page(table: &Table) -> String {
     let heading = match table.name {
-        "sources" | "steps" | "models" | "sinks" => format!("[{}.NAME]", table.name),
+        "sources" | "tables" | "steps" | "models" | "sinks" => format!("[{}.NAME]", table.name),
         "tests" => "[[tests]]".to_owned(),
         name => format!("[{name}]"),
     };
@@ -528,6 +564,7 @@ fn kind_name(kind: FieldKind) -> String {
         FieldKind::Columns => "list of columns".to_owned(),
         FieldKind::ColumnsOrSql => "list of columns, or table of name = SQL".to_owned(),
         FieldKind::Duration => "duration".to_owned(),
+        FieldKind::DurationOrTable => "duration, or table".to_owned(),
         FieldKind::Integer => "integer".to_owned(),
         FieldKind::Boolean => "`true` or `false`".to_owned(),
         FieldKind::Choice(choices) => {
@@ -563,7 +600,7 @@ mod tests {
     fn the_lists_are_those_of_the_reader() {
         for table in TABLES.iter().filter(|table| table.name != PROPERTIES) {
             let text = match table.name {
-                "sources" | "models" | "sinks" => format!("[{}.a]\n{UNKNOWN} = 1", table.name),
+                "sources" | "tables" | "models" | "sinks" => format!("[{}.a]\n{UNKNOWN} = 1", table.name),
                 "steps" => format!("[steps.a]\nop = \"merge\"\n{UNKNOWN} = 1"),
                 "tests" => format!("[[tests]]\n{UNKNOWN} = 1"),
                 name => format!("[{name}]\n{UNKNOWN} = 1"),

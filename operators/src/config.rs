@@ -119,6 +119,8 @@ pub enum FieldKind {
     ColumnsOrSql,
     /// A duration: `"10s"`.
     Duration,
+    /// A duration, or a table whose content the documentation of the field explains.
+    DurationOrTable,
     /// An integer.
     Integer,
     /// `true` or `false`.
@@ -527,6 +529,7 @@ pub fn format_duration(millis: i64) -> String {
 /// The JSON Schema of a field.
 pub fn json_schema(field: &Field) -> Json {
     use serde_json::json;
+    let duration = || json!({ "type": "string", "pattern": "^([0-9]+(d|h|m|s|ms))+$" });
     let mut schema = match field.kind {
         FieldKind::String | FieldKind::Node | FieldKind::Sql => json!({ "type": "string" }),
         FieldKind::Nodes | FieldKind::Columns => json!({ "type": "array", "items": { "type": "string" } }),
@@ -535,7 +538,8 @@ pub fn json_schema(field: &Field) -> Json {
             { "type": "array", "items": { "type": "string" } },
             { "type": "object", "additionalProperties": { "type": "string" } },
         ] }),
-        FieldKind::Duration => json!({ "type": "string", "pattern": "^([0-9]+(d|h|m|s|ms))+$" }),
+        FieldKind::Duration => duration(),
+        FieldKind::DurationOrTable => json!({ "oneOf": [duration(), { "type": "object" }] }),
         FieldKind::Integer => json!({ "type": "integer" }),
         FieldKind::Boolean => json!({ "type": "boolean" }),
         FieldKind::Choice(choices) => json!({ "enum": choices }),

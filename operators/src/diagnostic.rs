@@ -91,6 +91,7 @@ codes! {
     TopicName = "M0314", "a topic name is not allowed";
     OutputNeeded = "M0315", "a node has several outputs and one must be named";
     OwnTopic = "M0316", "a topic belongs to the application itself";
+    JoinKeys = "M0317", "the inputs of a join have different keys";
     // SQL.
     SqlSyntax = "M0401", "an expression is not valid SQL";
     SqlUnknownColumn = "M0402", "an expression names an unknown column";
@@ -114,6 +115,7 @@ codes! {
     InvalidWindow = "M0502", "a window is impossible";
     RetainNeedsNoWindow = "M0503", "retain is for aggregates without a window";
     GraceNeedsWindow = "M0504", "grace is for windows";
+    Within = "M0505", "a bound in time is for joins of two streams, which need it";
     // Models.
     UnknownModel = "M0601", "a model is not known";
     ModelFolder = "M0602", "a model folder cannot be used";
@@ -133,6 +135,7 @@ codes! {
     RecordPrediction = "M0806", "a model cannot score a record";
     RecordEncode = "M0807", "a record cannot be encoded";
     RecordHeader = "M0808", "a record's header cannot be decoded";
+    RecordMatches = "M0809", "a row has too many matches";
     // Running.
     StateInUse = "M0901", "the state directory is in use";
     StateMismatch = "M0902", "the state belongs to something else";
@@ -144,6 +147,7 @@ codes! {
     TopicSetting = "M0912", "an internal topic has another setting";
     TopicRetention = "M0913", "a topic keeps records for less time than is looked back";
     TopicPermission = "M0914", "a permission for a topic is missing";
+    TableTopic = "M0915", "a table's topic forgets rows";
     ListenAddress = "M0920", "the address of the HTTP server cannot be had";
 }
 

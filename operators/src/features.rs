@@ -229,6 +229,7 @@ impl Definition for Features {
             suffix: "",
             kind: StoreKind::Window { retention: self.longest.saturating_add(self.grace) },
             fingerprint: Fingerprint::of(&parts),
+            rows_of: None,
         }]
     }
 

@@ -19,7 +19,9 @@ pub mod explode;
 pub mod features;
 pub mod filter;
 mod hash;
+pub mod join;
 pub mod key;
+mod key_index;
 pub mod merge;
 pub mod model;
 pub mod operator;
@@ -30,6 +32,8 @@ pub mod row;
 pub mod schema;
 pub mod select;
 pub mod sql;
+mod table_rows;
 #[cfg(test)]
 mod testing;
 pub mod to_stream;
+pub mod to_table;

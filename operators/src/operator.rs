@@ -21,6 +21,8 @@ pub enum Arity {
     One,
     /// `from = ["a", "b"]`.
     Many,
+    /// `from = "a"` and `with = "b"`.
+    Two,
 }
 
 /// An operator as the topology language offers it: one line in the registry.
@@ -243,6 +245,9 @@ pub struct StoreDeclaration {
     pub kind: StoreKind,
     /// Changes when old bytes would be read wrongly.
     pub fingerprint: Fingerprint,
+    /// The input whose newest rows it holds. If the node that makes this input keeps them already, its store takes the place of
+    /// this one, which is only read then.
+    pub rows_of: Option<usize>,
 }
 
 /// A checked step: immutable, shared by all tasks.
@@ -250,6 +255,11 @@ pub trait Definition: Debug + Send + Sync {
     /// The stores it needs, in the order in which [`Context::stores`] has them.
     fn stores(&self) -> Vec<StoreDeclaration> {
         Vec::new()
+    }
+
+    /// Whether its first store holds the newest rows of its output, as [`StoreDeclaration::rows_of`] has them.
+    fn keeps_rows(&self) -> bool {
+        false
     }
 
     /// What `describe` shows besides the name: `("window", "tumbling 1m")`.
@@ -320,8 +330,10 @@ impl DropReason {
 pub struct Context<'a> {
     /// The task's stores.
     pub state: &'a mut TaskState,
-    /// The operator's own stores, as its definition declared them.
+    /// The operator's stores, as its definition declared them.
     pub stores: &'a [StoreId],
+    /// Those of them that belong to the nodes above: their positions.
+    pub borrowed: &'a [usize],
     /// Errors of rows.
     pub errors: Vec<RowError>,
     /// Rows dropped or counted, by reason.
@@ -331,7 +343,7 @@ pub struct Context<'a> {
 impl<'a> Context<'a> {
     /// A context over `state` and the operator's `stores`.
     pub fn new(state: &'a mut TaskState, stores: &'a [StoreId]) -> Self {
-        Context { state, stores, errors: Vec::new(), dropped: BTreeMap::new() }
+        Context { state, stores, borrowed: &[], errors: Vec::new(), dropped: BTreeMap::new() }
     }
 
     /// Reports an error of the row.
@@ -380,6 +392,11 @@ impl<'a> Context<'a> {
     )]
     pub fn store(&self, index: usize) -> StoreId {
         self.stores[index]
+    }
+
+    /// Whether the store at position `index` is the operator's own, to be written by it.
+    pub fn owns(&self, index: usize) -> bool {
+        !self.borrowed.contains(&index)
     }
 }
 

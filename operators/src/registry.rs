@@ -12,8 +12,10 @@ pub const OPERATORS: &[&OperatorSpec] = &[
     &crate::merge::SPEC,
     &crate::aggregate::SPEC,
     &crate::features::SPEC,
+    &crate::join::SPEC,
     &crate::predict::SPEC,
     &crate::to_stream::SPEC,
+    &crate::to_table::SPEC,
 ];
 
 /// The operator of this name.

@@ -54,6 +54,11 @@ impl Schema {
         self.columns.fields().get(self.key..).unwrap_or_default()
     }
 
+    /// The value columns as a schema of their own.
+    pub fn value_columns(&self) -> SchemaRef {
+        Arc::new(ArrowSchema::new(self.value_fields().to_vec()))
+    }
+
     /// How many key columns decide the partition: all but those of the window.
     pub fn partition_key(&self) -> usize {
         if self.windowed { self.key.saturating_sub(2) } else { self.key }

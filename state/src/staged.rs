@@ -5,7 +5,7 @@
 //! none. Over nothing clean entries are the committed data themselves. The running epoch can be taken back, by an undo log of
 //! moved-out old values. Reads see one map, never a stack of them.
 
-use std::{cell::Cell, mem};
+use std::{cell::Cell, collections::HashMap, mem};
 
 use crate::{
     Changelog, StoreId,
@@ -109,6 +109,21 @@ impl Staged {
             }
             None => self.expired.end_over(key).map(|_| None),
         }
+    }
+
+    /// What [`get`](Self::get) has answered before the running epoch, for the entries that the epoch has written.
+    pub(crate) fn before_epoch(&self) -> HashMap<SlotId, Option<Option<&[u8]>>> {
+        let written = self.undo.iter().filter_map(|undo| match undo {
+            Undo::Added(id) => Some((*id, None)),
+            Undo::Changed { id, value, .. } => Some((*id, Some(value.as_deref()))),
+            Undo::Unlinked(_) | Undo::Expired(_) => None,
+        });
+        written.collect()
+    }
+
+    /// The number of the entry with this key.
+    pub(crate) fn find(&self, key: &[u8]) -> Option<SlotId> {
+        self.table.find(key)
     }
 
     pub(crate) fn write(&mut self, key: &[u8], value: Option<&[u8]>) {

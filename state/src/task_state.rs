@@ -140,10 +140,38 @@ impl TaskState {
     /// If the database cannot be read.
     pub fn multi_get(&self, store: StoreId, keys: &[&[u8]]) -> Result<Vec<Option<Slice<'_>>>, StateError> {
         let staged = self.store(store);
+        self.multi_get_from(store, keys, |key| staged.get(key))
+    }
+
+    /// The values that many keys had before the running epoch, in the order of the keys: what was written since the last
+    /// [`end_epoch`](Self::end_epoch) does not count. Ranges that have expired since do.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn multi_get_before_epoch(
+        &self,
+        store: StoreId,
+        keys: &[&[u8]],
+    ) -> Result<Vec<Option<Slice<'_>>>, StateError> {
+        let staged = self.store(store);
+        let written = staged.before_epoch();
+        self.multi_get_from(store, keys, |key| {
+            let before = staged.find(key).and_then(|id| written.get(&id));
+            before.copied().unwrap_or_else(|| staged.get(key))
+        })
+    }
+
+    /// The values of many keys of which `staged` knows some; the database knows the others.
+    fn multi_get_from<'s>(
+        &'s self,
+        store: StoreId,
+        keys: &[&[u8]],
+        staged: impl Fn(&[u8]) -> Option<Option<&'s [u8]>>,
+    ) -> Result<Vec<Option<Slice<'s>>>, StateError> {
         let mut missing = Vec::new();
         let mut values: Vec<Option<Slice<'_>>> = Vec::with_capacity(keys.len());
         for key in keys {
-            let value = staged.get(key);
+            let value = staged(key);
             if value.is_none() {
                 missing.push((values.len(), *key));
             }

@@ -8,6 +8,7 @@ import java.io.InputStreamReader;
 import java.io.PrintStream;
 import java.io.UncheckedIOException;
 import java.time.Duration;
+import java.util.HashMap;
 import java.util.HashSet;
 import java.util.Map;
 import java.util.Properties;
@@ -23,15 +24,19 @@ import org.apache.kafka.streams.kstream.Branched;
 import org.apache.kafka.streams.kstream.Consumed;
 import org.apache.kafka.streams.kstream.EmitStrategy;
 import org.apache.kafka.streams.kstream.Grouped;
+import org.apache.kafka.streams.kstream.JoinWindows;
+import org.apache.kafka.streams.kstream.Joined;
 import org.apache.kafka.streams.kstream.KGroupedStream;
 import org.apache.kafka.streams.kstream.KStream;
 import org.apache.kafka.streams.kstream.KTable;
 import org.apache.kafka.streams.kstream.Materialized;
 import org.apache.kafka.streams.kstream.Named;
+import org.apache.kafka.streams.kstream.StreamJoined;
 import org.apache.kafka.streams.kstream.TimeWindows;
 import org.apache.kafka.streams.kstream.Windowed;
 import org.apache.kafka.streams.processor.api.ContextualProcessor;
 import org.apache.kafka.streams.processor.api.Record;
+import org.apache.kafka.streams.state.BuiltInDslStoreSuppliers;
 import org.apache.kafka.streams.state.KeyValueStore;
 import org.apache.kafka.streams.state.Stores;
 import org.apache.kafka.streams.state.WindowStore;
@@ -40,7 +45,7 @@ import org.apache.kafka.streams.state.WindowStore;
  * Topologies of Kafka Streams over given records, in memory: the oracle of what operators mean. Reads scenarios, one JSON object
  * a line, and answers each with a line {@code {"outputs": [{key, value, timestamp, cause}, …]}}, or {@code {"error": …}}.
  *
- * <p>A scenario has {@code steps}, one after the other, and {@code records} of a stream with {@code key} (a text or null),
+ * <p>A scenario has {@code steps}, one after the other, and {@code records} of a {@code topic} with {@code key} (a text or null),
  * {@code value} (null, or an object with {@code amount}, a whole number or null) and {@code timestamp}. Keys of windows are
  * objects of {@code key}, {@code start} and {@code end}; a cause is the number of the record.
  */
@@ -48,10 +53,12 @@ import org.apache.kafka.streams.state.WindowStore;
 public final class Scenarios {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final Serde<JsonNode> VALUES = Serdes.serdeFrom((topic, value) -> bytes(value), (topic, bytes) -> node(bytes));
-    private static final String INPUT = "input";
+    private static final String INPUT = "payments";
 
     private final StreamsBuilder builder = new StreamsBuilder();
     private final ArrayNode outputs = JSON.createArrayNode();
+    /** What is read besides, by topic. */
+    private final Map<String, Object> others = new HashMap<>();
     private int names;
     /** The number of the record that is being processed. */
     private int cause;
@@ -87,7 +94,7 @@ public final class Scenarios {
     }
 
     private ArrayNode run(JsonNode scenario) {
-        Object node = builder.stream(INPUT, Consumed.with(Serdes.String(), VALUES));
+        Object node = stream(INPUT);
         for (JsonNode step : scenario.get("steps")) {
             node = apply(node, step);
         }
@@ -109,9 +116,12 @@ public final class Scenarios {
         settings.put("statestore.cache.max.bytes", "0");
         // Each record may close windows.
         settings.put("__emit.interval.ms.kstreams.windowed.aggregation__", 0L);
+        settings.put("__emit.interval.ms.kstreams.outer.join.spurious.results.fix__", 0L);
         try (TopologyTestDriver driver = new TopologyTestDriver(builder.build(), settings)) {
-            TestInputTopic<String, JsonNode> input = driver.createInputTopic(INPUT, new StringSerializer(), VALUES.serializer());
+            Map<String, TestInputTopic<String, JsonNode>> inputs = new HashMap<>();
             for (JsonNode record : scenario.get("records")) {
+                TestInputTopic<String, JsonNode> input = inputs.computeIfAbsent(record.get("topic").textValue(),
+                    topic -> driver.createInputTopic(topic, new StringSerializer(), VALUES.serializer()));
                 JsonNode value = record.get("value");
                 input.pipeInput(record.get("key").textValue(), value.isNull() ? null : value, record.get("timestamp").asLong());
                 cause++;
@@ -161,6 +171,38 @@ public final class Scenarios {
             }
             case "to-stream":
                 return changes(table);
+            case "to-table":
+                return withoutVainDeletes(stream).toTable(inMemory());
+            case "join-table": {
+                KTable<Object, JsonNode> cards = (KTable<Object, JsonNode>) others.computeIfAbsent("cards",
+                    topic -> withoutVainDeletes(stream(topic)).toTable(inMemory()));
+                String kind = step.get("kind").asText();
+                if (stream != null) {
+                    Joined<Object, JsonNode, JsonNode> joined =
+                        Joined.with((Serde<Object>) (Serde<?>) Serdes.String(), VALUES, VALUES);
+                    return kind.equals("left")
+                        ? stream.leftJoin(cards, Scenarios::both, joined)
+                        : stream.join(cards, Scenarios::both, joined);
+                }
+                return kind.equals("left") ? table.leftJoin(cards, Scenarios::both)
+                    : kind.equals("outer") ? table.outerJoin(cards, Scenarios::both)
+                    : table.join(cards, Scenarios::both);
+            }
+            case "join-stream": {
+                KStream<Object, JsonNode> refunds = (KStream<Object, JsonNode>) others.computeIfAbsent("refunds",
+                    topic -> stream(topic));
+                JoinWindows windows = JoinWindows
+                    .ofTimeDifferenceAndGrace(Duration.ZERO, Duration.ofMillis(step.get("grace").asLong()))
+                    .before(Duration.ofMillis(step.get("before").asLong()))
+                    .after(Duration.ofMillis(step.get("after").asLong()));
+                StreamJoined<Object, JsonNode, JsonNode> joined =
+                    StreamJoined.with((Serde<Object>) (Serde<?>) Serdes.String(), VALUES, VALUES)
+                        .withDslStoreSuppliers(new BuiltInDslStoreSuppliers.InMemoryDslStoreSuppliers());
+                String kind = step.get("kind").asText();
+                return kind.equals("left") ? stream.leftJoin(refunds, Scenarios::both, windows, joined)
+                    : kind.equals("outer") ? stream.outerJoin(refunds, Scenarios::both, windows, joined)
+                    : stream.join(refunds, Scenarios::both, windows, joined);
+            }
             case "aggregate":
                 return aggregate((KStream<String, JsonNode>) (KStream<?, ?>) stream, step);
             default:
@@ -168,9 +210,14 @@ public final class Scenarios {
         }
     }
 
-    /** The changes of a table, without deletes of what was not there: a filter sends these, too. */
+    /** The changes of a table. */
     private static KStream<Object, JsonNode> changes(KTable<Object, JsonNode> table) {
-        return table.toStream().process(() -> new ContextualProcessor<Object, JsonNode, Object, JsonNode>() {
+        return withoutVainDeletes(table.toStream());
+    }
+
+    /** Without deletes of what was not there: a filter sends these, too, and joins send a result once more for them. */
+    private static KStream<Object, JsonNode> withoutVainDeletes(KStream<Object, JsonNode> stream) {
+        return stream.process(() -> new ContextualProcessor<Object, JsonNode, Object, JsonNode>() {
             private final Set<Object> keys = new HashSet<>();
 
             @Override
@@ -203,6 +250,22 @@ public final class Scenarios {
                     // In memory a window goes before it can be sent if it is not kept for longer than it is open.
                     .withStoreType(Materialized.StoreType.IN_MEMORY).withRetention(Duration.ofDays(1))
                     .withKeySerde(Serdes.String()).withValueSerde(VALUES).withCachingDisabled());
+    }
+
+    private KStream<Object, JsonNode> stream(String topic) {
+        return builder.stream(topic, Consumed.with((Serde<Object>) (Serde<?>) Serdes.String(), VALUES));
+    }
+
+    private Materialized<Object, JsonNode, KeyValueStore<Bytes, byte[]>> inMemory() {
+        return Materialized.<Object, JsonNode>as(Stores.inMemoryKeyValueStore("store" + names++))
+            .withKeySerde((Serde<Object>) (Serde<?>) Serdes.String()).withValueSerde(VALUES).withCachingDisabled();
+    }
+
+    private static JsonNode both(JsonNode left, JsonNode right) {
+        ObjectNode result = JSON.createObjectNode();
+        result.set("amount", isNull(left) ? JSON.nullNode() : left.get("amount"));
+        result.set("other", isNull(right) ? JSON.nullNode() : right.get("amount"));
+        return result;
     }
 
     private static boolean isNull(JsonNode value) {

@@ -9,19 +9,70 @@ use millstream_state::StoreSpec;
 
 use super::{
     GROUP_BY, Origin, Plan, PlanError, PlanInput, PlanNode, PlanOutput, PlanSlot, PlanStore, SubTopology,
+    TABLE,
 };
-use crate::topology::{OutputRef, SinkTopic, StepNode, Topology, rekeys_with_topic};
+use crate::topology::{OnError, OutputRef, SinkTopic, Source, StepNode, Topology, rekeys_with_topic};
 
 /// Something that fills slots.
 enum Vertex<'a> {
-    /// A source, by position.
+    /// The records of a source or table, by position.
     Source(usize),
+    /// What makes a table of them.
+    Table { source: &'a Source, definition: Arc<dyn Definition> },
     /// What a repartition topic brings, after the step it belongs to.
     Topic { step: &'a StepNode, schema: &'a Schema, partitions: Option<u32> },
     /// The first half of a step with `group-by`.
     Regroup { step: &'a StepNode, schema: &'a Schema, definition: &'a Arc<dyn Definition> },
     /// A step.
     Step(&'a StepNode),
+}
+
+/// What a vertex runs.
+struct Runs<'a> {
+    name: &'a str,
+    op: &'static str,
+    definition: &'a Arc<dyn Definition>,
+    outputs: Vec<(Option<String>, Schema)>,
+    on_error: OnError,
+    dead_letter: &'a str,
+}
+
+impl Vertex<'_> {
+    /// What runs here; `None`: rows come from a topic.
+    fn runs(&self) -> Option<Runs<'_>> {
+        Some(match self {
+            Vertex::Source(_) | Vertex::Topic { .. } => return None,
+            Vertex::Table { source, definition } => Runs {
+                name: &source.name,
+                op: TABLE,
+                definition,
+                outputs: vec![(None, source.schema().clone())],
+                on_error: source.on_error,
+                dead_letter: &source.dead_letter,
+            },
+            Vertex::Regroup { step, schema, definition } => Runs {
+                name: &step.name,
+                op: GROUP_BY,
+                definition,
+                outputs: vec![(None, (*schema).clone())],
+                on_error: step.on_error,
+                dead_letter: &step.dead_letter,
+            },
+            Vertex::Step(step) => Runs {
+                name: &step.name,
+                op: step.spec.name,
+                definition: &step.resolved.definition,
+                outputs: step
+                    .resolved
+                    .outputs
+                    .iter()
+                    .map(|output| (output.name.clone(), output.schema.clone()))
+                    .collect(),
+                on_error: step.on_error,
+                dead_letter: &step.dead_letter,
+            },
+        })
+    }
 }
 
 /// Where rows come from: a vertex and the number of its output.
@@ -53,7 +104,11 @@ impl<'a> Graph<'a> {
         let mut graph =
             Graph { vertices: Vec::new(), inputs: Vec::new(), topics: Vec::new(), ports: BTreeMap::new() };
         for (position, source) in topology.sources.iter().enumerate() {
-            let vertex = graph.add(Vertex::Source(position), Vec::new());
+            let mut vertex = graph.add(Vertex::Source(position), Vec::new());
+            if let Some(table) = &source.table {
+                let table = Vertex::Table { source, definition: table.clone() };
+                vertex = graph.add(table, vec![(vertex, 0)]);
+            }
             graph.ports.insert(OutputRef { node: source.name.clone(), output: None }, (vertex, 0));
         }
         for step in &topology.steps {
@@ -153,7 +208,7 @@ impl<'a> Graph<'a> {
             .filter_map(|(vertex, _)| match vertex {
                 Vertex::Source(position) => topology.sources.get(*position).map(|source| source.name.clone()),
                 Vertex::Topic { step, .. } => Some(step.name.clone()),
-                Vertex::Regroup { .. } | Vertex::Step(_) => None,
+                Vertex::Table { .. } | Vertex::Regroup { .. } | Vertex::Step(_) => None,
             })
             .min()
     }
@@ -163,6 +218,7 @@ impl<'a> Graph<'a> {
             Some(Vertex::Source(position)) => {
                 topology.sources.get(*position).map(|source| &source.layout.schema)
             }
+            Some(Vertex::Table { source, .. }) => Some(source.schema()),
             Some(Vertex::Topic { schema, .. } | Vertex::Regroup { schema, .. }) => Some(*schema),
             Some(Vertex::Step(step)) => step.resolved.outputs.get(port.1).map(|output| &output.schema),
             None => None,
@@ -242,23 +298,20 @@ impl<'a> Graph<'a> {
 
         let mut nodes = Vec::new();
         let mut stores = Vec::new();
+        // The store in which the rows of a vertex's output are kept.
+        let mut kept: BTreeMap<usize, usize> = BTreeMap::new();
         for vertex in members {
-            let (step, definition, op, schemas): (_, _, _, Vec<(Option<String>, Schema)>) =
-                match self.vertices.get(*vertex) {
-                    Some(Vertex::Regroup { step, schema, definition }) => {
-                        (step, *definition, GROUP_BY, vec![(None, (*schema).clone())])
-                    }
-                    Some(Vertex::Step(step)) => {
-                        let outputs = step.resolved.outputs.iter();
-                        let outputs =
-                            outputs.map(|output| (output.name.clone(), output.schema.clone())).collect();
-                        (step, &step.resolved.definition, step.spec.name, outputs)
-                    }
-                    _ => continue,
-                };
+            let Some(of) = self.vertices.get(*vertex).and_then(Vertex::runs) else { continue };
             let mut own_stores = Vec::new();
-            for store in definition.stores() {
-                let name = format!("{}{}", step.name, store.suffix);
+            let mut borrowed = Vec::new();
+            for store in of.definition.stores() {
+                let input = store.rows_of.and_then(|input| self.inputs.get(*vertex)?.get(input));
+                if let Some(kept) = input.and_then(|(above, _)| kept.get(above)) {
+                    borrowed.push(own_stores.len());
+                    own_stores.push(*kept);
+                    continue;
+                }
+                let name = format!("{}{}", of.name, store.suffix);
                 own_stores.push(stores.len());
                 stores.push(PlanStore {
                     changelog: Arc::from(format!("{app}-{name}-changelog")),
@@ -266,16 +319,19 @@ impl<'a> Graph<'a> {
                     kind: store.kind,
                 });
             }
-            let outputs = schemas.into_iter().enumerate().map(|(number, (name, schema))| PlanSlot {
+            if let (true, Some(store)) = (of.definition.keeps_rows(), own_stores.first()) {
+                kept.insert(*vertex, *store);
+            }
+            let outputs = of.outputs.into_iter().enumerate().map(|(number, (name, schema))| PlanSlot {
                 name,
                 slot: slot(&(*vertex, number)),
                 schema,
                 used: false,
             });
             nodes.push(PlanNode {
-                name: step.name.clone(),
-                op,
-                definition: definition.clone(),
+                name: of.name.to_owned(),
+                op: of.op,
+                definition: of.definition.clone(),
                 inputs: self
                     .inputs
                     .get(*vertex)
@@ -283,9 +339,10 @@ impl<'a> Graph<'a> {
                     .unwrap_or_default(),
                 outputs: outputs.collect(),
                 stores: own_stores,
+                borrowed,
                 wanted: Wanted { fold: true, before: false },
-                on_error: step.on_error,
-                dead_letter: step.dead_letter.clone(),
+                on_error: of.on_error,
+                dead_letter: of.dead_letter.to_owned(),
             });
         }
         let mut sub = SubTopology {

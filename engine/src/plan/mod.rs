@@ -89,6 +89,8 @@ pub struct PlanNode {
     pub outputs: Vec<PlanSlot>,
     /// Its stores: positions in [`SubTopology::stores`].
     pub stores: Vec<usize>,
+    /// Which of `stores` belong to the nodes above and are only read: positions in it.
+    pub borrowed: Vec<usize>,
     /// What its consumers want.
     pub wanted: Wanted,
     /// What happens to a record on which it fails.
@@ -185,7 +187,8 @@ impl Plan {
     pub fn find(&self, output: &OutputRef) -> Option<(usize, usize, &Schema)> {
         self.sub_topologies.iter().enumerate().find_map(|(position, sub)| {
             let source = sub.inputs.iter().find_map(|input| match &input.origin {
-                Origin::Source(source) if source.name == output.node => {
+                // What is read of a table is what its step makes of the records.
+                Origin::Source(source) if source.name == output.node && source.table.is_none() => {
                     Some((input.slot, &source.layout.schema))
                 }
                 _ => None,
@@ -274,6 +277,9 @@ impl Plan {
 
 /// The `op` of the first half of a step with `group-by`.
 pub const GROUP_BY: &str = "group-by";
+
+/// The `op` of what makes a table of the records of a topic.
+pub const TABLE: &str = "table";
 
 /// The `op` of a step that asks a model.
 pub const PREDICT: &str = "predict";

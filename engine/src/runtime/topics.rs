@@ -246,11 +246,15 @@ impl Topics {
             if !create {
                 return Err(missing_of(&users, &absent).into());
             }
+            let kept = |name: &str| {
+                let source = sources(plan).find(|source| source.topic == name);
+                source.map_or_else(kept_for_ever, Source::kept)
+            };
             let topics = absent.iter().map(|name| NewTopic {
                 name: (*name).to_owned(),
                 partitions: defaults.partitions.unwrap_or(1) as i32,
                 replication: defaults.replication(),
-                config: defaults.config().chain([kept_for_ever()]).collect(),
+                config: defaults.config().chain([kept(name)]).collect(),
             });
             self.create(&topics.collect::<Vec<_>>())?;
             found = self.describe(&names)?;
@@ -260,8 +264,8 @@ impl Topics {
             .map_err(|error| Trouble::from(RuntimeError::Plan(error)))?;
         self.prepare_internal(&internal_topics(plan, &counts, defaults))?;
         for source in sources(plan) {
-            match self.short_retention(plan, &source.topic) {
-                Ok(Some(short)) => tracing::warn!("{short}"),
+            match self.forgets(plan, source) {
+                Ok(Some((_, forgets))) => tracing::warn!("{forgets}"),
                 Ok(None) => {}
                 // It could run all the same.
                 Err(Trouble::Failed(error)) => {
@@ -333,15 +337,25 @@ impl Topics {
         largest
     }
 
-    fn short_retention(&self, plan: &Plan, topic: &str) -> Result<Option<ShortRetention>, Trouble> {
+    /// What a topic forgets that an application would miss that starts anew.
+    fn forgets(&self, plan: &Plan, source: &Source) -> Result<Option<(Code, String)>, Trouble> {
+        let topic = &source.topic;
+        if source.table.is_some() {
+            let kept = retention(&self.config(topic)?).is_none();
+            let forgets = || {
+                format!(
+                    "topic `{topic}` removes old records, but `{}` is a table: an application that starts anew misses rows. Run: \
+                     kafka-configs.sh --bootstrap-server … --alter --topic {topic} --add-config cleanup.policy=compact",
+                    source.name
+                )
+            };
+            return Ok((!kept).then(|| (Code::TableTopic, forgets())));
+        }
         let Some((step, window)) = plan.looks_back(topic) else { return Ok(None) };
         let retention = retention(&self.config(topic)?).filter(|retention| *retention < window);
-        Ok(retention.map(|retention| ShortRetention {
-            topic: topic.to_owned(),
-            retention,
-            step: step.to_owned(),
-            window,
-        }))
+        let short =
+            |retention| ShortRetention { topic: topic.clone(), retention, step: step.to_owned(), window };
+        Ok(retention.map(|retention| (Code::TopicRetention, short(retention).to_string())))
     }
 
     fn config(&self, topic: &str) -> Result<BTreeMap<String, String>, Trouble> {
@@ -365,9 +379,11 @@ impl Topics {
             findings.permissions(node, topic, &described, needed);
             found.insert(topic, described.partitions as u32);
         }
-        for Source { name, topic, .. } in sources(plan).filter(|source| found.contains_key(&*source.topic)) {
-            if let Some(Some(short)) = findings.unless_said(name, self.short_retention(plan, topic))? {
-                findings.say(name, Code::TopicRetention, Severity::Warning, short.to_string());
+        for source in sources(plan).filter(|source| found.contains_key(&*source.topic)) {
+            if let Some(Some((code, forgets))) =
+                findings.unless_said(&source.name, self.forgets(plan, source))?
+            {
+                findings.say(&source.name, code, Severity::Warning, forgets);
             }
         }
         // What internal topics must be like follows from those of the sources.

@@ -473,7 +473,7 @@ impl Task {
             else {
                 continue;
             };
-            let mut context = Context::new(&mut self.state, stores);
+            let mut context = Context { borrowed: &node.borrowed, ..Context::new(&mut self.state, stores) };
             let failed = |error| TaskError::Operator { node: node.name.clone(), error };
             let mut outputs = Vec::new();
             if counted.rows_in > 0 {

@@ -232,11 +232,11 @@ impl<'a> Reader<'a> {
             (found, _) => {
                 let names = || topology.sources.iter().map(|source| source.name.as_str());
                 let message = match found {
-                    None => format!("there is no source `{}`", to.value),
-                    Some(_) => format!("`{}` is not a source", to.value),
+                    None => format!("there is no source or table `{}`", to.value),
+                    Some(_) => format!("`{}` is not a source or table", to.value),
                 };
-                let help =
-                    did_you_mean(&to, names()).unwrap_or_else(|| format!("sources are {}", listed(names())));
+                let help = did_you_mean(&to, names())
+                    .unwrap_or_else(|| format!("sources and tables are {}", listed(names())));
                 self.diagnostics
                     .push(Diagnostic::error(Code::UnknownNode, to.span.clone(), message).help(help));
                 return None;

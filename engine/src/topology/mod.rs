@@ -31,6 +31,7 @@ use millstream_operators::model::Model;
 use millstream_operators::operator::{OperatorSpec, Resolved};
 use millstream_operators::schema::Schema;
 use millstream_operators::sql::Expression;
+use millstream_operators::to_table::ToTable;
 use serde_json::Value as Json;
 
 pub use self::explain::explain;
@@ -55,7 +56,7 @@ pub struct Topology {
     /// What this machine lacks for `[kafka]` and `[runtime]`: variables and files. Whoever connects to the cluster must refuse
     /// to as long as there is any; all others need not care.
     pub deferred: Vec<Diagnostic>,
-    /// `[sources]`, in the order of the file.
+    /// `[sources]` in the order of the file, then `[tables]`.
     pub sources: Vec<Source>,
     /// `[steps]`, each after its inputs, otherwise in the order of the file.
     pub steps: Vec<StepNode>,
@@ -71,7 +72,7 @@ impl Topology {
     /// The columns of a source, or of an output of a step.
     pub fn output(&self, output: &OutputRef) -> Option<&Schema> {
         match self.source(&output.node) {
-            Some(source) => output.output.is_none().then_some(&source.layout.schema),
+            Some(source) => output.output.is_none().then(|| source.schema()),
             None => self.step(&output.node)?.output(output.output.as_deref()),
         }
     }
@@ -307,7 +308,7 @@ pub enum Start {
     At(i64),
 }
 
-/// `[sources.NAME]`: a stream read from a topic.
+/// `[sources.NAME]` or `[tables.NAME]`: what is read from a topic.
 #[derive(Clone, Debug)]
 pub struct Source {
     /// The name.
@@ -328,6 +329,23 @@ pub struct Source {
     pub on_error: OnError,
     /// The topic of dead letters.
     pub dead_letter: String,
+    /// What makes a table of the records; `None`: they are a stream.
+    pub table: Option<Arc<ToTable>>,
+}
+
+impl Source {
+    /// The columns of what others read.
+    pub fn schema(&self) -> &Schema {
+        self.table.as_ref().map_or(&self.layout.schema, |table| table.schema())
+    }
+
+    /// What its topic is made with. Brokers remove records by their timestamps, and events may be as old as they are; of a table
+    /// only the newest record of a key is needed.
+    pub fn kept(&self) -> (String, String) {
+        let (setting, value) =
+            if self.table.is_some() { ("cleanup.policy", "compact") } else { ("retention.ms", "-1") };
+        (setting.to_owned(), value.to_owned())
+    }
 }
 
 /// One output of a node: `route.alert`; `None` for the one that the node's own name stands for.

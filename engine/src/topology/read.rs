@@ -40,7 +40,7 @@ pub fn read_without_tests(
 pub fn place_of(text: &str, node: &str, key: &str) -> Span {
     let place = || {
         let tree = syntax::parse(text, &Diagnostics::default())?;
-        ["sources", "steps", "sinks"].into_iter().find_map(|section| {
+        ["sources", "tables", "steps", "sinks"].into_iter().find_map(|section| {
             let nodes = tree.get(section)?.get_ref().as_table()?;
             let (name, fields) = nodes.iter().find(|(name, _)| name.get_ref() == node)?;
             let value = fields.get_ref().as_table().and_then(|fields| fields.get(key));
@@ -66,7 +66,9 @@ fn read_file(
 }
 
 fn topology(root: &Fields<'_>, variables: &Variables<'_>, with_tests: bool) -> Topology {
-    root.deny_unknown(["app", "kafka", "runtime", "types", "sources", "models", "steps", "sinks", "tests"]);
+    root.deny_unknown([
+        "app", "kafka", "runtime", "types", "sources", "tables", "models", "steps", "sinks", "tests",
+    ]);
     variables::deny_elsewhere(root, &mut Vec::new());
     let app = settings::app(root);
     let deferred = Diagnostics::default();
@@ -78,9 +80,13 @@ fn topology(root: &Fields<'_>, variables: &Variables<'_>, with_tests: bool) -> T
     }
     let said_models = section(root, "models", "model");
     let said_sources = section(root, "sources", "source");
+    let said_tables = section(root, "tables", "table");
     let said_steps = section(root, "steps", "step");
     let said_sinks = section(root, "sinks", "sink");
-    if said_sources.is_empty() && root.get("sources").is_none_or(|value| value.get_ref().is_table()) {
+    if said_sources.is_empty()
+        && said_tables.is_empty()
+        && root.get("sources").is_none_or(|value| value.get_ref().is_table())
+    {
         root.diagnostics().push(
             Diagnostic::error(Code::EmptyTopology, root.key_span("sources"), "the topology has no source")
                 .help("add a table `[sources.NAME]` with `topic` and `value`"),
@@ -99,7 +105,8 @@ fn topology(root: &Fields<'_>, variables: &Variables<'_>, with_tests: bool) -> T
         topics_written: Vec::new(),
         taken: Arc::default(),
     };
-    let all = [("source", &said_sources), ("step", &said_steps), ("sink", &said_sinks)];
+    let all =
+        [("source", &said_sources), ("table", &said_tables), ("step", &said_steps), ("sink", &said_sinks)];
     for (what, nodes) in all {
         for (name, fields) in nodes {
             reader.declare(name, what, fields);
@@ -108,11 +115,10 @@ fn topology(root: &Fields<'_>, variables: &Variables<'_>, with_tests: bool) -> T
     let models = reader.models(&said_models);
     let mut sources = Vec::new();
     for (name, fields) in &said_sources {
-        let source = reader.source(name, fields);
-        if let Some(source) = source {
-            reader.define(name, Node::Source(source.layout.schema.clone()));
-            sources.push(source);
-        }
+        sources.extend(reader.source(name, fields));
+    }
+    for (name, fields) in &said_tables {
+        sources.extend(reader.table(name, fields));
     }
     let steps = reader.steps(&said_steps, &models);
     reader.note_topics();
@@ -131,7 +137,7 @@ fn topology(root: &Fields<'_>, variables: &Variables<'_>, with_tests: bool) -> T
     };
     let tests = if with_tests { reader.tests(root, &topology) } else { Vec::new() };
     if !root.diagnostics().has_errors() {
-        reader.warn_unused(&[&said_sources, &said_steps], &said_sinks, &said_models);
+        reader.warn_unused(&[&said_sources, &said_tables, &said_steps], &said_sinks, &said_models);
     }
     Topology { tests, ..topology }
 }
@@ -154,7 +160,7 @@ fn section<'a>(root: &Fields<'a>, key: &str, what: &str) -> Said<'a> {
 
 /// What is known of a name.
 pub(super) enum Node {
-    /// A source and its columns.
+    /// A source or table and its columns.
     Source(Schema),
     /// A step and its outputs.
     Step(Vec<Output>),
@@ -210,7 +216,7 @@ impl Reader<'_> {
                     format!("the name `{}` is used by a {other_what} and a {what}", name.value),
                 )
                 .also(first.clone(), "first used here")
-                .help("sources, steps and sinks share one set of names: rename one of them"),
+                .help("sources, tables, steps and sinks share one set of names: rename one of them"),
             );
             self.names_twice.insert(name.value.clone());
             self.nodes.insert(name.value.clone(), Node::Broken);

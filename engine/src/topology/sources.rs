@@ -1,11 +1,14 @@
-//! `[sources]`.
+//! `[sources]` and `[tables]`.
+
+use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use millstream_operators::config::{Fields, Text};
 use millstream_operators::diagnostic::{Code, Diagnostic, Diagnostics, Span, did_you_mean, listed};
 use millstream_operators::schema::{Kind, Schema, TIMESTAMP, column};
+use millstream_operators::to_table::ToTable;
 
-use super::read::{Reader, Written};
+use super::read::{Node, Reader, Written};
 use super::times;
 use super::types::{Column, shown};
 use super::{OnError, Source, Start};
@@ -27,6 +30,23 @@ const METADATA: [(&str, Metadata, DataType); 4] = [
     ("timestamp", Metadata::Timestamp, TIMESTAMP),
 ];
 
+/// The keys of a table; a source has more.
+const TABLE_KEYS: [&str; 13] = [
+    "description",
+    "topic",
+    "key",
+    "value",
+    "format",
+    "key-format",
+    "time",
+    "headers",
+    "metadata",
+    "idle-after",
+    "max-ahead",
+    "on-error",
+    "dead-letter",
+];
+
 /// A column with the place in the file that decides its type.
 #[derive(Clone)]
 pub(super) struct ColumnAt {
@@ -39,22 +59,29 @@ impl<'a> Reader<'a> {
     /// A source, if its columns are known. Everything else that is wrong with it is reported and does not keep those who read
     /// it from being checked.
     pub(super) fn source(&mut self, name: &Text, fields: &Fields<'a>) -> Option<Source> {
-        fields.deny_unknown([
-            "description",
-            "topic",
-            "key",
-            "value",
-            "format",
-            "key-format",
-            "time",
-            "start",
-            "headers",
-            "metadata",
-            "idle-after",
-            "max-ahead",
-            "on-error",
-            "dead-letter",
-        ]);
+        fields.deny_unknown(TABLE_KEYS.into_iter().chain(["start"]));
+        let source = self.records(name, fields)?;
+        self.define(name, Node::Source(source.schema().clone()));
+        Some(source)
+    }
+
+    /// A table, likewise.
+    pub(super) fn table(&mut self, name: &Text, fields: &Fields<'a>) -> Option<Source> {
+        fields.deny_unknown(TABLE_KEYS);
+        if !fields.has("key") {
+            fields.missing("key", "add the columns that tell its rows apart: `key = { card = \"string\" }`");
+        }
+        let records = self.records(name, fields)?;
+        let table = Arc::new(ToTable::new(&records.layout.schema));
+        let table = Source { table: Some(table), ..records };
+        if table.schema().key > 0 {
+            self.define(name, Node::Source(table.schema().clone()));
+        }
+        Some(table)
+    }
+
+    /// The records of a topic.
+    fn records(&mut self, name: &Text, fields: &Fields<'a>) -> Option<Source> {
         if !fields.has("topic") {
             fields.missing("topic", "add `topic = \"…\"`: the topic to read");
         }
@@ -78,6 +105,7 @@ impl<'a> Reader<'a> {
             max_ahead,
             on_error,
             dead_letter,
+            table: None,
         })
     }
 

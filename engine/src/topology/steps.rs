@@ -221,7 +221,14 @@ pub(super) fn inputs(fields: &Fields<'_>, arity: Option<Arity>) -> Option<Vec<Sa
         );
         return None;
     }
-    let inputs: Vec<SaidInput> = said.iter().filter_map(|value| input(fields, value)).collect();
+    let mut inputs: Vec<SaidInput> = said.iter().filter_map(|value| input(fields, "from", value)).collect();
+    if arity == Some(Arity::Two) {
+        let Some(with) = fields.get("with") else {
+            fields.missing("with", "add `with = \"…\"`: the node to join with");
+            return None;
+        };
+        return both(fields, inputs.pop()?, input(fields, "with", with)?);
+    }
     let mut taken: Vec<(String, &SaidInput)> = Vec::new();
     for input in &inputs {
         if let Some((_, other)) = taken.iter().find(|(_, other)| other.from.value == input.from.value) {
@@ -236,12 +243,27 @@ pub(super) fn inputs(fields: &Fields<'_>, arity: Option<Arity>) -> Option<Vec<Sa
     (inputs.len() == said.len()).then_some(inputs)
 }
 
-fn input(fields: &Fields<'_>, value: &Spanned<DeValue<'_>>) -> Option<SaidInput> {
+/// Two inputs, whose columns must be told apart.
+fn both(fields: &Fields<'_>, from: SaidInput, with: SaidInput) -> Option<Vec<SaidInput>> {
+    if from.qualifier() == with.qualifier() {
+        let message = format!("both inputs are called `{}`", from.qualifier());
+        let help = format!("name one of them: with = {{ node = \"{}\", as = \"other\" }}", with.from.value);
+        fields.diagnostics().push(
+            Diagnostic::error(Code::DuplicateInput, with.from.span.clone(), message)
+                .also(from.from.span.clone(), "the other one")
+                .help(help),
+        );
+        return None;
+    }
+    Some(vec![from, with])
+}
+
+fn input(fields: &Fields<'_>, key: &str, value: &Spanned<DeValue<'_>>) -> Option<SaidInput> {
     if let Some(from) = fields.as_text(value) {
         return Some(SaidInput { from, alias: None });
     }
     let Some(table) = value.get_ref().as_table() else {
-        fields.wrong_type("from", value, "the name of a source or step");
+        fields.wrong_type(key, value, "the name of a source, table or step");
         return None;
     };
     let table = Fields::new(
@@ -249,7 +271,7 @@ fn input(fields: &Fields<'_>, value: &Spanned<DeValue<'_>>) -> Option<SaidInput>
         value.span(),
         fields.source(),
         fields.diagnostics(),
-        format!("`from` of {}", fields.what),
+        format!("`{key}` of {}", fields.what),
     );
     table.deny_unknown(["node", "as"]);
     let alias = table.text("as");
@@ -262,17 +284,16 @@ fn input(fields: &Fields<'_>, value: &Spanned<DeValue<'_>>) -> Option<SaidInput>
     })
 }
 
-/// Every node that `from` mentions, without a word about mistakes.
+/// Every node that `from` and `with` mention, without a word about mistakes.
 pub(super) fn mentioned(fields: &Fields<'_>) -> Vec<Text> {
     fn one(fields: &Fields<'_>, value: &Spanned<DeValue<'_>>) -> Option<Text> {
         let node = value.get_ref().as_table().and_then(|table| table.get("node"));
         fields.as_text(node.unwrap_or(value))
     }
-    match fields.get("from") {
-        None => Vec::new(),
-        Some(value) => match value.get_ref().as_array() {
-            Some(items) => items.iter().filter_map(|item| one(fields, item)).collect(),
-            None => one(fields, value).into_iter().collect(),
-        },
-    }
+    let values = ["from", "with"].into_iter().filter_map(|key| fields.get(key));
+    let nodes = values.flat_map(|value| match value.get_ref().as_array() {
+        Some(items) => items.iter().collect(),
+        None => vec![value],
+    });
+    nodes.filter_map(|value| one(fields, value)).collect()
 }

@@ -301,7 +301,7 @@ impl Definition for Aggregate {
         };
         let (key, plan) = (key.join(","), self.plan.fingerprint());
         let parts = ["aggregate 1", key.as_str(), window.as_str(), plan.as_str()].map(str::as_bytes);
-        vec![StoreDeclaration { suffix: "", kind, fingerprint: Fingerprint::of(&parts) }]
+        vec![StoreDeclaration { suffix: "", kind, fingerprint: Fingerprint::of(&parts), rows_of: None }]
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {

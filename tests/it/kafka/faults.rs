@@ -68,9 +68,36 @@ from    = "moves"
 window  = { tumbling = "1s" }
 columns = { moves = "count(*)", largest = "max(amount)" }
 
+[steps.refunded]
+op      = "join"
+from    = { node = "payments", as = "p" }
+with    = { node = "refunds", as = "r" }
+kind    = "outer"
+within  = "50ms"
+columns = { amount = "p.amount", refund = "r.amount" }
+
+[steps.last_refunds]
+op   = "to-table"
+from = "refunds"
+
+[steps.seen]
+op      = "join"
+from    = { node = "payments", as = "p" }
+with    = { node = "last_refunds", as = "r" }
+kind    = "left"
+columns = { amount = "p.amount", refund = "r.amount" }
+
 [sinks.all_moves]
 from  = "moves"
 topic = "{app}-moves"
+
+[sinks.all_refunded]
+from  = "refunded"
+topic = "{app}-refunded"
+
+[sinks.all_seen]
+from  = "seen"
+topic = "{app}-seen"
 
 [sinks.totals_of_minutes]
 from  = "minutes"
@@ -80,7 +107,7 @@ topic = "{app}-minutes"
 #[test]
 fn killed_processes_merge_their_inputs_once() {
     let broker = Broker::shared();
-    let topics = ["payments", "refunds", "moves", "minutes", ORDER];
+    let topics = ["payments", "refunds", "moves", "minutes", "refunded", "seen", ORDER];
     let application = Application::of_topics(broker, "merged", MERGED, &topics, 1);
     payments(20_000, &application);
     let [payments, mut refunds] =

@@ -45,7 +45,7 @@ const SOURCE: &str = r#"
     value = { amount = "int64" }
 "#;
 
-const TOPOLOGIES: [&str; 5] = [
+const TOPOLOGIES: [&str; 6] = [
     r#"
     [steps.large]
     op    = "filter"
@@ -119,9 +119,52 @@ const TOPOLOGIES: [&str; 5] = [
     from  = "minutes"
     topic = "minutes"
     "#,
+    r#"
+    [sources.refunds]
+    topic = "refunds"
+    key   = { card = "string" }
+    value = { amount = "int64" }
+    [tables.limits]
+    topic = "limits"
+    key   = { card = "string" }
+    value = { amount = "int64" }
+    [steps.limited]
+    op      = "join"
+    from    = { node = "payments", as = "p" }
+    with    = { node = "limits", as = "l" }
+    kind    = "left"
+    columns = { amount = "p.amount", allowed = "l.amount" }
+    [steps.refunded]
+    op      = "join"
+    from    = { node = "limited", as = "p" }
+    with    = { node = "refunds", as = "r" }
+    kind    = "outer"
+    within  = "1s"
+    grace   = "500ms"
+    columns = { amount = "p.amount", allowed = "p.allowed", refund = "r.amount" }
+    [steps.last_refunds]
+    op   = "to-table"
+    from = "refunds"
+    [steps.few]
+    op    = "filter"
+    from  = "last_refunds"
+    where = "amount < 50"
+    [steps.cards]
+    op      = "join"
+    from    = { node = "limits", as = "l" }
+    with    = { node = "few", as = "r" }
+    kind    = "outer"
+    columns = { allowed = "l.amount", refund = "r.amount" }
+    [sinks.refunded_payments]
+    from  = "refunded"
+    topic = "refunded"
+    [sinks.all_cards]
+    from  = "cards"
+    topic = "cards"
+    "#,
 ];
 
-/// The topology with two sources.
+/// The first topology with several sources.
 const MERGED: usize = 4;
 
 const PARTITIONS: u32 = 2;

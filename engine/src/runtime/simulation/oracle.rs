@@ -8,9 +8,10 @@ use millstream_operators::schema::Kind;
 use super::brokers::{Data, Entry, Log, Outcome, World};
 use super::disk::Image;
 use crate::oracle::{self, Cluster, Disk, Partition, Written, are_same, recomputed};
-use crate::plan::Plan;
+use crate::plan::{Plan, PlanOutput};
 use crate::record::Record;
 use crate::testing::Random;
+use crate::topology::SinkTopic;
 
 /// The stream whose records count others.
 const COUNTING: &str = "featured";
@@ -104,13 +105,21 @@ pub fn unnoticed(
     let is_input = |topic: &str| {
         plan.sub_topologies.iter().any(|sub| sub.inputs.iter().any(|input| input.topic == topic))
     };
-    let tables = ["totals", "minutes"];
+    let outputs = || plan.sub_topologies.iter().flat_map(|sub| &sub.outputs);
+    let is_table = |topic: &str| {
+        outputs().any(|output| {
+            matches!(output, PlanOutput::Sink { sink, schema, .. }
+                if schema.kind == Kind::Table && matches!(&sink.topic, SinkTopic::Fixed(fixed) if fixed == topic))
+        })
+    };
+    let stores = || plan.sub_topologies.iter().flat_map(|sub| &sub.stores);
     for partition in topics {
         let (topic, _) = &partition;
-        let is_table = tables.contains(&topic.as_str());
-        let is_changelog = topic.ends_with("-changelog");
+        let is_table = is_table(topic);
+        let store = stores().find(|store| *store.changelog == **topic);
+        let is_changelog = store.is_some();
         // Expired entries of windows may be anything.
-        if is_input(topic) || (is_changelog && !topic.contains("totals")) {
+        if is_input(topic) || store.is_some_and(|store| matches!(store.kind, StoreKind::Window { .. })) {
             continue;
         }
         for change in [Change::Drop, Change::Double, Change::Swap, Change::Alter] {
@@ -182,9 +191,24 @@ impl Change {
             })
             .map(|(number, _)| number)
             .collect();
-        let Some(last) = committed.last().copied() else { return false };
+        if committed.is_empty() {
+            return false;
+        }
         let drawn = committed[random.below(committed.len() as u64) as usize];
-        let at = if newest { last } else { drawn };
+        let data = |at: usize| match &log.entries[at] {
+            Entry::Record { data, .. } => Some(data),
+            Entry::Marker => None,
+        };
+        // A delete may be one of what was never there.
+        let is_value = |at: &usize| {
+            let later = committed.iter().filter(|later| *later > at);
+            let key = data(*at).map(|data| &data.key);
+            data(*at).is_some_and(|data| data.value.is_some())
+                && later.into_iter().all(|later| data(*later).map(|data| &data.key) != key)
+        };
+        let last = committed.iter().rev().copied().find(is_value);
+        let chosen = if newest { last } else { Some(drawn) };
+        let Some(at) = chosen else { return false };
         match self {
             Change::Drop => {
                 if let Entry::Record { outcome, .. } = &mut log.entries[at] {
@@ -197,10 +221,6 @@ impl Change {
             }
             Change::Swap => {
                 let differ = |(first, second): (&usize, &usize)| {
-                    let data = |at: usize| match &log.entries[at] {
-                        Entry::Record { data, .. } => Some(data.clone()),
-                        Entry::Marker => None,
-                    };
                     (data(*first) != data(*second)).then_some((*first, *second))
                 };
                 let Some((first, second)) = committed.iter().zip(&committed[1..]).find_map(differ) else {

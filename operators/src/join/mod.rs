@@ -1,0 +1,452 @@
+//! `join`: rows of two inputs that have the same key.
+//!
+//! Each pair of kinds is a file: two streams meet within a window of time, a stream looks up the rows of a table, and the rows of
+//! two tables meet as long as they are there.
+
+mod stream_stream;
+mod stream_table;
+mod table_table;
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray};
+use arrow::compute::{not, nullif};
+use arrow::datatypes::{FieldRef, Schema as ArrowSchema, SchemaRef};
+
+use crate::batch::{Batch, RowKind, record_batch};
+use crate::config::{Field, FieldKind, format_duration};
+use crate::diagnostic::{Code, Diagnostic};
+use crate::operator::{
+    Arity, Definition, Input, Operator, OperatorError, OperatorSpec, Output, Resolved, Step,
+    StoreDeclaration, Wanted,
+};
+use crate::schema::{Kind, Schema, column, type_name};
+use crate::sql::{self, Expression, Scope};
+use crate::table_rows;
+
+/// The registry's entry.
+pub const SPEC: OperatorSpec = OperatorSpec {
+    name: "join",
+    summary: "Rows of two inputs with the same key: of two streams within a time, of a stream with a table, of two tables.",
+    arity: Arity::Two,
+    keyed: true,
+    fields: &[
+        Field {
+            name: "with",
+            kind: FieldKind::Node,
+            required: true,
+            doc: "The other input, under the same key. A stream in `from` may be joined with a table, not the other way round.",
+        },
+        Field {
+            name: "kind",
+            kind: FieldKind::Choice(&["inner", "left", "outer"]),
+            required: false,
+            doc: "`inner` (default) gives rows that match; `left` those of `from` without a match, too; `outer` those of both, \
+                  where both are streams or both tables.",
+        },
+        Field {
+            name: "columns",
+            kind: FieldKind::SqlTable,
+            required: false,
+            doc: "The value's columns: name = expression over both inputs, `p.amount / c.credit`. Default: the value columns of \
+                  `from`, then those of `with`.",
+        },
+        Field {
+            name: "within",
+            kind: FieldKind::DurationOrTable,
+            required: false,
+            doc: "Of two streams: how far apart in event time rows match, `\"10m\"`, or `{ before = \"10m\", after = \"0s\" }`: how far \
+                  before and after the row of `from` that of `with` may be. Both bounds count.",
+        },
+        Field {
+            name: "grace",
+            kind: FieldKind::Duration,
+            required: false,
+            doc: "Of two streams: how much later than stream time rows may come and still match; default: not at all.",
+        },
+        Field {
+            name: "max-matches",
+            kind: FieldKind::Integer,
+            required: false,
+            doc: "Of two streams: how many matches a row may have; with more it fails. Default: 10,000.",
+        },
+    ],
+    example: r#"[steps.known]
+op      = "join"
+from    = { node = "payments", as = "p" }
+with    = { node = "cards", as = "c" }
+kind    = "left"
+columns = { amount = "p.amount", abroad = "p.country <> c.home" }"#,
+    resolve,
+};
+
+/// How many matches a row of a stream has at most, if nobody says.
+const MAX_MATCHES: i64 = 10_000;
+
+/// How many it may be allowed.
+const MOST_MATCHES: i64 = 10_000_000;
+
+fn resolve(step: &Step<'_>) -> Option<Resolved> {
+    let [from, with] = step.inputs.as_slice() else { return None };
+    let kinds = (from.schema.kind, with.schema.kind);
+    if kinds == (Kind::Table, Kind::Stream) {
+        let message = format!("`{}` is a table and `{}` a stream", from.from.value, with.from.value);
+        let help = format!(
+            "join the stream with the table: from = \"{}\", with = \"{}\"",
+            with.from.value, from.from.value
+        );
+        step.error(Code::WrongInputKind, with.from.span.clone(), message, help);
+        return None;
+    }
+    let of_streams = kinds == (Kind::Stream, Kind::Stream);
+    same_keys(step, from, with)?;
+    let fields = &step.fields;
+    let kind = match fields.choice("kind", &["inner", "left", "outer"]) {
+        Some(choice) if choice.value == "outer" && kinds == (Kind::Stream, Kind::Table) => {
+            let message = "an outer join of a stream with a table";
+            let help = "a row of a table is no event that could come without a match: use `kind = \"left\"`";
+            step.error(Code::InvalidChoice, choice.span, message, help);
+            return None;
+        }
+        Some(choice) => match choice.value {
+            "left" => JoinKind::Left,
+            "outer" => JoinKind::Outer,
+            _ => JoinKind::Inner,
+        },
+        None => JoinKind::Inner,
+    };
+    for key in ["within", "grace", "max-matches"] {
+        if !of_streams && fields.has(key) {
+            let message = format!("`{key}` of a join with a table");
+            let help = format!("rows of a table are joined as long as they are there: remove `{key}`");
+            step.error(Code::Within, fields.key_span(key), message, help);
+            return None;
+        }
+    }
+    let (names, columns): (Vec<FieldRef>, Vec<Expression>) = columns(step, from, with)?.into_iter().unzip();
+    let schema = Schema {
+        windowed: from.schema.windowed,
+        ..Schema::new(from.schema.kind, from.schema.key_fields().to_vec(), names)
+    };
+    let both = from.schema.columns.fields().iter().chain(with.schema.columns.fields());
+    let join = Join {
+        both: Arc::new(ArrowSchema::new(both.cloned().collect::<Vec<_>>())),
+        from: from.schema.clone(),
+        with: with.schema.clone(),
+        schema: schema.clone(),
+        kind,
+        columns,
+        window: if of_streams { Some(window(step)?) } else { None },
+    };
+    Some(Resolved {
+        outputs: vec![Output::main(schema)],
+        regroup: None,
+        rekeys: None,
+        definition: Arc::new(join),
+    })
+}
+
+/// Whether rows of both inputs can have the same key; reports that they cannot.
+fn same_keys(step: &Step<'_>, from: &Input, with: &Input) -> Option<()> {
+    for input in [from, with] {
+        if input.schema.key == 0 {
+            step.error(
+                Code::NoKey,
+                input.from.span.clone(),
+                format!("`{}` has no key", input.from.value),
+                "give its source a `key`, or put a `rekey` step before this one",
+            );
+            return None;
+        }
+    }
+    let key = |input: &Input| {
+        let fields = input.schema.key_fields().iter();
+        fields.map(|field| type_name(field.data_type())).collect::<Vec<_>>().join(", ")
+    };
+    if key(from) == key(with) && from.schema.windowed == with.schema.windowed {
+        return Some(());
+    }
+    let said = |input: &Input| {
+        let fields = input.schema.key_fields().iter();
+        let fields = fields.map(|field| format!("{} {}", field.name(), type_name(field.data_type())));
+        fields.collect::<Vec<_>>().join(", ")
+    };
+    let message = format!(
+        "the key of `{}` is ({}), that of `{}` is ({})",
+        from.from.value,
+        said(from),
+        with.from.value,
+        said(with)
+    );
+    let diagnostic = Diagnostic::error(Code::JoinKeys, with.from.span.clone(), message)
+        .also(from.from.span.clone(), "the other input")
+        .help("rows are joined that have the same key, of the same types: bring one under the key of the other with `rekey`");
+    step.diagnostics().push(diagnostic);
+    None
+}
+
+/// The value columns of results.
+fn columns(step: &Step<'_>, from: &Input, with: &Input) -> Option<Vec<(FieldRef, Expression)>> {
+    let fields = &step.fields;
+    let key = from.schema.key_fields();
+    if fields.has("columns") {
+        let said = fields.text_table("columns")?;
+        if said.is_empty() {
+            let help = "name at least one column, or remove `columns` for those of both inputs";
+            step.error(Code::NoColumns, fields.key_span("columns"), "`columns` is empty", help);
+            return None;
+        }
+        let scope =
+            Scope::new(&[(from.qualifier.as_str(), &from.schema), (with.qualifier.as_str(), &with.schema)]);
+        let mut columns = Vec::with_capacity(said.len());
+        for (name, text) in &said {
+            if key.iter().any(|field| *field.name() == name.value) {
+                step.error(
+                    Code::ColumnClash,
+                    name.span.clone(),
+                    format!("`{}` is a key column of the result", name.value),
+                    "the key columns of `from` are kept as they are; choose another name",
+                );
+                continue;
+            }
+            if let Some(expression) = step.located(text, sql::compile(text, &scope)) {
+                columns.push((column(&name.value, expression.data_type().clone()), expression));
+            }
+        }
+        return (columns.len() == said.len()).then_some(columns);
+    }
+    // The columns of `with` come after those of `from`.
+    let first = from.schema.columns.fields().len();
+    let both = from.schema.columns.fields().iter().chain(with.schema.columns.fields());
+    let both = Schema::new(Kind::Stream, Vec::new(), both.cloned().collect());
+    let of_from = from.schema.key..first;
+    let of_with = first + with.schema.key..both.columns.fields().len();
+    let mut columns: Vec<(FieldRef, Expression)> = Vec::new();
+    for index in of_from.chain(of_with) {
+        let field = both.columns.fields().get(index)?;
+        let taken = key.iter().chain(columns.iter().map(|(field, _)| field));
+        if taken.into_iter().any(|other| other.name() == field.name()) {
+            let message = format!(
+                "`{}` and `{}` both have a column `{}`",
+                from.from.value,
+                with.from.value,
+                field.name()
+            );
+            let diagnostic = Diagnostic::error(Code::ColumnClash, with.from.span.clone(), message)
+                .also(from.from.span.clone(), "the other input")
+                .help(format!(
+                    "say which columns there are: columns = {{ {name} = \"{}.{name}\", … }}",
+                    from.qualifier,
+                    name = field.name()
+                ));
+            step.diagnostics().push(diagnostic);
+            return None;
+        }
+        columns.push((field.clone(), Expression::column(&both, index)?));
+    }
+    Some(columns)
+}
+
+/// Reads `within`, `grace` and `max-matches`.
+fn window(step: &Step<'_>) -> Option<Window> {
+    let fields = &step.fields;
+    let Some(within) = fields.get("within") else {
+        step.error(
+            Code::Within,
+            fields.header.clone(),
+            "a join of two streams without `within`",
+            "say how far apart rows match, or both would be kept for ever: within = \"10m\"",
+        );
+        return None;
+    };
+    let (before, after) = if within.get_ref().is_table() {
+        let table = fields.table("within", "`within`")?;
+        table.deny_unknown(["before", "after"]);
+        let bound = |key: &str| match table.has(key) {
+            true => table.duration(key).map(|bound| bound.value),
+            false => {
+                table.missing(key, &format!("say how far {key} the row of `from`: {key} = \"0s\""));
+                None
+            }
+        };
+        let (before, after) = (bound("before"), bound("after"));
+        (before?, after?)
+    } else {
+        let within = fields.duration("within")?.value;
+        (within, within)
+    };
+    let grace = fields.duration("grace").map_or(0, |grace| grace.value);
+    let max_matches = fields.integer("max-matches", 1..=MOST_MATCHES).map_or(MAX_MATCHES, |most| most.value);
+    Some(Window { before, after, grace, max_matches: max_matches as usize })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum JoinKind {
+    Inner,
+    Left,
+    Outer,
+}
+
+impl JoinKind {
+    fn name(self) -> &'static str {
+        match self {
+            JoinKind::Inner => "inner",
+            JoinKind::Left => "left",
+            JoinKind::Outer => "outer",
+        }
+    }
+
+    /// Whether there is a result of what is there of both inputs.
+    fn has_result(self, from: bool, with: bool) -> bool {
+        match self {
+            JoinKind::Inner => from && with,
+            JoinKind::Left => from,
+            JoinKind::Outer => from || with,
+        }
+    }
+}
+
+/// Of two streams; times in milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    /// How far before a row of `from` that of `with` may be.
+    before: i64,
+    /// How far after it.
+    after: i64,
+    grace: i64,
+    max_matches: usize,
+}
+
+/// A checked `join`.
+#[derive(Clone, Debug)]
+struct Join {
+    from: Schema,
+    with: Schema,
+    /// The columns of both inputs, which `columns` see.
+    both: SchemaRef,
+    schema: Schema,
+    kind: JoinKind,
+    /// Of the value columns, in order.
+    columns: Vec<Expression>,
+    /// Of two streams.
+    window: Option<Window>,
+}
+
+/// What one input has for results: a row each, or none.
+struct Side {
+    /// The value columns.
+    values: Vec<ArrayRef>,
+    /// Where there is a row; `None`: everywhere.
+    present: Option<BooleanArray>,
+}
+
+impl Side {
+    /// `present` says where there is a row.
+    fn new(values: Vec<ArrayRef>, present: impl Iterator<Item = bool>) -> Self {
+        let present: BooleanArray = present.map(Some).collect();
+        Side { values, present: (present.true_count() < present.len()).then_some(present) }
+    }
+}
+
+/// When and why results are there.
+struct Marks {
+    time: Vec<i64>,
+    seq: Vec<u32>,
+    /// `None` for streams.
+    kind: Option<Vec<RowKind>>,
+}
+
+impl Join {
+    fn cannot_fail(&self) -> bool {
+        self.columns.iter().all(Expression::cannot_fail)
+    }
+
+    /// Results under `key` of what both inputs have, and the errors of some.
+    #[expect(clippy::type_complexity, reason = "rows and the errors of some, as everywhere")]
+    fn results(
+        &self,
+        key: Vec<ArrayRef>,
+        sides: [Side; 2],
+        marks: Marks,
+    ) -> Result<(Batch, Vec<(usize, Code, String)>), OperatorError> {
+        let count = marks.time.len();
+        let mut both = Vec::with_capacity(self.both.fields().len());
+        for side in sides {
+            match &side.present {
+                None => both.extend(key.iter().cloned()),
+                Some(present) => {
+                    let absent = not(present)?;
+                    for column in &key {
+                        both.push(nullif(column, &absent)?);
+                    }
+                }
+            }
+            both.extend(side.values);
+        }
+        let both = record_batch(&self.both, both, count)?;
+        let mut arrays = key;
+        let mut errors = Vec::new();
+        for expression in &self.columns {
+            let evaluated = expression.evaluate(&both);
+            errors.extend(evaluated.errors);
+            arrays.push(evaluated.values);
+        }
+        // One row, one error: the first expression's.
+        errors.sort_by_key(|(row, _, _)| *row);
+        errors.dedup_by_key(|(row, _, _)| *row);
+        let batch = Batch {
+            rows: record_batch(&self.schema.columns, arrays, count)?,
+            time: marks.time,
+            seq: marks.seq,
+            kind: marks.kind,
+            null_value: None,
+        };
+        Ok((batch, errors))
+    }
+}
+
+impl Definition for Join {
+    fn stores(&self) -> Vec<StoreDeclaration> {
+        match (self.window, self.from.kind) {
+            (Some(window), _) => stream_stream::stores(self, window),
+            (None, Kind::Stream) => vec![table_rows::declaration(&self.with, "-with", Some(1))],
+            (None, Kind::Table) => vec![
+                table_rows::declaration(&self.from, "-from", Some(0)),
+                table_rows::declaration(&self.with, "-with", Some(1)),
+            ],
+        }
+    }
+
+    // What a change replaces is read from the stores.
+    fn needs_before(&self, _: &Wanted) -> bool {
+        false
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let mut facts = vec![("kind", self.kind.name().to_owned())];
+        if let Some(Window { before, after, grace, .. }) = self.window {
+            facts.push(("before", format_duration(before)));
+            facts.push(("after", format_duration(after)));
+            facts.push(("grace", format_duration(grace)));
+        }
+        facts
+    }
+
+    fn build(&self, wanted: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
+        Ok(match (self.window, self.from.kind) {
+            (Some(window), _) => Box::new(stream_stream::StreamStream::new(self.clone(), window)?),
+            (None, Kind::Stream) => Box::new(stream_table::StreamTable::new(self.clone())?),
+            (None, Kind::Table) => Box::new(table_table::TableTable::new(self.clone(), *wanted)?),
+        })
+    }
+}
+
+/// The value columns of a batch of an input.
+fn values<'b>(batch: &'b Batch, schema: &Schema) -> &'b [ArrayRef] {
+    batch.rows.columns().get(schema.key..).unwrap_or_default()
+}
+
+/// The key columns of a batch of an input, in the form in which equal keys have equal bytes.
+fn keys(batch: &Batch, schema: &Schema) -> Vec<ArrayRef> {
+    batch.rows.columns().iter().take(schema.key).map(crate::key::normalised).collect()
+}

@@ -1,0 +1,193 @@
+//! The newest rows of a table, in a store: `key` → event time and value columns.
+//!
+//! Whoever makes a table of records keeps them ([`Definition::keeps_rows`](crate::operator::Definition::keeps_rows)), and who looks
+//! rows up reads them there. Where nobody keeps the rows of an input, the one who looks them up does.
+
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array, new_null_array};
+use arrow::compute::{interleave, take};
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use millstream_state::value::{ValueReader, ValueWriter};
+use millstream_state::{Fingerprint, StoreId, TaskState};
+
+use crate::batch::{Batch, RowKind};
+use crate::columns::UnsupportedType;
+use crate::key::{KeyEncoder, Keys};
+use crate::key_index::KeyIndex;
+use crate::operator::{OperatorError, StoreDeclaration, StoreKind};
+use crate::row::{RowCodec, RowEncoder};
+use crate::schema::{Schema, type_name};
+
+const LAYOUT: u8 = 1;
+
+/// The store that holds the rows of `table`.
+pub(crate) fn declaration(table: &Schema, suffix: &'static str, rows_of: Option<usize>) -> StoreDeclaration {
+    let mut parts = vec!["table 1".to_owned()];
+    parts.extend(table.key_fields().iter().map(|field| type_name(field.data_type())));
+    // Columns are stored in their order: two that change places must not be taken for each other.
+    let value = table.value_fields().iter();
+    parts.extend(value.map(|field| format!("{} {}", field.name(), type_name(field.data_type()))));
+    let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
+    StoreDeclaration { suffix, kind: StoreKind::KeyValue, fingerprint: Fingerprint::of(&parts), rows_of }
+}
+
+/// Reads and writes the rows of a table.
+pub(crate) struct TableRows {
+    keys: KeyEncoder,
+    key: usize,
+    value: SchemaRef,
+    codec: RowCodec,
+}
+
+/// Where the value columns of a row are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RowAt {
+    /// In a batch of the epoch.
+    Given(usize),
+    /// Among those that the store had before the epoch.
+    Stored(usize),
+}
+
+/// The rows of some keys before the epoch.
+pub(crate) struct Stored {
+    /// The value columns.
+    pub rows: RecordBatch,
+    /// Event times of the rows.
+    pub times: Vec<i64>,
+    /// Per key its row, if it has one.
+    pub found: Vec<Option<RowAt>>,
+}
+
+impl TableRows {
+    pub fn new(table: &Schema) -> Result<Self, UnsupportedType> {
+        let value = table.value_columns();
+        Ok(TableRows { keys: KeyEncoder::of(table)?, key: table.key, codec: RowCodec::new(&value)?, value })
+    }
+
+    /// The keys of a batch of the table, or of one with the same key columns.
+    pub fn keys(&self, batch: &Batch) -> Result<Keys, UnsupportedType> {
+        self.keys.encode_all(batch.rows.columns(), batch.len())
+    }
+
+    /// Reads the rows that keys had before the epoch; what it has written does not count. Without `values` only whether they are
+    /// there, and their times.
+    pub fn load(
+        &self,
+        state: &TaskState,
+        store: StoreId,
+        keys: &KeyIndex,
+        values: bool,
+    ) -> Result<Stored, OperatorError> {
+        let stored = |error: &dyn std::fmt::Display| OperatorError::Stored(error.to_string());
+        let keys: Vec<&[u8]> = keys.keys().iter().collect();
+        let mut decoder = self.codec.decoder()?;
+        let mut times = Vec::new();
+        let mut found = Vec::with_capacity(keys.len());
+        for bytes in state.multi_get_before_epoch(store, &keys)? {
+            let Some(bytes) = bytes else {
+                found.push(None);
+                continue;
+            };
+            found.push(Some(RowAt::Stored(times.len())));
+            let mut reader = ValueReader::new(&bytes, LAYOUT).map_err(|error| stored(&error))?;
+            times.push(reader.get_i64().map_err(|error| stored(&error))?);
+            if values {
+                let row = reader.get_bytes().map_err(|error| stored(&error))?;
+                decoder.push(row).map_err(|error| stored(&error))?;
+            }
+        }
+        Ok(Stored { rows: decoder.finish()?, times, found })
+    }
+
+    /// Writes rows of `batch`: per key the row that it has now, `None` if it has none.
+    pub fn write<'k>(
+        &self,
+        state: &mut TaskState,
+        store: StoreId,
+        batch: &Batch,
+        newest: impl Iterator<Item = (&'k [u8], Option<usize>)>,
+    ) -> Result<(), OperatorError> {
+        let value = batch.rows.columns().get(self.key..).unwrap_or_default();
+        let value = crate::batch::record_batch(&self.value, value.to_vec(), batch.len())?;
+        let encoder: RowEncoder<'_> = self.codec.encoder(&value)?;
+        let (mut bytes, mut row_bytes) = (Vec::new(), Vec::new());
+        for (key, row) in newest {
+            let Some(row) = row else {
+                state.delete(store, key);
+                continue;
+            };
+            row_bytes.clear();
+            encoder.encode(row, &mut row_bytes);
+            let time = batch.time.get(row).copied().unwrap_or_default();
+            ValueWriter::new(&mut bytes, LAYOUT).put_i64(time).put_bytes(&row_bytes);
+            state.put(store, key, &bytes);
+        }
+        Ok(())
+    }
+
+    /// Writes what the changes of a table leave: per key the last of them.
+    pub fn write_changes(
+        &self,
+        state: &mut TaskState,
+        store: StoreId,
+        changes: &Batch,
+    ) -> Result<(), OperatorError> {
+        let keys = self.keys(changes)?;
+        let mut index = KeyIndex::default();
+        let mut newest = Vec::new();
+        for row in (0..changes.len()).filter(|row| changes.kind(*row) != RowKind::UpdateBefore) {
+            let number = index.number_of(keys.get(row));
+            let now = Some(row).filter(|row| changes.kind(*row) != RowKind::Delete);
+            match newest.get_mut(number) {
+                Some(known) => *known = now,
+                None => newest.push(now),
+            }
+        }
+        self.write(state, store, changes, index.keys().iter().zip(newest))
+    }
+}
+
+impl Stored {
+    /// The event time of a row of `given` or of one of these.
+    pub fn time(&self, given: &Batch, row: RowAt) -> i64 {
+        let time = match row {
+            RowAt::Given(row) => given.time.get(row),
+            RowAt::Stored(row) => self.times.get(row),
+        };
+        time.copied().unwrap_or_default()
+    }
+}
+
+/// Columns of rows that are in `given` or in `stored`; where there is no row they are null.
+pub(crate) fn gather(
+    given: &[ArrayRef],
+    stored: &[ArrayRef],
+    rows: &[Option<RowAt>],
+) -> Result<Vec<ArrayRef>, ArrowError> {
+    let all_given: Option<Vec<u32>> = rows
+        .iter()
+        .map(|row| match row {
+            Some(RowAt::Given(row)) => Some(*row as u32),
+            _ => None,
+        })
+        .collect();
+    if let Some(rows) = all_given {
+        let rows = UInt32Array::from(rows);
+        return given.iter().map(|column| take(column, &rows, None)).collect();
+    }
+    let places: Vec<(usize, usize)> = rows
+        .iter()
+        .map(|row| match row {
+            Some(RowAt::Given(row)) => (0, *row),
+            Some(RowAt::Stored(row)) => (1, *row),
+            None => (2, 0),
+        })
+        .collect();
+    let columns = given.iter().zip(stored);
+    columns
+        .map(|(given, stored)| {
+            let none = new_null_array(given.data_type(), 1);
+            interleave(&[given as &dyn Array, stored, &none], &places)
+        })
+        .collect()
+}
