@@ -275,6 +275,12 @@ const TABLE: &[Field] = &[
     METADATA,
     IDLE_AFTER,
     MAX_AHEAD,
+    optional(
+        "history",
+        FieldKind::Duration,
+        "How long, in event time, older versions of rows are kept: joins of streams then see the table as of the event's time, and \
+         the newest row is the one with the largest event time. Default: the newest row only, by the order of the records.",
+    ),
     ON_ERROR,
     DEAD_LETTER,
 ];

@@ -163,6 +163,8 @@ pub struct Input {
     pub qualifier: String,
     /// Its columns.
     pub schema: Schema,
+    /// How many milliseconds of history the table keeps that it is; `None`: it keeps none.
+    pub history: Option<i64>,
 }
 
 /// What a step means.
@@ -245,9 +247,35 @@ pub struct StoreDeclaration {
     pub kind: StoreKind,
     /// Changes when old bytes would be read wrongly.
     pub fingerprint: Fingerprint,
-    /// The input whose newest rows it holds. If the node that makes this input keeps them already, its store takes the place of
-    /// this one, which is only read then.
-    pub rows_of: Option<usize>,
+    /// Whose rows it holds. If the node that makes them keeps them already, its store takes the place of this one, which is only
+    /// read then.
+    pub rows_of: Option<RowsOf>,
+}
+
+/// Rows of an input, as the node above keeps them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowsOf {
+    /// The newest ones of this input.
+    Newest(usize),
+    /// The versions of this input.
+    Versions(usize),
+}
+
+impl RowsOf {
+    /// The input.
+    pub fn input(self) -> usize {
+        match self {
+            RowsOf::Newest(input) | RowsOf::Versions(input) => input,
+        }
+    }
+
+    /// The position among the stores of a node that [keeps rows](Definition::keeps_rows).
+    pub fn position(self) -> usize {
+        match self {
+            RowsOf::Newest(_) => 0,
+            RowsOf::Versions(_) => 1,
+        }
+    }
 }
 
 /// A checked step: immutable, shared by all tasks.
@@ -257,8 +285,14 @@ pub trait Definition: Debug + Send + Sync {
         Vec::new()
     }
 
-    /// Whether its first store holds the newest rows of its output, as [`StoreDeclaration::rows_of`] has them.
+    /// Whether its stores hold the rows of its output, as [`StoreDeclaration::rows_of`] has them: the newest, then the versions.
     fn keeps_rows(&self) -> bool {
+        false
+    }
+
+    /// Whether it reads the versions of an input that is a table with history, each as it comes, instead of the changes.
+    fn reads_versions(&self, input: usize) -> bool {
+        let _ = input;
         false
     }
 

@@ -713,7 +713,7 @@ mod tests {
             BTreeMap::from([("m".to_owned(), Some(model(model_folder))), ("broken".to_owned(), None)]);
         let step = Step {
             name: "scored",
-            inputs: vec![Input { from, qualifier: "rows".to_owned(), schema: input }],
+            inputs: vec![Input { from, qualifier: "rows".to_owned(), schema: input, history: None }],
             fields: Fields::new(table.get_ref(), 0..0, text, &diagnostics, "step `scored`"),
             models: &models,
         };
@@ -1093,6 +1093,7 @@ mod tests {
                 from: Text::new("rows", 0..0, text),
                 qualifier: "rows".to_owned(),
                 schema: input,
+                history: None,
             }],
             fields: Fields::new(table.get_ref(), 0..0, text, &diagnostics, "step `scored`"),
             models: &models,

@@ -14,14 +14,14 @@ use crate::batch::{Batch, RowKind};
 use crate::columns::UnsupportedType;
 use crate::key::{KeyEncoder, Keys};
 use crate::key_index::KeyIndex;
-use crate::operator::{OperatorError, StoreDeclaration, StoreKind};
+use crate::operator::{OperatorError, RowsOf, StoreDeclaration, StoreKind};
 use crate::row::{RowCodec, RowEncoder};
 use crate::schema::{Schema, type_name};
 
 const LAYOUT: u8 = 1;
 
 /// The store that holds the rows of `table`.
-pub(crate) fn declaration(table: &Schema, suffix: &'static str, rows_of: Option<usize>) -> StoreDeclaration {
+pub(crate) fn declaration(table: &Schema, suffix: &'static str, rows_of: Option<RowsOf>) -> StoreDeclaration {
     let mut parts = vec!["table 1".to_owned()];
     parts.extend(table.key_fields().iter().map(|field| type_name(field.data_type())));
     // Columns are stored in their order: two that change places must not be taken for each other.

@@ -1,12 +1,17 @@
 //! `to-table`: the newest row of each key. It is also what makes a table of the records of a topic.
 //!
-//! The store holds the rows as [`crate::table_rows`] says.
+//! The store holds the rows as [`crate::table_rows`] says. A table with history has a second one for [`crate::versions`]; its newest
+//! row is the one with the largest event time, and those that look rows up as of a time get each version as it comes.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use arrow::array::{ArrayRef, UInt32Array};
 use arrow::compute::take;
 
 use crate::batch::{Batch, RowKind, record_batch};
-use crate::config::Field;
+use crate::config::{Field, format_duration};
+use crate::key::Keys;
 use crate::key_index::KeyIndex;
 use crate::operator::{
     Arity, Context, Definition, DropReason, Operator, OperatorError, OperatorSpec, Resolved, Step,
@@ -14,6 +19,7 @@ use crate::operator::{
 };
 use crate::schema::{Kind, Schema};
 use crate::table_rows::{RowAt, Stored, TableRows, declaration, gather};
+use crate::versions::{self, Versions};
 
 /// The registry's entry.
 pub const SPEC: OperatorSpec = OperatorSpec {
@@ -31,7 +37,7 @@ from = "payments""#,
 fn resolve(step: &Step<'_>) -> Option<Resolved> {
     step.require_kind(Kind::Stream, "it is a table already: leave the step out")?;
     step.require_key()?;
-    let definition = ToTable::new(&step.input().schema);
+    let definition = ToTable::new(&step.input().schema, None);
     Some(Resolved::simple(definition.schema.clone(), definition))
 }
 
@@ -39,12 +45,18 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
 #[derive(Clone, Debug)]
 pub struct ToTable {
     schema: Schema,
+    history: Option<i64>,
 }
 
 impl ToTable {
-    /// Of a stream with these columns.
-    pub fn new(stream: &Schema) -> Self {
-        ToTable { schema: Schema { kind: Kind::Table, ..stream.clone() } }
+    /// Of a stream with these columns, with so many milliseconds of history.
+    pub fn new(stream: &Schema, history: Option<i64>) -> Self {
+        ToTable { schema: Schema { kind: Kind::Table, ..stream.clone() }, history }
+    }
+
+    /// How many milliseconds of history it keeps.
+    pub fn history(&self) -> Option<i64> {
+        self.history
     }
 
     /// The columns of the table.
@@ -55,7 +67,12 @@ impl ToTable {
 
 impl Definition for ToTable {
     fn stores(&self) -> Vec<StoreDeclaration> {
-        vec![declaration(&self.schema, "", None)]
+        let versions = self.history.map(|_| versions::declaration(&self.schema, "-history", None));
+        [declaration(&self.schema, "", None)].into_iter().chain(versions).collect()
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        self.history.map(|history| ("history", format_duration(history))).into_iter().collect()
     }
 
     fn keeps_rows(&self) -> bool {
@@ -69,6 +86,10 @@ impl Definition for ToTable {
     fn build(&self, wanted: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
         Ok(Box::new(RunningToTable {
             rows: TableRows::new(&self.schema)?,
+            versions: match self.history {
+                Some(history) => Some(Versions::new(&self.schema, history)?),
+                None => None,
+            },
             schema: self.schema.clone(),
             wanted: *wanted,
         }))
@@ -78,6 +99,8 @@ impl Definition for ToTable {
 struct RunningToTable {
     schema: Schema,
     rows: TableRows,
+    /// With history.
+    versions: Option<Versions>,
     wanted: Wanted,
 }
 
@@ -89,8 +112,17 @@ struct Change {
     after: Option<RowAt>,
 }
 
+/// What a table with history takes of an epoch.
+#[derive(Default)]
+struct Accepted {
+    /// All that are not too old, each with the largest event time by then.
+    rows: Vec<(usize, i64)>,
+    /// Those of them that are the newest of their keys when they come.
+    is_newest: HashSet<usize>,
+}
+
 impl RunningToTable {
-    fn process_rows(&self, input: &Batch, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
+    fn process_rows(&self, input: &Batch, context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
         let keys = self.rows.keys(input)?;
         let mut index = KeyIndex::default();
         let number_of = |row| (!keys.is_null(row)).then(|| index.number_of(keys.get(row)));
@@ -100,38 +132,88 @@ impl RunningToTable {
         let store = context.store(0);
         let stored = self.rows.load(context.state, store, &index, self.wanted.before)?;
 
+        let accepted = match &self.versions {
+            Some(versions) => Some(self.accept(versions, input, (&keys, &numbers), context)?),
+            None => None,
+        };
+
         let mut current = stored.found.clone();
         // The newest row of each key, and all changes in their order.
-        let mut newest = vec![0; current.len()];
+        let mut newest = vec![None; current.len()];
         let mut changes = Vec::with_capacity(input.len());
         for (row, number) in numbers.iter().enumerate() {
             let Some(number) = number else { continue };
+            if accepted.as_ref().is_some_and(|accepted| !accepted.is_newest.contains(&row)) {
+                continue;
+            }
             let after = (!input.is_null_value(row)).then_some(RowAt::Given(row));
             if let (Some(current), Some(newest)) = (current.get_mut(*number), newest.get_mut(*number)) {
                 let before = std::mem::replace(current, after);
                 changes.push(Change { cause: row, before, after });
-                *newest = row;
+                *newest = Some(row);
             }
         }
         if self.wanted.fold {
             let folded = newest.iter().zip(stored.found.iter().zip(&current));
-            let folded = folded.map(|(cause, (before, after))| Change {
-                cause: *cause,
-                before: *before,
-                after: *after,
+            let folded = folded.filter_map(|(cause, (before, after))| {
+                Some(Change { cause: (*cause)?, before: *before, after: *after })
             });
             changes = folded.collect();
             changes.sort_unstable_by_key(|change| change.cause);
         }
         // What was not there and is not there needs no write.
         let written = index.keys().iter().zip(stored.found.iter().zip(&current));
-        let written = written.filter(|(_, (before, after))| before.is_some() || after.is_some());
+        let written = written.filter(|(_, (before, after))| before != after);
         let written = written.map(|(key, (_, after))| match after {
             Some(RowAt::Given(row)) => (key, Some(*row)),
             _ => (key, None),
         });
         self.rows.write(context.state, store, input, written)?;
-        self.batch(input, &stored, &changes)
+        let mut outputs = vec![self.batch(input, &stored, &changes)?];
+        if let Some(accepted) = accepted {
+            let rows: Vec<usize> = accepted.rows.iter().map(|(row, _)| *row).collect();
+            outputs.push(input.take(&rows)?);
+        }
+        Ok(outputs)
+    }
+
+    /// Writes the versions of rows that are not too old.
+    fn accept(
+        &self,
+        versions: &Versions,
+        input: &Batch,
+        (keys, numbers): (&Keys, &[Option<usize>]),
+        context: &mut Context<'_>,
+    ) -> Result<Accepted, OperatorError> {
+        let store = context.store(1);
+        let before = versions.observed_before_epoch(context.state, store)?;
+        let mut observed = before;
+        let mut accepted = Accepted::default();
+        let mut newest: HashMap<usize, Option<i64>> = HashMap::new();
+        for (row, (number, &time)) in numbers.iter().zip(&input.time).enumerate() {
+            let Some(number) = number else { continue };
+            observed = observed.max(Some(time));
+            if time < versions.over(observed) {
+                context.count(DropReason::Late, 1);
+                continue;
+            }
+            let newest = match newest.entry(*number) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => {
+                    unknown.insert(versions.newest(context.state, store, keys.get(row))?)
+                }
+            };
+            if newest.is_none_or(|newest| time >= newest) {
+                *newest = Some(time);
+                accepted.is_newest.insert(row);
+            }
+            accepted.rows.push((row, observed.unwrap_or(time)));
+        }
+        versions.write(context.state, store, input, keys, &accepted.rows)?;
+        if let Some(observed) = observed.filter(|_| observed != before) {
+            versions.observe(context.state, store, observed);
+        }
+        Ok(accepted)
     }
 
     fn batch(&self, input: &Batch, stored: &Stored, changes: &[Change]) -> Result<Batch, OperatorError> {
@@ -177,8 +259,8 @@ impl RunningToTable {
 impl Operator for RunningToTable {
     fn process(&mut self, inputs: &[Batch], context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
         match inputs.first() {
-            Some(input) if !input.is_empty() => Ok(vec![self.process_rows(input, context)?]),
-            _ => Ok(vec![Batch::empty(&self.schema.columns)]),
+            Some(input) if !input.is_empty() => self.process_rows(input, context),
+            _ => Ok(vec![Batch::empty(&self.schema.columns); 1 + usize::from(self.versions.is_some())]),
         }
     }
 }

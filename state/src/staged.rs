@@ -121,6 +121,11 @@ impl Staged {
         written.collect()
     }
 
+    /// The key of an entry.
+    pub(crate) fn key(&self, id: SlotId) -> &[u8] {
+        self.table.key(id)
+    }
+
     /// The number of the entry with this key.
     pub(crate) fn find(&self, key: &[u8]) -> Option<SlotId> {
         self.table.find(key)

@@ -161,6 +161,22 @@ impl TaskState {
         })
     }
 
+    /// The keys that were written since the last [`end_epoch`](Self::end_epoch), with the values that they had before.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn overwritten_in_epoch(
+        &self,
+        store: StoreId,
+    ) -> Result<BTreeMap<Vec<u8>, Option<Vec<u8>>>, StateError> {
+        let staged = self.store(store);
+        let written = staged.before_epoch();
+        let keys: Vec<&[u8]> = written.keys().map(|id| staged.key(*id)).collect();
+        let before = self.multi_get_before_epoch(store, &keys)?;
+        let values = before.into_iter().map(|value| value.map(|value| value.to_vec()));
+        Ok(keys.iter().map(|key| key.to_vec()).zip(values).collect())
+    }
+
     /// The values of many keys of which `staged` knows some; the database knows the others.
     fn multi_get_from<'s>(
         &'s self,

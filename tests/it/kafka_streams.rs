@@ -43,6 +43,12 @@ enum Step {
     JoinTable {
         kind: &'static str,
     },
+    /// With the table of limits as of the payment's time. A scenario has one of them.
+    JoinAsOf {
+        kind: &'static str,
+        history: i64,
+        grace: i64,
+    },
     /// With the stream of refunds.
     JoinStream {
         kind: &'static str,
@@ -61,7 +67,7 @@ struct Window {
     close: bool,
 }
 
-/// A record of the stream of payments, of the table of cards or of the stream of refunds, which have the same columns.
+/// A record of one of the topics, which have the same columns: streams of payments and refunds, tables of cards and limits.
 #[derive(Clone, Debug)]
 struct Payment {
     to: usize,
@@ -71,7 +77,7 @@ struct Payment {
     timestamp: i64,
 }
 
-const TOPICS: [&str; 3] = ["payments", "cards", "refunds"];
+const TOPICS: [&str; 4] = ["payments", "cards", "refunds", "limits"];
 
 #[derive(Clone, Debug)]
 struct Scenario {
@@ -102,7 +108,7 @@ impl Step {
             (Step::ToTable, Stream) => Some(Table),
             (Step::JoinTable { kind: "outer" }, Stream) => None,
             (Step::JoinTable { .. }, Stream | Table) => Some(given),
-            (Step::JoinStream { .. }, Stream) => Some(Stream),
+            (Step::JoinStream { .. } | Step::JoinAsOf { .. }, Stream) => Some(Stream),
             (Step::Aggregate { window: None }, Stream) => Some(Table),
             (Step::Aggregate { window: Some(_) }, Stream) => Some(WindowedTable),
             _ => None,
@@ -114,6 +120,7 @@ impl Step {
         match self {
             Step::Aggregate { window: Some(window) } => window.close || window.every < window.size,
             Step::JoinStream { .. } => true,
+            Step::JoinAsOf { grace, .. } => grace > 0,
             _ => false,
         }
     }
@@ -140,11 +147,17 @@ impl Step {
         matches!(self, Step::Filter { .. } | Step::Select { .. } | Step::Rekey { .. })
     }
 
+    /// Whether Kafka Streams fails on a row without key there.
+    fn needs_keys(self) -> bool {
+        matches!(self, Step::JoinAsOf { kind: "left", grace, .. } if grace > 0)
+    }
+
     /// Which of the topics it reads besides.
     fn reads(self) -> Option<usize> {
         match self {
             Step::JoinTable { .. } => Some(1),
             Step::JoinStream { .. } => Some(2),
+            Step::JoinAsOf { .. } => Some(3),
             _ => None,
         }
     }
@@ -158,6 +171,9 @@ impl Step {
             Step::ToStream => json!({ "op": "to-stream" }),
             Step::ToTable => json!({ "op": "to-table" }),
             Step::JoinTable { kind } => json!({ "op": "join-table", "kind": kind }),
+            Step::JoinAsOf { kind, history, grace } => {
+                json!({ "op": "join-as-of", "kind": kind, "history": history, "grace": grace })
+            }
             Step::JoinStream { kind, before, after, grace } => json!({
                 "op": "join-stream", "kind": kind, "before": before, "after": after, "grace": grace,
             }),
@@ -193,6 +209,9 @@ impl Step {
             Step::ToStream => format!("op = \"to-stream\"\nfrom = \"{from}\""),
             Step::ToTable => format!("op = \"to-table\"\nfrom = \"{from}\""),
             Step::JoinTable { kind } => format!("{}\nkind = \"{kind}\"", join(from, "cards")),
+            Step::JoinAsOf { kind, grace, .. } => {
+                format!("{}\nkind = \"{kind}\"\ngrace = \"{grace}ms\"", join(from, "limits"))
+            }
             Step::JoinStream { kind, before, after, grace } => format!(
                 "{}\nkind = \"{kind}\"\nwithin = {{ before = \"{before}ms\", after = \"{after}ms\" }}\n\
                  grace = \"{grace}ms\"",
@@ -265,11 +284,18 @@ impl Scenario {
     fn toml(&self) -> String {
         let mut toml = String::from("[app]\nid = \"scenario\"\n");
         for topic in self.topics() {
-            let (section, name) = (if topic == 1 { "tables" } else { "sources" }, TOPICS[topic]);
+            let (section, name) = (if topic % 2 == 1 { "tables" } else { "sources" }, TOPICS[topic]);
             let _ = write!(
                 toml,
                 "\n[{section}.{name}]\ntopic = \"{name}\"\nkey = {{ card = \"string\" }}\nvalue = {{ amount = \"int64\" }}\n"
             );
+            let of_limits = self.steps.iter().find_map(|step| match step {
+                Step::JoinAsOf { history, .. } if topic == 3 => Some(*history),
+                _ => None,
+            });
+            if let Some(history) = of_limits {
+                let _ = writeln!(toml, "history = \"{history}ms\"");
+            }
         }
         let mut last = "payments".to_owned();
         for (number, step) in self.steps.iter().enumerate() {
@@ -415,16 +441,21 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let within = || prop_oneof![Just(0), 0..30i64];
     let join = (prop::sample::select(vec!["inner", "left", "outer"]), within(), within(), within());
     let join = join.prop_map(|(kind, before, after, grace)| Step::JoinStream { kind, before, after, grace });
+    let as_of = (prop::sample::select(vec!["inner", "left"]), 1..40i64, within());
+    let as_of =
+        as_of.prop_map(|(kind, history, grace)| Step::JoinAsOf { kind, history, grace: grace.min(history) });
     let step = prop_oneof![
-        2 => (-2..8i64).prop_map(|least| Step::Filter { least }),
-        1 => (-2..4i64).prop_map(|factor| Step::Select { factor }),
-        2 => (1..4i64).prop_map(|modulo| Step::Rekey { modulo }),
-        1 => (-2..8i64).prop_map(|least| Step::Branch { least }),
-        3 => Just(Step::ToStream),
-        1 => Just(Step::ToTable),
-        2 => prop::sample::select(vec!["inner", "left", "outer"]).prop_map(|kind| Step::JoinTable { kind }),
-        2 => join,
-        4 => prop::option::weighted(0.6, window).prop_map(|window| Step::Aggregate { window }),
+        6 => (-2..8i64).prop_map(|least| Step::Filter { least }),
+        3 => (-2..4i64).prop_map(|factor| Step::Select { factor }),
+        6 => (1..4i64).prop_map(|modulo| Step::Rekey { modulo }),
+        3 => (-2..8i64).prop_map(|least| Step::Branch { least }),
+        9 => Just(Step::ToStream),
+        3 => Just(Step::ToTable),
+        6 => prop::sample::select(vec!["inner", "left", "outer"]).prop_map(|kind| Step::JoinTable { kind }),
+        6 => join,
+        // Kafka Streams keeps versions on disk only, which takes a tenth of a second.
+        1 => as_of,
+        12 => prop::option::weighted(0.6, window).prop_map(|window| Step::Aggregate { window }),
     ];
     // Steps that do not take what is there are left out. So is a merge of several rows that one record causes, which come in the
     // order of its inputs, where Kafka Streams takes each row to its end before the next.
@@ -433,9 +464,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..9).prop_map(|steps| {
         let (mut given, mut several, mut filtered) = (Given::Stream, false, false);
         let (mut in_time, mut waits, mut joined) = (true, false, false);
+        let (mut as_of, mut rekeyed) = (false, false);
         let fits = |step: &Step| {
             let joins_tables = given == Given::Table && matches!(step, Step::JoinTable { .. });
+            let is_as_of = matches!(step, Step::JoinAsOf { .. });
             if several && matches!(step, Step::Branch { .. })
+                || as_of && is_as_of
+                || rekeyed && step.needs_keys()
                 || joined && joins_tables
                 || filtered && given == Given::Table && matches!(step, Step::JoinTable { kind: "outer" })
             {
@@ -443,6 +478,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             }
             let fits_wait = if waits { step.is_stateless() } else { in_time || !step.waits() };
             let Some(after) = step.after(given).filter(|_| fits_wait) else { return false };
+            as_of |= is_as_of;
+            rekeyed |= matches!(step, Step::Rekey { .. });
             joined |= joins_tables;
             in_time &= step.keeps_times();
             waits |= step.waits();
@@ -461,7 +498,7 @@ fn scenarios() -> impl Strategy<Value = Scenario> {
     let value = prop::option::weighted(0.9, prop::option::weighted(0.9, -3..10i64));
     // Most come in order, some at the same time, some late.
     let step = prop_oneof![4 => 0..6i64, 1 => -60..60i64];
-    let to = prop_oneof![3 => Just(0), 1 => Just(1), 2 => Just(2)];
+    let to = prop_oneof![3 => Just(0), 1 => Just(1), 2 => Just(2), 2 => Just(3)];
     let payments = prop::collection::vec((to, card, value, step), 1..60).prop_map(|drawn| {
         let mut now = 1000;
         let mut payments = Vec::new();
@@ -475,6 +512,9 @@ fn scenarios() -> impl Strategy<Value = Scenario> {
         let mut scenario = Scenario { steps, payments };
         let topics = scenario.topics();
         scenario.payments.retain(|payment| topics.contains(&payment.to));
+        if scenario.steps.iter().any(|step| step.needs_keys()) {
+            scenario.payments.iter_mut().for_each(|payment| payment.card = payment.card.or(Some(0)));
+        }
         scenario.let_waiting_end();
         scenario
     })

@@ -53,6 +53,7 @@ import org.apache.kafka.streams.state.WindowStore;
 public final class Scenarios {
     private static final ObjectMapper JSON = new ObjectMapper();
     private static final Serde<JsonNode> VALUES = Serdes.serdeFrom((topic, value) -> bytes(value), (topic, bytes) -> node(bytes));
+    private static final Serde<Object> KEYS = (Serde<Object>) (Serde<?>) Serdes.String();
     private static final String INPUT = "payments";
 
     private final StreamsBuilder builder = new StreamsBuilder();
@@ -179,7 +180,7 @@ public final class Scenarios {
                 String kind = step.get("kind").asText();
                 if (stream != null) {
                     Joined<Object, JsonNode, JsonNode> joined =
-                        Joined.with((Serde<Object>) (Serde<?>) Serdes.String(), VALUES, VALUES);
+                        Joined.with(KEYS, VALUES, VALUES);
                     return kind.equals("left")
                         ? stream.leftJoin(cards, Scenarios::both, joined)
                         : stream.join(cards, Scenarios::both, joined);
@@ -187,6 +188,21 @@ public final class Scenarios {
                 return kind.equals("left") ? table.leftJoin(cards, Scenarios::both)
                     : kind.equals("outer") ? table.outerJoin(cards, Scenarios::both)
                     : table.join(cards, Scenarios::both);
+            }
+            case "join-as-of": {
+                Materialized<Object, JsonNode, KeyValueStore<Bytes, byte[]>> versions =
+                    Materialized.<Object, JsonNode>as(Stores.persistentVersionedKeyValueStore(
+                            "store" + names++, Duration.ofMillis(step.get("history").asLong())))
+                        .withKeySerde(KEYS).withValueSerde(VALUES);
+                KTable<Object, JsonNode> limits = builder.table("limits", Consumed.with(KEYS, VALUES), versions);
+                Joined<Object, JsonNode, JsonNode> joined = Joined.with(KEYS, VALUES, VALUES);
+                long grace = step.get("grace").asLong();
+                if (grace > 0) {
+                    joined = joined.withGracePeriod(Duration.ofMillis(grace));
+                }
+                return step.get("kind").asText().equals("left")
+                    ? stream.leftJoin(limits, Scenarios::both, joined)
+                    : stream.join(limits, Scenarios::both, joined);
             }
             case "join-stream": {
                 KStream<Object, JsonNode> refunds = (KStream<Object, JsonNode>) others.computeIfAbsent("refunds",
@@ -196,7 +212,7 @@ public final class Scenarios {
                     .before(Duration.ofMillis(step.get("before").asLong()))
                     .after(Duration.ofMillis(step.get("after").asLong()));
                 StreamJoined<Object, JsonNode, JsonNode> joined =
-                    StreamJoined.with((Serde<Object>) (Serde<?>) Serdes.String(), VALUES, VALUES)
+                    StreamJoined.with(KEYS, VALUES, VALUES)
                         .withDslStoreSuppliers(new BuiltInDslStoreSuppliers.InMemoryDslStoreSuppliers());
                 String kind = step.get("kind").asText();
                 return kind.equals("left") ? stream.leftJoin(refunds, Scenarios::both, windows, joined)
@@ -253,12 +269,12 @@ public final class Scenarios {
     }
 
     private KStream<Object, JsonNode> stream(String topic) {
-        return builder.stream(topic, Consumed.with((Serde<Object>) (Serde<?>) Serdes.String(), VALUES));
+        return builder.stream(topic, Consumed.with(KEYS, VALUES));
     }
 
     private Materialized<Object, JsonNode, KeyValueStore<Bytes, byte[]>> inMemory() {
         return Materialized.<Object, JsonNode>as(Stores.inMemoryKeyValueStore("store" + names++))
-            .withKeySerde((Serde<Object>) (Serde<?>) Serdes.String()).withValueSerde(VALUES).withCachingDisabled();
+            .withKeySerde(KEYS).withValueSerde(VALUES).withCachingDisabled();
     }
 
     private static JsonNode both(JsonNode left, JsonNode right) {

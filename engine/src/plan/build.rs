@@ -46,7 +46,10 @@ impl Vertex<'_> {
                 name: &source.name,
                 op: TABLE,
                 definition,
-                outputs: vec![(None, source.schema().clone())],
+                outputs: [(None, source.schema().clone())]
+                    .into_iter()
+                    .chain(source.versions().map(|schema| (Some(VERSIONS.to_owned()), schema.clone())))
+                    .collect(),
                 on_error: source.on_error,
                 dead_letter: &source.dead_letter,
             },
@@ -74,6 +77,9 @@ impl Vertex<'_> {
         })
     }
 }
+
+/// The output of a table with history that has each version as it comes.
+const VERSIONS: &str = "versions";
 
 /// Where rows come from: a vertex and the number of its output.
 type Port = (usize, usize);
@@ -112,8 +118,12 @@ impl<'a> Graph<'a> {
             graph.ports.insert(OutputRef { node: source.name.clone(), output: None }, (vertex, 0));
         }
         for step in &topology.steps {
-            let ports: Option<Vec<Port>> =
-                step.inputs.iter().map(|input| graph.ports.get(input).copied()).collect();
+            let port = |(number, input)| {
+                let (vertex, output) = graph.ports.get(input).copied()?;
+                let reads_versions = step.resolved.definition.reads_versions(number);
+                Some((vertex, if reads_versions { 1 } else { output }))
+            };
+            let ports: Option<Vec<Port>> = step.inputs.iter().enumerate().map(port).collect();
             let mut ports =
                 ports.ok_or_else(|| PlanError::Internal(format!("`{}` reads from nowhere", step.name)))?;
             if let Some(regroup) = &step.resolved.regroup {
@@ -218,6 +228,7 @@ impl<'a> Graph<'a> {
             Some(Vertex::Source(position)) => {
                 topology.sources.get(*position).map(|source| &source.layout.schema)
             }
+            Some(Vertex::Table { source, .. }) if port.1 > 0 => source.versions(),
             Some(Vertex::Table { source, .. }) => Some(source.schema()),
             Some(Vertex::Topic { schema, .. } | Vertex::Regroup { schema, .. }) => Some(*schema),
             Some(Vertex::Step(step)) => step.resolved.outputs.get(port.1).map(|output| &output.schema),
@@ -237,10 +248,8 @@ impl<'a> Graph<'a> {
         let app = &topology.app.id;
         let mut slots: BTreeMap<Port, usize> = BTreeMap::new();
         for vertex in members {
-            let outputs = match self.vertices.get(*vertex) {
-                Some(Vertex::Step(step)) => step.resolved.outputs.len(),
-                _ => 1,
-            };
+            let runs = self.vertices.get(*vertex).and_then(Vertex::runs);
+            let outputs = runs.map_or(1, |runs| runs.outputs.len());
             for output in 0..outputs {
                 let next = slots.len();
                 slots.insert((*vertex, output), next);
@@ -298,17 +307,20 @@ impl<'a> Graph<'a> {
 
         let mut nodes = Vec::new();
         let mut stores = Vec::new();
-        // The store in which the rows of a vertex's output are kept.
-        let mut kept: BTreeMap<usize, usize> = BTreeMap::new();
+        // The stores in which the rows of a vertex's output are kept.
+        let mut kept: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for vertex in members {
             let Some(of) = self.vertices.get(*vertex).and_then(Vertex::runs) else { continue };
             let mut own_stores = Vec::new();
             let mut borrowed = Vec::new();
             for store in of.definition.stores() {
-                let input = store.rows_of.and_then(|input| self.inputs.get(*vertex)?.get(input));
-                if let Some(kept) = input.and_then(|(above, _)| kept.get(above)) {
+                let above = store.rows_of.and_then(|rows| {
+                    let (above, _) = self.inputs.get(*vertex)?.get(rows.input())?;
+                    kept.get(above)?.get(rows.position()).copied()
+                });
+                if let Some(above) = above {
                     borrowed.push(own_stores.len());
-                    own_stores.push(*kept);
+                    own_stores.push(above);
                     continue;
                 }
                 let name = format!("{}{}", of.name, store.suffix);
@@ -319,8 +331,8 @@ impl<'a> Graph<'a> {
                     kind: store.kind,
                 });
             }
-            if let (true, Some(store)) = (of.definition.keeps_rows(), own_stores.first()) {
-                kept.insert(*vertex, *store);
+            if of.definition.keeps_rows() {
+                kept.insert(*vertex, own_stores.clone());
             }
             let outputs = of.outputs.into_iter().enumerate().map(|(number, (name, schema))| PlanSlot {
                 name,

@@ -339,6 +339,11 @@ impl Source {
         self.table.as_ref().map_or(&self.layout.schema, |table| table.schema())
     }
 
+    /// The columns of the versions of a table that keeps its history.
+    pub fn versions(&self) -> Option<&Schema> {
+        self.table.as_ref()?.history().map(|_| &self.layout.schema)
+    }
+
     /// What its topic is made with. Brokers remove records by their timestamps, and events may be as old as they are; of a table
     /// only the newest record of a key is needed.
     pub fn kept(&self) -> (String, String) {

@@ -101,6 +101,7 @@ fn topology(root: &Fields<'_>, variables: &Variables<'_>, with_tests: bool) -> T
         names: BTreeMap::new(),
         names_twice: BTreeSet::new(),
         nodes: BTreeMap::new(),
+        histories: BTreeMap::new(),
         topics_read: Vec::new(),
         topics_written: Vec::new(),
         taken: Arc::default(),
@@ -195,6 +196,8 @@ pub(super) struct Reader<'a> {
     names: BTreeMap<String, (Span, &'static str)>,
     names_twice: BTreeSet<String>,
     nodes: BTreeMap<String, Node>,
+    /// How many milliseconds of history tables keep, by name.
+    pub histories: BTreeMap<String, i64>,
     topics_read: Vec<NamedTopic>,
     topics_written: Vec<(NamedTopic, Written)>,
     /// Where sinks must not write to; known once sources and steps are read.

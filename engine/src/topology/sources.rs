@@ -30,8 +30,8 @@ const METADATA: [(&str, Metadata, DataType); 4] = [
     ("timestamp", Metadata::Timestamp, TIMESTAMP),
 ];
 
-/// The keys of a table; a source has more.
-const TABLE_KEYS: [&str; 13] = [
+/// The keys that sources and tables have.
+const KEYS: [&str; 13] = [
     "description",
     "topic",
     "key",
@@ -59,7 +59,7 @@ impl<'a> Reader<'a> {
     /// A source, if its columns are known. Everything else that is wrong with it is reported and does not keep those who read
     /// it from being checked.
     pub(super) fn source(&mut self, name: &Text, fields: &Fields<'a>) -> Option<Source> {
-        fields.deny_unknown(TABLE_KEYS.into_iter().chain(["start"]));
+        fields.deny_unknown(KEYS.into_iter().chain(["start"]));
         let source = self.records(name, fields)?;
         self.define(name, Node::Source(source.schema().clone()));
         Some(source)
@@ -67,12 +67,16 @@ impl<'a> Reader<'a> {
 
     /// A table, likewise.
     pub(super) fn table(&mut self, name: &Text, fields: &Fields<'a>) -> Option<Source> {
-        fields.deny_unknown(TABLE_KEYS);
+        fields.deny_unknown(KEYS.into_iter().chain(["history"]));
         if !fields.has("key") {
             fields.missing("key", "add the columns that tell its rows apart: `key = { card = \"string\" }`");
         }
         let records = self.records(name, fields)?;
-        let table = Arc::new(ToTable::new(&records.layout.schema));
+        let history = positive(fields, "history");
+        if let Some(history) = history {
+            self.histories.insert(name.value.clone(), history);
+        }
+        let table = Arc::new(ToTable::new(&records.layout.schema, history));
         let table = Source { table: Some(table), ..records };
         if table.schema().key > 0 {
             self.define(name, Node::Source(table.schema().clone()));

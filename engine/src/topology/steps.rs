@@ -182,8 +182,9 @@ impl<'a> Reader<'a> {
         let mut inputs = Vec::with_capacity(found.len());
         for (input, found) in found {
             let (output, schema) = found?;
+            let history = self.histories.get(&output.node).copied();
             refs.push(output);
-            inputs.push(Input { from: input.from.clone(), qualifier: input.qualifier(), schema });
+            inputs.push(Input { from: input.from.clone(), qualifier: input.qualifier(), schema, history });
         }
         let spec = said.spec.filter(|_| !has_denied(said.fields))?;
         let step = Step { name: &said.name.value, inputs, fields: said.fields.clone(), models };

@@ -1,8 +1,9 @@
 //! `join`: rows of two inputs that have the same key.
 //!
-//! Each pair of kinds is a file: two streams meet within a window of time, a stream looks up the rows of a table, and the rows of
-//! two tables meet as long as they are there.
+//! Each pair of kinds is a file: two streams meet within a window of time, a stream looks up the rows of a table as they are when it
+//! comes, or as they were at its event time, and the rows of two tables meet as long as they are there.
 
+mod as_of;
 mod stream_stream;
 mod stream_table;
 mod table_table;
@@ -17,7 +18,7 @@ use crate::batch::{Batch, RowKind, record_batch};
 use crate::config::{Field, FieldKind, format_duration};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::operator::{
-    Arity, Definition, Input, Operator, OperatorError, OperatorSpec, Output, Resolved, Step,
+    Arity, Definition, Input, Operator, OperatorError, OperatorSpec, Output, Resolved, RowsOf, Step,
     StoreDeclaration, Wanted,
 };
 use crate::schema::{Kind, Schema, column, type_name};
@@ -62,7 +63,8 @@ pub const SPEC: OperatorSpec = OperatorSpec {
             name: "grace",
             kind: FieldKind::Duration,
             required: false,
-            doc: "Of two streams: how much later than stream time rows may come and still match; default: not at all.",
+            doc: "Of two streams: how much later than stream time rows may come and still match. Of a stream with a table that keeps \
+                  `history`: how long a row waits, in stream time, for versions that come late. Default: not at all.",
         },
         Field {
             name: "max-matches",
@@ -115,14 +117,23 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
         },
         None => JoinKind::Inner,
     };
+    let history = if kinds == (Kind::Stream, Kind::Table) { with.history } else { None };
     for key in ["within", "grace", "max-matches"] {
-        if !of_streams && fields.has(key) {
+        if !of_streams && fields.has(key) && !(key == "grace" && history.is_some()) {
             let message = format!("`{key}` of a join with a table");
-            let help = format!("rows of a table are joined as long as they are there: remove `{key}`");
+            let help = if key == "grace" && kinds.0 == Kind::Stream {
+                "rows are joined with the table as it is when they come: remove `grace`, or give the table a `history`".to_owned()
+            } else {
+                format!("rows of a table are joined as long as they are there: remove `{key}`")
+            };
             step.error(Code::Within, fields.key_span(key), message, help);
             return None;
         }
     }
+    let history = match history {
+        Some(history) => Some(History { history, grace: grace_within(step, history)? }),
+        None => None,
+    };
     let (names, columns): (Vec<FieldRef>, Vec<Expression>) = columns(step, from, with)?.into_iter().unzip();
     let schema = Schema {
         windowed: from.schema.windowed,
@@ -137,6 +148,7 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
         kind,
         columns,
         window: if of_streams { Some(window(step)?) } else { None },
+        history,
     };
     Some(Resolved {
         outputs: vec![Output::main(schema)],
@@ -247,6 +259,26 @@ fn columns(step: &Step<'_>, from: &Input, with: &Input) -> Option<Vec<(FieldRef,
     Some(columns)
 }
 
+/// Reads `grace` of a join with a table that keeps so much history.
+fn grace_within(step: &Step<'_>, history: i64) -> Option<i64> {
+    let Some(grace) = step.fields.duration("grace") else { return Some(0) };
+    if grace.value > history {
+        let message = format!(
+            "rows wait for {}, but the table keeps {} of history",
+            format_duration(grace.value),
+            format_duration(history)
+        );
+        step.error(
+            Code::InvalidWindow,
+            grace.span,
+            message,
+            "let the table keep at least as much `history` as the `grace` of those that look it up",
+        );
+        return None;
+    }
+    Some(grace.value)
+}
+
 /// Reads `within`, `grace` and `max-matches`.
 fn window(step: &Step<'_>) -> Option<Window> {
     let fields = &step.fields;
@@ -317,6 +349,14 @@ struct Window {
     max_matches: usize,
 }
 
+/// Of a stream with a table that keeps its history; times in milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct History {
+    history: i64,
+    /// How long rows of the stream wait for versions that come late.
+    grace: i64,
+}
+
 /// A checked `join`.
 #[derive(Clone, Debug)]
 struct Join {
@@ -330,6 +370,8 @@ struct Join {
     columns: Vec<Expression>,
     /// Of two streams.
     window: Option<Window>,
+    /// Of a stream with a table that keeps its history.
+    history: Option<History>,
 }
 
 /// What one input has for results: a row each, or none.
@@ -409,12 +451,19 @@ impl Definition for Join {
     fn stores(&self) -> Vec<StoreDeclaration> {
         match (self.window, self.from.kind) {
             (Some(window), _) => stream_stream::stores(self, window),
-            (None, Kind::Stream) => vec![table_rows::declaration(&self.with, "-with", Some(1))],
+            (None, Kind::Stream) => match self.history {
+                Some(history) => as_of::stores(self, history),
+                None => vec![table_rows::declaration(&self.with, "-with", Some(RowsOf::Newest(1)))],
+            },
             (None, Kind::Table) => vec![
-                table_rows::declaration(&self.from, "-from", Some(0)),
-                table_rows::declaration(&self.with, "-with", Some(1)),
+                table_rows::declaration(&self.from, "-from", Some(RowsOf::Newest(0))),
+                table_rows::declaration(&self.with, "-with", Some(RowsOf::Newest(1))),
             ],
         }
+    }
+
+    fn reads_versions(&self, input: usize) -> bool {
+        input == 1 && self.history.is_some()
     }
 
     // What a change replaces is read from the stores.
@@ -429,13 +478,20 @@ impl Definition for Join {
             facts.push(("after", format_duration(after)));
             facts.push(("grace", format_duration(grace)));
         }
+        if let Some(History { history, grace }) = self.history {
+            facts.push(("history", format_duration(history)));
+            facts.push(("grace", format_duration(grace)));
+        }
         facts
     }
 
     fn build(&self, wanted: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
         Ok(match (self.window, self.from.kind) {
             (Some(window), _) => Box::new(stream_stream::StreamStream::new(self.clone(), window)?),
-            (None, Kind::Stream) => Box::new(stream_table::StreamTable::new(self.clone())?),
+            (None, Kind::Stream) => match self.history {
+                Some(history) => Box::new(as_of::AsOf::new(self.clone(), history)?),
+                None => Box::new(stream_table::StreamTable::new(self.clone())?),
+            },
             (None, Kind::Table) => Box::new(table_table::TableTable::new(self.clone(), *wanted)?),
         })
     }

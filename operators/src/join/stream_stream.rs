@@ -8,8 +8,7 @@
 
 use arrow::array::{Array, ArrayRef};
 use arrow::compute::interleave;
-use millstream_state::value::{ValueError, ValueReader, ValueWriter};
-use millstream_state::{Fingerprint, StoreId, TaskState};
+use millstream_state::Fingerprint;
 
 use super::{Join, JoinKind, Marks, Side, Window, keys, values};
 use crate::batch::{Batch, record_batch};
@@ -18,10 +17,10 @@ use crate::filter::kept;
 use crate::key::{KeyDecoder, KeyEncoder};
 use crate::operator::{Advance, Context, DropReason, Operator, OperatorError, StoreDeclaration, StoreKind};
 use crate::row::{RowCodec, RowDecoder, RowEncoder};
+use crate::rows_by_time;
 use crate::schema::{Schema, type_name};
 use crate::table_rows::{RowAt, gather};
 
-const LAYOUT: u8 = 1;
 /// Where a side keeps its largest event time.
 const TIME: [u8; 1] = [0];
 /// Before the rows of a side.
@@ -245,7 +244,7 @@ impl StreamStream {
         encoder.encode(row.row, &mut bytes);
         if is_kept {
             let store = context.store(side);
-            append(context.state, store, &self.row_key(time, key), &bytes)?;
+            rows_by_time::append(context.state, store, &self.row_key(time, key), &bytes)?;
         } else {
             context.count(DropReason::Late, 1);
         }
@@ -270,7 +269,7 @@ impl StreamStream {
             if self.stream_time.is_some_and(|stream_time| until < stream_time) {
                 results.found.push(alone(row));
             } else {
-                append(context.state, store, &unmatched_key(time, side, key), &bytes)?;
+                rows_by_time::append(context.state, store, &unmatched_key(time, side, key), &bytes)?;
                 self.earliest = self.earliest.map(|earliest| earliest.min(time));
             }
         }
@@ -305,7 +304,7 @@ impl StreamStream {
                 let (key, bytes) = entry?;
                 let time = key.last_chunk().map_or(0, |time| i64::from_be_bytes(*time));
                 let mut many = false;
-                each_row(&bytes, |bytes| {
+                rows_by_time::each(&bytes, |bytes| {
                     many |= matches.len() >= self.window.max_matches;
                     if !many {
                         matches.push(Match { time, bytes: bytes.to_vec() });
@@ -384,7 +383,7 @@ impl StreamStream {
             }
             results.keys.push(key).map_err(|error| OperatorError::Stored(error.to_string()))?;
             let key_number = results.keys.len() - 1;
-            each_row(&bytes, |row| {
+            rows_by_time::each(&bytes, |row| {
                 let row = Some(results.read(side, row)?);
                 let rows = if side == FROM { [row, None] } else { [None, row] };
                 results.found.push(Found { key: KeyAt::Stored(key_number), rows, time, seq });
@@ -487,32 +486,6 @@ fn split_unmatched(store_key: &[u8]) -> Result<(i64, usize, &[u8]), OperatorErro
         Some((i64::from_be_bytes(*time), if *side == 1 { FROM } else { WITH }, key))
     });
     split.ok_or_else(|| OperatorError::Stored("a key is too short".to_owned()))
-}
-
-/// Adds a row to those under a key.
-fn append(state: &mut TaskState, store: StoreId, key: &[u8], row: &[u8]) -> Result<(), OperatorError> {
-    let mut bytes = match state.get(store, key)? {
-        Some(bytes) => bytes.to_vec(),
-        None => vec![LAYOUT],
-    };
-    let mut added = Vec::new();
-    ValueWriter::new(&mut added, LAYOUT).put_bytes(row);
-    bytes.extend_from_slice(added.get(1..).unwrap_or_default());
-    state.put(store, key, &bytes);
-    Ok(())
-}
-
-/// Calls `row` with the bytes of each row under a key.
-fn each_row(
-    bytes: &[u8],
-    mut row: impl FnMut(&[u8]) -> Result<(), OperatorError>,
-) -> Result<(), OperatorError> {
-    let stored = |error: ValueError| OperatorError::Stored(error.to_string());
-    let mut reader = ValueReader::new(bytes, LAYOUT).map_err(stored)?;
-    while !reader.is_empty() {
-        row(reader.get_bytes().map_err(stored)?)?;
-    }
-    Ok(())
 }
 
 impl Operator for StreamStream {

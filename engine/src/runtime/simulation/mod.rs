@@ -125,14 +125,16 @@ const TOPOLOGIES: [&str; 6] = [
     key   = { card = "string" }
     value = { amount = "int64" }
     [tables.limits]
-    topic = "limits"
-    key   = { card = "string" }
-    value = { amount = "int64" }
+    topic   = "limits"
+    key     = { card = "string" }
+    value   = { amount = "int64" }
+    history = "3s"
     [steps.limited]
     op      = "join"
     from    = { node = "payments", as = "p" }
     with    = { node = "limits", as = "l" }
     kind    = "left"
+    grace   = "500ms"
     columns = { amount = "p.amount", allowed = "l.amount" }
     [steps.refunded]
     op      = "join"
