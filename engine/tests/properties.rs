@@ -17,6 +17,9 @@ use millstream_operators::schema::Kind;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
+#[path = "properties/rows.rs"]
+mod rows;
+
 // Topologies. `ON_ERROR` is filled in.
 
 const SOURCE: &str = r#"
@@ -446,6 +449,24 @@ const TOPOLOGIES: &[(&str, &str)] = &[
         from = "scored"
         [sinks.stream]
         from = "changes"
+        "#,
+    ),
+    (
+        "dedup",
+        r#"
+        [steps.once]
+        op     = "dedup"
+        from   = "events"
+        within = "2s"
+        [steps.each]
+        op          = "dedup"
+        from        = "events"
+        within      = "5s"
+        distinct-on = ["s", "l"]
+        [sinks.onces]
+        from = "once"
+        [sinks.each_once]
+        from = "each"
         "#,
     ),
 ];

@@ -14,6 +14,7 @@ pub mod branch;
 pub mod columns;
 pub mod config;
 pub mod datum;
+pub mod dedup;
 pub mod diagnostic;
 pub mod explode;
 pub mod features;
@@ -33,3 +34,4 @@ pub mod sql;
 #[cfg(test)]
 mod testing;
 pub mod to_stream;
+mod touched;

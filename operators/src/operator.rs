@@ -303,6 +303,8 @@ pub enum DropReason {
     NullValue,
     /// The row is older than the operator's grace allows.
     Late,
+    /// The row is too near to one that was kept.
+    Duplicate,
 }
 
 impl DropReason {
@@ -312,6 +314,7 @@ impl DropReason {
             DropReason::NullKey => "null-key",
             DropReason::NullValue => "null-value",
             DropReason::Late => "late",
+            DropReason::Duplicate => "duplicate",
         }
     }
 }

@@ -12,6 +12,7 @@ pub const OPERATORS: &[&OperatorSpec] = &[
     &crate::merge::SPEC,
     &crate::aggregate::SPEC,
     &crate::features::SPEC,
+    &crate::dedup::SPEC,
     &crate::predict::SPEC,
     &crate::to_stream::SPEC,
 ];
