@@ -469,6 +469,68 @@ const TOPOLOGIES: &[(&str, &str)] = &[
         from = "each"
         "#,
     ),
+    (
+        "suppress until windows close",
+        r#"
+        [steps.totals]
+        op       = "aggregate"
+        from     = "events"
+        window   = { hopping = "6s", every = "3s" }
+        grace    = "1s"
+        columns  = { rows = "count(*)", total = "sum(n)" }
+        on-error = "ON_ERROR"
+        [steps.large]
+        op    = "filter"
+        from  = "totals"
+        where = "total > 3"
+        [steps.final]
+        op       = "suppress"
+        from     = "large"
+        until    = "window-close"
+        max-rows = 1000
+        [steps.changes]
+        op   = "to-stream"
+        from = "final"
+        [sinks.finals]
+        from = "final"
+        [sinks.stream]
+        from = "changes"
+        "#,
+    ),
+    (
+        "suppress for a time, few at once, with retain",
+        r#"
+        [steps.totals]
+        op       = "aggregate"
+        from     = "events"
+        retain   = "8s"
+        columns  = { rows = "count(*)", total = "sum(n)" }
+        on-error = "ON_ERROR"
+        [steps.calm]
+        op       = "suppress"
+        from     = "totals"
+        for      = "3s"
+        max-rows = 2
+        [steps.calmer]
+        op        = "suppress"
+        from      = "totals"
+        for       = "6s"
+        max-bytes = "80B"
+        [steps.large]
+        op    = "filter"
+        from  = "calm"
+        where = "total > 3"
+        [steps.changes]
+        op   = "to-stream"
+        from = "large"
+        [sinks.calms]
+        from = "calm"
+        [sinks.calmers]
+        from = "calmer"
+        [sinks.stream]
+        from = "changes"
+        "#,
+    ),
 ];
 
 struct App {

@@ -114,6 +114,7 @@ codes! {
     InvalidWindow = "M0502", "a window is impossible";
     RetainNeedsNoWindow = "M0503", "retain is for aggregates without a window";
     GraceNeedsWindow = "M0504", "grace is for windows";
+    SuppressNeedsWindow = "M0510", "suppress waits for windows that close";
     // Models.
     UnknownModel = "M0601", "a model is not known";
     ModelFolder = "M0602", "a model folder cannot be used";
@@ -133,6 +134,7 @@ codes! {
     RecordPrediction = "M0806", "a model cannot score a record";
     RecordEncode = "M0807", "a record cannot be encoded";
     RecordHeader = "M0808", "a record's header cannot be decoded";
+    RecordSuppress = "M0811", "more rows wait than may";
     // Running.
     StateInUse = "M0901", "the state directory is in use";
     StateMismatch = "M0902", "the state belongs to something else";

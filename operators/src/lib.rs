@@ -24,6 +24,7 @@ pub mod key;
 pub mod merge;
 pub mod model;
 pub mod operator;
+mod outgoing;
 pub mod predict;
 pub mod registry;
 pub mod rekey;
@@ -31,6 +32,7 @@ pub mod row;
 pub mod schema;
 pub mod select;
 pub mod sql;
+pub mod suppress;
 #[cfg(test)]
 mod testing;
 pub mod to_stream;

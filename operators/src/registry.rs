@@ -13,6 +13,7 @@ pub const OPERATORS: &[&OperatorSpec] = &[
     &crate::aggregate::SPEC,
     &crate::features::SPEC,
     &crate::dedup::SPEC,
+    &crate::suppress::SPEC,
     &crate::predict::SPEC,
     &crate::to_stream::SPEC,
 ];

@@ -22,12 +22,27 @@ use crate::kafka::java::Java;
 /// One step after the other; what its parameters mean is said by the topologies of both sides.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Filter { least: i64 },
-    Select { factor: i64 },
-    Rekey { modulo: i64 },
-    Branch { least: i64 },
+    Filter {
+        least: i64,
+    },
+    Select {
+        factor: i64,
+    },
+    Rekey {
+        modulo: i64,
+    },
+    Branch {
+        least: i64,
+    },
     ToStream,
-    Aggregate { window: Option<Window> },
+    Aggregate {
+        window: Option<Window>,
+    },
+    /// Without a time until windows close.
+    Suppress {
+        time: Option<i64>,
+        most: Option<i64>,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -76,13 +91,19 @@ impl Step {
             (Step::ToStream, WindowedTable) => Some(Windowed),
             (Step::Aggregate { window: None }, Stream) => Some(Table),
             (Step::Aggregate { window: Some(_) }, Stream) => Some(WindowedTable),
+            (Step::Suppress { .. }, WindowedTable) => Some(WindowedTable),
+            (Step::Suppress { time: Some(_), .. }, Table) => Some(Table),
             _ => None,
         }
     }
 
     /// Whether one record may cause several rows.
     fn gives_several(self) -> bool {
-        matches!(self, Step::Aggregate { window: Some(window) } if window.close || window.every < window.size)
+        match self {
+            Step::Aggregate { window: Some(window) } => window.close || window.every < window.size,
+            Step::Suppress { .. } => true,
+            _ => false,
+        }
     }
 
     fn json(self) -> Json {
@@ -96,6 +117,7 @@ impl Step {
             Step::Aggregate { window: Some(Window { size, every, grace, close }) } => {
                 json!({ "op": "aggregate", "size": size, "every": every, "grace": grace, "close": close })
             }
+            Step::Suppress { time, most } => json!({ "op": "suppress", "time": time, "most": most }),
         }
     }
 
@@ -138,6 +160,13 @@ impl Step {
                         write!(text, "\nwindow = {{ {window} }}\ngrace = \"{grace}ms\"\nemit = \"{emit}\"");
                 }
                 text
+            }
+            Step::Suppress { time: None, .. } => {
+                format!("op = \"suppress\"\nfrom = \"{from}\"\nuntil = \"window-close\"")
+            }
+            Step::Suppress { time: Some(time), most } => {
+                let bound = most.map_or(String::new(), |most| format!("\nmax-rows = {most}"));
+                format!("op = \"suppress\"\nfrom = \"{from}\"\nfor = \"{time}ms\"{bound}")
             }
         };
         let _ = write!(toml, "\n[steps.{name}]\n{text}\n");
@@ -297,18 +326,30 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (-2..8i64).prop_map(|least| Step::Branch { least }),
         3 => Just(Step::ToStream),
         4 => prop::option::weighted(0.6, window).prop_map(|window| Step::Aggregate { window }),
+        2 => (prop::option::weighted(0.6, 0..30i64), prop::option::of(1..4i64))
+            .prop_map(|(time, most)| Step::Suppress { time, most: most.filter(|_| time.is_some()) }),
     ];
     // Steps that do not take what is there are left out. So is a merge of several rows that one record causes, which come in the
-    // order of its inputs, where Kafka Streams takes each row to its end before the next.
+    // order of its inputs, where Kafka Streams takes each row to its end before the next; and behind a suppression another one and,
+    // if it is for a time, a filter: these are told of a row that was never sent.
     prop::collection::vec(step, 1..9).prop_map(|steps| {
         let (mut given, mut several) = (Given::Stream, false);
+        let mut suppressed = None;
         let fits = |step: &Step| {
-            if several && matches!(step, Step::Branch { .. }) {
-                return false;
-            }
-            let Some(after) = step.after(given) else { return false };
+            let differs = match step {
+                Step::Branch { .. } => several,
+                Step::Suppress { .. } => suppressed.is_some(),
+                Step::Filter { .. } => matches!(suppressed, Some(Step::Suppress { time: Some(_), .. })),
+                _ => false,
+            };
+            let Some(after) = step.after(given).filter(|_| !differs) else { return false };
             given = after;
             several |= step.gives_several();
+            suppressed = match step {
+                Step::Suppress { .. } => Some(*step),
+                Step::ToStream => None,
+                _ => suppressed,
+            };
             true
         };
         steps.into_iter().filter(fits).collect()

@@ -28,6 +28,8 @@ import org.apache.kafka.streams.kstream.KStream;
 import org.apache.kafka.streams.kstream.KTable;
 import org.apache.kafka.streams.kstream.Materialized;
 import org.apache.kafka.streams.kstream.Named;
+import org.apache.kafka.streams.kstream.Suppressed;
+import org.apache.kafka.streams.kstream.Suppressed.BufferConfig;
 import org.apache.kafka.streams.kstream.TimeWindows;
 import org.apache.kafka.streams.kstream.Windowed;
 import org.apache.kafka.streams.processor.api.ContextualProcessor;
@@ -144,7 +146,7 @@ public final class Scenarios {
                 long factor = step.get("factor").asLong();
                 return stream != null
                     ? stream.mapValues(value -> times(value, factor))
-                    : table.mapValues(value -> times(value, factor));
+                    : table.mapValues(value -> times(value, factor), Materialized.with(null, VALUES));
             }
             case "rekey": {
                 long modulo = step.get("modulo").asLong();
@@ -163,6 +165,8 @@ public final class Scenarios {
                 return changes(table);
             case "aggregate":
                 return aggregate((KStream<String, JsonNode>) (KStream<?, ?>) stream, step);
+            case "suppress":
+                return suppress(table, step);
             default:
                 throw new IllegalArgumentException("no operator " + op);
         }
@@ -203,6 +207,16 @@ public final class Scenarios {
                     // In memory a window goes before it can be sent if it is not kept for longer than it is open.
                     .withStoreType(Materialized.StoreType.IN_MEMORY).withRetention(Duration.ofDays(1))
                     .withKeySerde(Serdes.String()).withValueSerde(VALUES).withCachingDisabled());
+    }
+
+    private static Object suppress(KTable<Object, JsonNode> table, JsonNode step) {
+        if (step.get("time").isNull()) {
+            return table.suppress((Suppressed<Object>) (Suppressed<?>) Suppressed.untilWindowCloses(BufferConfig.unbounded()));
+        }
+        Duration time = Duration.ofMillis(step.get("time").asLong());
+        return table.suppress(step.get("most").isNull()
+            ? Suppressed.untilTimeLimit(time, BufferConfig.unbounded())
+            : Suppressed.untilTimeLimit(time, BufferConfig.maxRecords(step.get("most").asLong()).emitEarlyWhenFull()));
     }
 
     private static boolean isNull(JsonNode value) {

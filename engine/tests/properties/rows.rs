@@ -96,6 +96,116 @@ fn counted(app: &App, inputs: &[Input]) -> BTreeMap<String, NodeCounters> {
     driver.counters().into_iter().collect()
 }
 
+/// What a filter makes of the changes of a table.
+fn filtered(changes: &Lines, matches: impl Fn(&Json) -> bool) -> Lines {
+    let mut known = BTreeSet::new();
+    let mut said = Lines::new();
+    for change in changes {
+        let key = change["key"].to_string();
+        if !change["value"].is_null() && matches(&change["value"]) {
+            known.insert(key);
+            said.push(change.clone());
+        } else if known.remove(&key) {
+            said.push(json!({"timestamp": change["timestamp"], "key": change["key"], "value": null}));
+        }
+    }
+    said
+}
+
+// suppress
+
+static SUPPRESS: LazyLock<App> = LazyLock::new(|| {
+    let mut steps = String::from(
+        r#"
+        [steps.totals]
+        op      = "aggregate"
+        from    = "events"
+        retain  = "8s"
+        columns = { rows = "count(*)", total = "sum(n)" }
+        [steps.windows]
+        op      = "aggregate"
+        from    = "events"
+        window  = { tumbling = "5s" }
+        columns = { rows = "count(*)", total = "sum(n)" }
+        "#,
+    );
+    for (name, from, how) in [
+        ("calm", "totals", "for = \"3s\""),
+        ("early", "totals", "for = \"9s\"\nmax-rows = 1"),
+        ("final", "windows", "until = \"window-close\""),
+    ] {
+        steps += &format!(
+            r#"
+            [steps.{name}]
+            op   = "suppress"
+            from = "{from}"
+            {how}
+            [steps.{name}_changes]
+            op   = "to-stream"
+            from = "{name}"
+            [sinks.{name}_changed]
+            from  = "{name}_changes"
+            topic = "{name}"
+            [steps.{name}_large]
+            op    = "filter"
+            from  = "{name}"
+            where = "total > 3"
+            [steps.{name}_large_changes]
+            op   = "to-stream"
+            from = "{name}_large"
+            [sinks.{name}_large_changed]
+            from  = "{name}_large_changes"
+            topic = "{name}-large"
+            "#
+        );
+    }
+    app("suppress", &steps, "skip")
+});
+
+fn number(key: &'static str, n: i64, time: i64) -> Input {
+    let value = Columns::Read { n: Some(n), x: None, s: None, l: None };
+    Input::Row(Row { key: Some(key), value: Some(value), time })
+}
+
+#[test]
+fn suppress_stops_before_the_record_that_finds_no_room() {
+    for bound in ["max-rows = 2", "max-bytes = \"60B\""] {
+        let steps = format!(
+            r#"
+            [steps.totals]
+            op      = "aggregate"
+            from    = "events"
+            columns = {{ total = "sum(n)" }}
+            [steps.calm]
+            op        = "suppress"
+            from      = "totals"
+            for       = "1m"
+            when-full = "fail"
+            {bound}
+            [sinks.out]
+            from = "calm"
+            "#
+        );
+        let app = app(bound, &steps, "fail");
+        let inputs = [
+            number("a", 1, 1000),
+            number("b", 2, 2000),
+            number("a", 3, 3000),
+            number("c", 4, 4000),
+            number("b", 5, 5000),
+        ];
+        for batch in [1, 2, 7] {
+            let outcome = run(&app, &inputs, How { batch, restart_every: Some(2), ..ONE_BY_ONE });
+            assert_eq!(outcome.stopped, [3], "{bound}, batches of {batch}");
+            let expected = vec![
+                line(3000, json!({"k": "a"}), json!({"total": 4})),
+                line(5000, json!({"k": "b"}), json!({"total": 7})),
+            ];
+            assert_eq!(lines_of(&outcome, "out"), expected, "{bound}, batches of {batch}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(cases(60))]
 
@@ -115,6 +225,15 @@ proptest! {
             prop_assert_eq!(&found, kept, "{}", topic);
             let of = |reason| counters[step].dropped.get(&reason).copied().unwrap_or_default();
             prop_assert_eq!((of(DropReason::Late), of(DropReason::Duplicate)), (*late, *duplicates), "{}", topic);
+        }
+    }
+
+    #[test]
+    fn consumers_of_suppress_are_told_what_they_knew(inputs in inputs(40), batch in 1..9usize) {
+        let outcome = run(&SUPPRESS, &small(inputs), How { batch, restart_every: Some(11), ..ONE_BY_ONE });
+        for (all, large) in [("calm", "calm-large"), ("early", "early-large"), ("final", "final-large")] {
+            let expected = filtered(&lines_of(&outcome, all), |row| row["total"].as_i64() > Some(3));
+            prop_assert_eq!(&lines_of(&outcome, large), &expected, "{}", large);
         }
     }
 }

@@ -184,8 +184,9 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
         return None;
     }
     let value = plan.output().into_iter().map(|(name, data_type)| column(name, data_type)).collect();
-    let schema = Schema { windowed: window.is_some(), ..Schema::new(Kind::Table, key, value) };
     let grace = grace.map_or(0, |placed| placed.value);
+    let closes_after = window.map(|_| grace);
+    let schema = Schema { windowed: window.is_some(), closes_after, ..Schema::new(Kind::Table, key, value) };
     let window = window.map(|(size, every)| Window { size, every, grace, emit_close });
     let mut outputs = vec![Output::main(schema.clone())];
     if window.is_some() {
