@@ -531,6 +531,70 @@ const TOPOLOGIES: &[(&str, &str)] = &[
         from = "changes"
         "#,
     ),
+    (
+        "top of a stream",
+        r#"
+        [steps.best]
+        op           = "top"
+        from         = "events"
+        n            = 2
+        order-by     = "n desc, x"
+        partition-by = ["s"]
+        [steps.mine]
+        op           = "top"
+        from         = "events"
+        n            = 3
+        order-by     = "10 / n desc, x"
+        partition-by = ["k"]
+        on-error     = "ON_ERROR"
+        [steps.changes]
+        op   = "to-stream"
+        from = "best"
+        [sinks.bests]
+        from = "best"
+        [sinks.mines]
+        from = "mine"
+        [sinks.stream]
+        from = "changes"
+        "#,
+    ),
+    (
+        "top of a table, with retain",
+        r#"
+        [steps.totals]
+        op       = "aggregate"
+        from     = "events"
+        retain   = "8s"
+        columns  = { rows = "count(*)", total = "sum(n)", last = "last_value(s)" }
+        on-error = "ON_ERROR"
+        [steps.best]
+        op           = "top"
+        from         = "totals"
+        n            = 1
+        order-by     = "10 / total desc"
+        partition-by = ["k", "rows"]
+        on-error     = "ON_ERROR"
+        [steps.by_last]
+        op           = "top"
+        from         = "totals"
+        n            = 2
+        order-by     = "total desc, rows"
+        partition-by = ["last"]
+        [steps.second]
+        op    = "filter"
+        from  = "by_last"
+        where = "rank = 2"
+        [steps.changes]
+        op   = "to-stream"
+        from = "second"
+        [sinks.bests]
+        from = "best"
+        [sinks.lasts]
+        from = "by_last"
+        [sinks.stream]
+        from = "changes"
+        "#,
+    ),
 ];
 
 struct App {

@@ -36,4 +36,5 @@ pub mod suppress;
 #[cfg(test)]
 mod testing;
 pub mod to_stream;
+pub mod top;
 mod touched;

@@ -193,6 +193,8 @@ impl Resolved {
 pub struct Regroup {
     /// The rows in the repartition topic.
     pub schema: Schema,
+    /// The topic's partition count, if it has to have one of its own.
+    pub partitions: Option<u32>,
     /// What makes them.
     pub definition: Arc<dyn Definition>,
 }

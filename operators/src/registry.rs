@@ -14,6 +14,7 @@ pub const OPERATORS: &[&OperatorSpec] = &[
     &crate::features::SPEC,
     &crate::dedup::SPEC,
     &crate::suppress::SPEC,
+    &crate::top::SPEC,
     &crate::predict::SPEC,
     &crate::to_stream::SPEC,
 ];

@@ -1,5 +1,7 @@
 //! Operators that choose among rows, against models that look at all rows again for each.
 
+use std::cmp::Reverse;
+
 use millstream_engine::task::NodeCounters;
 use millstream_operators::operator::DropReason;
 
@@ -206,6 +208,182 @@ fn suppress_stops_before_the_record_that_finds_no_room() {
     }
 }
 
+// top
+
+static TOP_OF_STREAM: LazyLock<App> = LazyLock::new(|| {
+    app(
+        "top of a stream",
+        r#"
+        [steps.slim]
+        op   = "select"
+        from = "events"
+        drop = ["l"]
+        [steps.best]
+        op           = "top"
+        from         = "slim"
+        n            = 3
+        order-by     = "n desc, x"
+        partition-by = ["s"]
+        [steps.changes]
+        op   = "to-stream"
+        from = "best"
+        [steps.large]
+        op    = "filter"
+        from  = "best"
+        where = "n > 2"
+        [steps.large_changes]
+        op   = "to-stream"
+        from = "large"
+        [sinks.all]
+        from  = "best"
+        topic = "all"
+        [sinks.changed]
+        from  = "changes"
+        topic = "changed"
+        [sinks.large_changed]
+        from  = "large_changes"
+        topic = "large"
+        "#,
+        "skip",
+    )
+});
+
+/// A table of totals, ranked as a whole, and by a column of which each change changes the value.
+static TOP_OF_TABLE: LazyLock<App> = LazyLock::new(|| {
+    app(
+        "top of a table",
+        r#"
+        [steps.totals]
+        op      = "aggregate"
+        from    = "events"
+        retain  = "8s"
+        columns = { rows = "count(*)", total = "sum(n)" }
+        [steps.best]
+        op       = "top"
+        from     = "totals"
+        n        = 2
+        order-by = "total desc"
+        [steps.changes]
+        op   = "to-stream"
+        from = "best"
+        [sinks.changed]
+        from  = "changes"
+        topic = "changed"
+        [steps.best_by_rows]
+        op           = "top"
+        from         = "totals"
+        n            = 1
+        order-by     = "total % 3, total"
+        partition-by = ["rows"]
+        [steps.changes_by_rows]
+        op   = "to-stream"
+        from = "best_by_rows"
+        [sinks.changed_by_rows]
+        from  = "changes_by_rows"
+        topic = "changed-by-rows"
+        "#,
+        "skip",
+    )
+});
+
+/// What comes first, nulls last.
+fn ascending<T>(value: Option<T>) -> (bool, Option<T>) {
+    (value.is_none(), value)
+}
+
+fn descending<T>(value: Option<T>) -> (bool, Option<Reverse<T>>) {
+    (value.is_none(), value.map(Reverse))
+}
+
+/// Rankings as consumers know them: the rows by rank, each with the time of the change that made it so.
+#[derive(Default)]
+struct Rankings(BTreeMap<String, Vec<(Json, i64)>>);
+
+impl Rankings {
+    /// The first rows of a ranking are these now: the ranks whose row is another one are said.
+    fn become_(&mut self, ranking: &Json, first: Vec<Json>, time: i64, said: &mut Lines) {
+        let known = self.0.entry(ranking.to_string()).or_default();
+        let key = |rank: usize| {
+            let mut key = ranking.clone();
+            key["rank"] = json!(rank + 1);
+            key
+        };
+        for (rank, row) in first.iter().enumerate() {
+            match known.get_mut(rank) {
+                Some((known, _)) if known == row => {}
+                Some(known) => {
+                    *known = (row.clone(), known.1.max(time));
+                    said.push(line(known.1, key(rank), row.clone()));
+                }
+                None => {
+                    known.push((row.clone(), time));
+                    said.push(line(time, key(rank), row.clone()));
+                }
+            }
+        }
+        for (rank, (_, since)) in known.drain(first.len()..).enumerate() {
+            said.push(line(since.max(time), key(first.len() + rank), Json::Null));
+        }
+    }
+}
+
+fn best_of_stream(inputs: &[Input]) -> Lines {
+    let mut said = Lines::new();
+    let mut rankings = Rankings::default();
+    let mut all: Vec<Whole<'_>> = Vec::new();
+    for row in inputs.iter().filter_map(whole) {
+        let (Some((_, _, Some(s))), time) = (row.value, row.time) else { continue };
+        all.push(row);
+        let mut of_s: Vec<&Whole<'_>> =
+            all.iter().filter(|row| row.value.is_some_and(|(_, _, other)| other == Some(s))).collect();
+        // Equal ones stay in the order in which they came.
+        of_s.sort_by_key(|row| {
+            let (n, x, _) = row.value.unwrap();
+            (descending(n), ascending(x.map(|x| (x * 1000.0) as i64)), row.key)
+        });
+        let rows = of_s.iter().take(3).map(|row| {
+            let (n, x, _) = row.value.unwrap();
+            json!({"k": row.key, "n": n, "x": x})
+        });
+        rankings.become_(&json!({"s": s}), rows.collect(), time, &mut said);
+    }
+    said
+}
+
+fn best_of_table(changes: &[Change]) -> (Lines, Lines) {
+    let (mut said, mut said_by_rows) = (Lines::new(), Lines::new());
+    let (mut rankings, mut rankings_by_rows) = (Rankings::default(), Rankings::default());
+    let mut table: BTreeMap<&str, Total> = BTreeMap::new();
+    for Change { key, time, before, after } in changes {
+        table.remove(key);
+        let mut say = |table: &BTreeMap<&str, Total>, rows: i64| {
+            let mut of_rows: Vec<(&&str, &Total)> =
+                table.iter().filter(|(_, total)| total.rows == rows).collect();
+            of_rows.sort_by_key(|(key, total)| {
+                (ascending(total.total.map(|total| total % 3)), ascending(total.total), **key)
+            });
+            let first = of_rows.iter().take(1).map(|(key, total)| json!({"k": key, "total": total.total}));
+            rankings_by_rows.become_(&json!({"rows": rows}), first.collect(), *time, &mut said_by_rows);
+        };
+        if let Some(before) = before {
+            say(&table, before.rows);
+        }
+        if let Some(after) = after {
+            table.insert(key, after.clone());
+            say(&table, after.rows);
+        }
+        let mut all: Vec<(&&str, &Total)> = table.iter().collect();
+        all.sort_by_key(|(key, total)| (descending(total.total), **key));
+        let first = all.iter().take(2).map(|(key, total)| {
+            let mut row = total.value();
+            row["k"] = json!(key);
+            row
+        });
+        rankings.become_(&json!({}), first.collect(), *time, &mut said);
+    }
+    (said, said_by_rows)
+}
+
 proptest! {
     #![proptest_config(cases(60))]
 
@@ -229,11 +407,32 @@ proptest! {
     }
 
     #[test]
+    fn the_best_rows_of_a_stream_are_those_of_the_model(inputs in inputs(40), batch in 1..9usize) {
+        let expected = best_of_stream(&inputs);
+        let single = run(&TOP_OF_STREAM, &inputs, ONE_BY_ONE);
+        prop_assert_eq!(&lines_of(&single, "all"), &expected);
+        let batched = run(&TOP_OF_STREAM, &inputs, How { batch, restart_every: Some(11), ..ONE_BY_ONE });
+        prop_assert_eq!(&lines_of(&batched, "changed"), &expected);
+        prop_assert_eq!(&lines_of(&batched, "large"), &filtered(&expected, |row| row["n"].as_i64() > Some(2)));
+    }
+
+    #[test]
     fn consumers_of_suppress_are_told_what_they_knew(inputs in inputs(40), batch in 1..9usize) {
         let outcome = run(&SUPPRESS, &small(inputs), How { batch, restart_every: Some(11), ..ONE_BY_ONE });
         for (all, large) in [("calm", "calm-large"), ("early", "early-large"), ("final", "final-large")] {
             let expected = filtered(&lines_of(&outcome, all), |row| row["total"].as_i64() > Some(3));
             prop_assert_eq!(&lines_of(&outcome, large), &expected, "{}", large);
+        }
+    }
+
+    #[test]
+    fn the_best_rows_of_a_table_are_those_of_the_model(inputs in inputs(40), batch in 1..9usize) {
+        let inputs = small(inputs);
+        let (expected, expected_by_rows) = best_of_table(&retained(&inputs, 8000));
+        for how in [ONE_BY_ONE, How { batch, restart_every: Some(11), ..ONE_BY_ONE }] {
+            let outcome = run(&TOP_OF_TABLE, &inputs, how);
+            prop_assert_eq!(&lines_of(&outcome, "changed"), &expected);
+            prop_assert_eq!(&lines_of(&outcome, "changed-by-rows"), &expected_by_rows);
         }
     }
 }

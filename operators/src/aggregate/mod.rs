@@ -194,7 +194,11 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     }
     let definition =
         Arc::new(Aggregate { input, schema, plan, window, retain: retain.map(|placed| placed.value) });
-    let regroup = regroup.map(|rekey| Regroup { schema: rekey.schema.clone(), definition: Arc::new(rekey) });
+    let regroup = regroup.map(|rekey| Regroup {
+        schema: rekey.schema.clone(),
+        partitions: None,
+        definition: Arc::new(rekey),
+    });
     Some(Resolved { outputs, regroup, rekeys: None, definition })
 }
 
