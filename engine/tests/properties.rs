@@ -545,7 +545,7 @@ const TOPOLOGIES: &[(&str, &str)] = &[
         from         = "events"
         n            = 3
         order-by     = "10 / n desc, x"
-        partition-by = ["k"]
+        partition-by = ["k", "s"]
         on-error     = "ON_ERROR"
         [steps.changes]
         op   = "to-stream"
@@ -559,12 +559,11 @@ const TOPOLOGIES: &[(&str, &str)] = &[
         "#,
     ),
     (
-        "top of a table, with retain",
+        "top of a table",
         r#"
         [steps.totals]
         op       = "aggregate"
         from     = "events"
-        retain   = "8s"
         columns  = { rows = "count(*)", total = "sum(n)", last = "last_value(s)" }
         on-error = "ON_ERROR"
         [steps.best]

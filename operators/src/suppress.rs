@@ -81,7 +81,7 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     let fields = &step.fields;
     let schema = &step.input().schema;
     let until = until(step);
-    let max_rows = fields.integer("max-rows", 1..=i64::MAX);
+    let max_rows = fields.integer("max-rows", 1..=1_000_000_000_000);
     let max_bytes = fields.size("max-bytes");
     let when_full = fields.choice("when-full", &["emit-early", "fail"]);
     let until = until?;
@@ -109,7 +109,7 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
             Diagnostic::error(
                 Code::KeysExclude,
                 fields.key_span("on-error"),
-                "a buffer that may not be full, and `on-error`, exclude each other",
+                "`on-error` and a buffer that fails when it is full exclude each other",
             )
             .help("remove `on-error`: without a change that found no room, the table would be wrong from then on"),
         );
@@ -274,8 +274,6 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Slot {
     entry: Option<Entry>,
-    /// Where the row's key begins in that of the store.
-    key_at: usize,
     /// Whether it is known what the store has.
     loaded: bool,
     /// The time since which the entry in the store waits, if there is one.
@@ -291,11 +289,12 @@ struct Buffer<'a, 'b> {
     definition: &'a Suppress,
     input: RowEncoder<'a>,
     slots: Touched<Slot>,
-    /// The entries that may be sent in this epoch: time since which they wait, key, number.
+    /// What is known of the order in which entries are sent: the time since which one waits, its key, the number of its slot. With
+    /// a bound these are all entries that the epoch has met, without one those that come due in it.
     order: BTreeSet<(i64, Box<[u8]>, usize)>,
-    /// Which entries are in `order` besides those: all that wait from no later than this.
+    /// What waits since no later than this comes due in this epoch.
     due: Option<i64>,
-    /// Where the store's entries begin that are not known yet, with an order of all of them; `None`: there are none.
+    /// From this key of the store's order on its entries have not been looked for; `None`: they all have.
     unknown_from: Option<Vec<u8>>,
     waiting: Option<Waiting>,
     outgoing: Outgoing<'a>,
@@ -319,12 +318,13 @@ impl Suppress {
         out.extend_from_slice(key);
     }
 
-    /// Where the row's key begins in the store's.
-    fn key_at(&self) -> usize {
-        match self.until {
+    /// The row's key of such a key.
+    fn key_of<'k>(&self, row_key: &'k [u8]) -> &'k [u8] {
+        let start = match self.until {
             Until::WindowClose { .. } => 8,
             Until::For(_) => 1,
-        }
+        };
+        row_key.get(start..).unwrap_or_default()
     }
 
     /// The store's key by which a row that waits since `since` is found when it is due; of a key that is empty, where those begin
@@ -368,16 +368,12 @@ impl Buffer<'_, '_> {
     /// The number of the slot of a row.
     fn slot(&mut self, since: i64, key: &[u8], scratch: &mut Vec<u8>) -> usize {
         self.definition.row_key(since, key, scratch);
-        let number = self.slots.number_of(scratch);
-        if let Some(slot) = self.slots.all.get_mut(number) {
-            slot.key_at = self.definition.key_at();
-        }
-        number
+        self.slots.number_of(scratch)
     }
 
+    /// The key of a slot's row.
     fn key(&self, number: usize) -> &[u8] {
-        let at = self.slots.all.get(number).map_or(0, |slot| slot.key_at);
-        self.slots.keys.get(number).get(at..).unwrap_or_default()
+        self.definition.key_of(self.slots.keys.get(number))
     }
 
     /// Finds the entries in the store that wait since no later than `until`, but no more than `most`.
@@ -430,7 +426,7 @@ impl Buffer<'_, '_> {
             slot.stored = Some(entry.since);
             slot.bytes = (store_key.len() + bytes.len()) as u64;
             if self.definition.is_bounded() {
-                let key: Box<[u8]> = store_key.get(slot.key_at..).unwrap_or_default().into();
+                let key = self.definition.key_of(store_key).into();
                 ordered.push((entry.since, key, number));
             }
             slot.entry = Some(entry);
@@ -547,7 +543,7 @@ impl Buffer<'_, '_> {
             if !slot.dirty {
                 continue;
             }
-            let key = store_key.get(slot.key_at..).unwrap_or_default();
+            let key = self.definition.key_of(store_key);
             let since = slot.entry.as_ref().map(|entry| entry.since);
             match &slot.entry {
                 Some(entry) => {

@@ -119,6 +119,7 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
         definition: std::sync::Arc::new(rekey),
     });
     let definition = Top {
+        needs_key: regroup.is_none(),
         input,
         schema: schema.clone(),
         n: usize::try_from(n?.value).ok()?,
@@ -145,6 +146,8 @@ struct Top {
     partition: Vec<usize>,
     /// What orders rows that are equal: the key that the rows had before they were brought together.
     tie: Vec<usize>,
+    /// Whether it is that key which brings them together: rows without one are anywhere.
+    needs_key: bool,
     /// What the result has besides `partition` and the rank.
     rest: Vec<usize>,
 }
@@ -625,7 +628,8 @@ impl RunningTop {
         let (mut null_keys, mut null_values) = (0, 0);
         for row in 0..input.len() {
             let is_new = matches!(input.kind(row), RowKind::Insert | RowKind::UpdateAfter);
-            let number = if partitions.is_null(row) {
+            let has_no_key = definition.needs_key && ties.is_null(row);
+            let number = if has_no_key || partitions.is_null(row) {
                 null_keys += u64::from(is_new);
                 None
             } else if input.is_null_value(row) {
