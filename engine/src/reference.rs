@@ -571,6 +571,7 @@ fn kind_name(kind: FieldKind) -> String {
         FieldKind::ColumnsOrSql => "list of columns, or table of name = SQL".to_owned(),
         FieldKind::Duration => "duration".to_owned(),
         FieldKind::DurationOrTable => "duration, or table".to_owned(),
+        FieldKind::Size => "size".to_owned(),
         FieldKind::Integer => "integer".to_owned(),
         FieldKind::Boolean => "`true` or `false`".to_owned(),
         FieldKind::Choice(choices) => {

@@ -17,6 +17,9 @@ use millstream_operators::schema::Kind;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
+#[path = "properties/rows.rs"]
+mod rows;
+
 // Topologies. `ON_ERROR` is filled in.
 
 const SOURCE: &str = r#"
@@ -444,6 +447,149 @@ const TOPOLOGIES: &[(&str, &str)] = &[
         from = "high"
         [sinks.scores]
         from = "scored"
+        [sinks.stream]
+        from = "changes"
+        "#,
+    ),
+    (
+        "dedup",
+        r#"
+        [steps.once]
+        op     = "dedup"
+        from   = "events"
+        within = "2s"
+        [steps.each]
+        op          = "dedup"
+        from        = "events"
+        within      = "5s"
+        distinct-on = ["s", "l"]
+        [sinks.onces]
+        from = "once"
+        [sinks.each_once]
+        from = "each"
+        "#,
+    ),
+    (
+        "suppress until windows close",
+        r#"
+        [steps.totals]
+        op       = "aggregate"
+        from     = "events"
+        window   = { hopping = "6s", every = "3s" }
+        grace    = "1s"
+        columns  = { rows = "count(*)", total = "sum(n)" }
+        on-error = "ON_ERROR"
+        [steps.large]
+        op    = "filter"
+        from  = "totals"
+        where = "total > 3"
+        [steps.final]
+        op       = "suppress"
+        from     = "large"
+        until    = "window-close"
+        max-rows = 1000
+        [steps.changes]
+        op   = "to-stream"
+        from = "final"
+        [sinks.finals]
+        from = "final"
+        [sinks.stream]
+        from = "changes"
+        "#,
+    ),
+    (
+        "suppress for a time, few at once, with retain",
+        r#"
+        [steps.totals]
+        op       = "aggregate"
+        from     = "events"
+        retain   = "8s"
+        columns  = { rows = "count(*)", total = "sum(n)" }
+        on-error = "ON_ERROR"
+        [steps.calm]
+        op       = "suppress"
+        from     = "totals"
+        for      = "3s"
+        max-rows = 2
+        [steps.calmer]
+        op        = "suppress"
+        from      = "totals"
+        for       = "6s"
+        max-bytes = "80B"
+        [steps.large]
+        op    = "filter"
+        from  = "calm"
+        where = "total > 3"
+        [steps.changes]
+        op   = "to-stream"
+        from = "large"
+        [sinks.calms]
+        from = "calm"
+        [sinks.calmers]
+        from = "calmer"
+        [sinks.stream]
+        from = "changes"
+        "#,
+    ),
+    (
+        "top of a stream",
+        r#"
+        [steps.best]
+        op           = "top"
+        from         = "events"
+        n            = 2
+        order-by     = "n desc, x"
+        partition-by = ["s"]
+        [steps.mine]
+        op           = "top"
+        from         = "events"
+        n            = 3
+        order-by     = "10 / n desc, x"
+        partition-by = ["k", "s"]
+        on-error     = "ON_ERROR"
+        [steps.changes]
+        op   = "to-stream"
+        from = "best"
+        [sinks.bests]
+        from = "best"
+        [sinks.mines]
+        from = "mine"
+        [sinks.stream]
+        from = "changes"
+        "#,
+    ),
+    (
+        "top of a table",
+        r#"
+        [steps.totals]
+        op       = "aggregate"
+        from     = "events"
+        columns  = { rows = "count(*)", total = "sum(n)", last = "last_value(s)" }
+        on-error = "ON_ERROR"
+        [steps.best]
+        op           = "top"
+        from         = "totals"
+        n            = 1
+        order-by     = "10 / total desc"
+        partition-by = ["k", "rows"]
+        on-error     = "ON_ERROR"
+        [steps.by_last]
+        op           = "top"
+        from         = "totals"
+        n            = 2
+        order-by     = "total desc, rows"
+        partition-by = ["last"]
+        [steps.second]
+        op    = "filter"
+        from  = "by_last"
+        where = "rank = 2"
+        [steps.changes]
+        op   = "to-stream"
+        from = "second"
+        [sinks.bests]
+        from = "best"
+        [sinks.lasts]
+        from = "by_last"
         [sinks.stream]
         from = "changes"
         "#,

@@ -121,6 +121,8 @@ pub enum FieldKind {
     Duration,
     /// A duration, or a table whose content the documentation of the field explains.
     DurationOrTable,
+    /// A size in bytes: `"64MiB"`.
+    Size,
     /// An integer.
     Integer,
     /// `true` or `false`.
@@ -359,6 +361,35 @@ impl<'a> Fields<'a> {
         self.diagnostics.push(Diagnostic::error(Code::InvalidDuration, span, message).help(DURATION_HELP));
     }
 
+    /// A size in bytes, more than none: `"512MiB" "2GB"`.
+    pub fn size(&self, key: &str) -> Option<Placed<u64>> {
+        let value = self.get(key)?;
+        let Some(text) = self.as_text(value) else {
+            self.wrong_type(key, value, "a size, such as \"64MiB\"");
+            return None;
+        };
+        match parse_size(&text) {
+            Some(0) => {
+                self.diagnostics.push(
+                    Diagnostic::error(
+                        Code::OutOfRange,
+                        text.span.clone(),
+                        format!("`{key}` is out of range"),
+                    )
+                    .label("expected at least 1B"),
+                );
+                None
+            }
+            Some(bytes) => Some(Placed { value: bytes, span: text.span }),
+            None => {
+                let message = format!("`{}` is not a size", text.value);
+                self.diagnostics
+                    .push(Diagnostic::error(Code::InvalidSize, text.span.clone(), message).help(SIZE_HELP));
+                None
+            }
+        }
+    }
+
     /// A list of strings.
     pub fn texts(&self, key: &str) -> Option<Vec<Text>> {
         let value = self.get(key)?;
@@ -526,6 +557,36 @@ pub fn format_duration(millis: i64) -> String {
     if text.is_empty() { "0s".to_owned() } else { text }
 }
 
+/// How a size is written, for messages.
+pub const SIZE_HELP: &str =
+    "write a whole number and a unit: \"512MiB\", \"2GiB\" (powers of 1024), \"2GB\" (powers of 1000)";
+
+/// Bytes of a size such as `512MiB`; `None` if it is none.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit: u64 = match unit.trim_start() {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// A size in the largest binary unit that holds it whole: `2097152` is `2MiB`.
+pub fn format_size(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let unit = UNITS.iter().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
+    unit.map_or_else(|| format!("{bytes}B"), |(name, unit)| format!("{}{name}", bytes / unit))
+}
+
 /// The JSON Schema of a field.
 pub fn json_schema(field: &Field) -> Json {
     use serde_json::json;
@@ -540,6 +601,7 @@ pub fn json_schema(field: &Field) -> Json {
         ] }),
         FieldKind::Duration => duration(),
         FieldKind::DurationOrTable => json!({ "oneOf": [duration(), { "type": "object" }] }),
+        FieldKind::Size => json!({ "type": "string", "pattern": "^[0-9]+ *[KMGTk]?i?B$" }),
         FieldKind::Integer => json!({ "type": "integer" }),
         FieldKind::Boolean => json!({ "type": "boolean" }),
         FieldKind::Choice(choices) => json!({ "enum": choices }),
@@ -572,6 +634,17 @@ mod tests {
         for text in ["", "5", "m", "5 m", "-5m", "1m1h", "5min", "1s1s", "99999999999999999999d", "1.5h"] {
             assert_eq!(parse_duration(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [("1GiB", 1 << 30), ("512 MiB", 512 << 20), ("2GB", 2_000_000_000), ("7B", 7)] {
+            assert_eq!(parse_size(text), Some(bytes), "{text}");
+        }
+        for text in ["", "1", "GiB", "1.5GiB", "-1GiB", "99999999999TiB", "1 gib"] {
+            assert_eq!(parse_size(text), None, "{text}");
+        }
+        assert_eq!([16 << 20, 3 << 30, 1000].map(format_size), ["16MiB", "3GiB", "1000B"]);
     }
 
     #[test]

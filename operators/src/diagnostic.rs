@@ -116,6 +116,7 @@ codes! {
     RetainNeedsNoWindow = "M0503", "retain is for aggregates without a window";
     GraceNeedsWindow = "M0504", "grace is for windows";
     Within = "M0505", "a bound in time is for joins of two streams, which need it";
+    SuppressNeedsWindow = "M0510", "suppress waits for windows that close";
     // Models.
     UnknownModel = "M0601", "a model is not known";
     ModelFolder = "M0602", "a model folder cannot be used";
@@ -136,6 +137,7 @@ codes! {
     RecordEncode = "M0807", "a record cannot be encoded";
     RecordHeader = "M0808", "a record's header cannot be decoded";
     RecordMatches = "M0809", "a row has too many matches";
+    RecordSuppress = "M0811", "more rows wait than may";
     // Running.
     StateInUse = "M0901", "the state directory is in use";
     StateMismatch = "M0902", "the state belongs to something else";

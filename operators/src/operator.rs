@@ -197,6 +197,8 @@ impl Resolved {
 pub struct Regroup {
     /// The rows in the repartition topic.
     pub schema: Schema,
+    /// The topic's partition count, if it has to have one of its own.
+    pub partitions: Option<u32>,
     /// What makes them.
     pub definition: Arc<dyn Definition>,
 }
@@ -347,6 +349,8 @@ pub enum DropReason {
     NullValue,
     /// The row is older than the operator's grace allows.
     Late,
+    /// The row is too near to one that was kept.
+    Duplicate,
 }
 
 impl DropReason {
@@ -356,6 +360,7 @@ impl DropReason {
             DropReason::NullKey => "null-key",
             DropReason::NullValue => "null-value",
             DropReason::Late => "late",
+            DropReason::Duplicate => "duplicate",
         }
     }
 }

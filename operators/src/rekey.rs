@@ -128,12 +128,25 @@ impl Rekey {
         let schema = Schema::new(Kind::Stream, key_fields, value_fields);
         Some(Rekey { expressions: key_expressions.into_iter().chain(value_expressions).collect(), schema })
     }
+
+    /// No key at all: rows that are to meet in the one partition of a topic.
+    pub fn to_one_partition(input: &Schema) -> Option<Rekey> {
+        let fields = input.columns.fields();
+        let expressions =
+            (0..fields.len()).map(|index| Expression::column(input, index)).collect::<Option<_>>()?;
+        Some(Rekey { expressions, schema: Schema::new(input.kind, Vec::new(), fields.to_vec()) })
+    }
+
+    /// The same for the rows of a stream, or for the changes of a table.
+    pub fn of_kind(self, kind: Kind) -> Rekey {
+        Rekey { schema: Schema { kind, ..self.schema }, ..self }
+    }
 }
 
 impl Definition for Rekey {
     fn facts(&self) -> Vec<(&'static str, String)> {
         let names: Vec<&str> = self.schema.key_fields().iter().map(|field| field.name().as_str()).collect();
-        vec![("key", names.join(", "))]
+        vec![("key", if names.is_empty() { "none".to_owned() } else { names.join(", ") })]
     }
 
     fn build(&self, _: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {

@@ -34,6 +34,9 @@ pub struct Schema {
     pub key: usize,
     /// Whether the last two key columns are `window_start` and `window_end`; they do not count for partitioning.
     pub windowed: bool,
+    /// How much stream time after `window_end`, in milliseconds, the row of a window changes no more; `None` where nobody can
+    /// tell, and without windows.
+    pub closes_after: Option<i64>,
 }
 
 impl Schema {
@@ -41,7 +44,13 @@ impl Schema {
     pub fn new(kind: Kind, key: Vec<FieldRef>, value: Vec<FieldRef>) -> Self {
         let count = key.len();
         let fields: Vec<FieldRef> = key.into_iter().chain(value).collect();
-        Schema { kind, columns: Arc::new(ArrowSchema::new(fields)), key: count, windowed: false }
+        Schema {
+            kind,
+            columns: Arc::new(ArrowSchema::new(fields)),
+            key: count,
+            windowed: false,
+            closes_after: None,
+        }
     }
 
     /// The key columns.

@@ -160,8 +160,8 @@ fn computed_columns(step: &Step<'_>, columns: &[(Text, Text)]) -> Option<Vec<(Fi
 
 fn finish(input: &Schema, outputs: Vec<(FieldRef, Expression)>) -> Resolved {
     let (value, expressions): (Vec<FieldRef>, Vec<Expression>) = outputs.into_iter().unzip();
-    let schema =
-        Schema { windowed: input.windowed, ..Schema::new(input.kind, input.key_fields().to_vec(), value) };
+    let Schema { kind, windowed, closes_after, .. } = *input;
+    let schema = Schema { windowed, closes_after, ..Schema::new(kind, input.key_fields().to_vec(), value) };
     Resolved::simple(schema.clone(), Select { expressions, schema })
 }
 

@@ -56,6 +56,11 @@ enum Step {
         after: i64,
         grace: i64,
     },
+    /// Without a time until windows close.
+    Suppress {
+        time: Option<i64>,
+        most: Option<i64>,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +116,8 @@ impl Step {
             (Step::JoinStream { .. } | Step::JoinAsOf { .. }, Stream) => Some(Stream),
             (Step::Aggregate { window: None }, Stream) => Some(Table),
             (Step::Aggregate { window: Some(_) }, Stream) => Some(WindowedTable),
+            (Step::Suppress { .. }, WindowedTable) => Some(WindowedTable),
+            (Step::Suppress { time: Some(_), .. }, Table) => Some(Table),
             _ => None,
         }
     }
@@ -119,7 +126,7 @@ impl Step {
     fn gives_several(self) -> bool {
         match self {
             Step::Aggregate { window: Some(window) } => window.close || window.every < window.size,
-            Step::JoinStream { .. } => true,
+            Step::JoinStream { .. } | Step::Suppress { .. } => true,
             Step::JoinAsOf { grace, .. } => grace > 0,
             _ => false,
         }
@@ -181,6 +188,7 @@ impl Step {
             Step::Aggregate { window: Some(Window { size, every, grace, close }) } => {
                 json!({ "op": "aggregate", "size": size, "every": every, "grace": grace, "close": close })
             }
+            Step::Suppress { time, most } => json!({ "op": "suppress", "time": time, "most": most }),
         }
     }
 
@@ -233,6 +241,13 @@ impl Step {
                         write!(text, "\nwindow = {{ {window} }}\ngrace = \"{grace}ms\"\nemit = \"{emit}\"");
                 }
                 text
+            }
+            Step::Suppress { time: None, .. } => {
+                format!("op = \"suppress\"\nfrom = \"{from}\"\nuntil = \"window-close\"")
+            }
+            Step::Suppress { time: Some(time), most } => {
+                let bound = most.map_or(String::new(), |most| format!("\nmax-rows = {most}"));
+                format!("op = \"suppress\"\nfrom = \"{from}\"\nfor = \"{time}ms\"{bound}")
             }
         };
         let _ = write!(toml, "\n[steps.{name}]\n{text}\n");
@@ -456,19 +471,27 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         // Kafka Streams keeps versions on disk only, which takes a tenth of a second.
         1 => as_of,
         12 => prop::option::weighted(0.6, window).prop_map(|window| Step::Aggregate { window }),
+        6 => (prop::option::weighted(0.6, 0..30i64), prop::option::of(1..4i64))
+            .prop_map(|(time, most)| Step::Suppress { time, most: most.filter(|_| time.is_some()) }),
     ];
     // Steps that do not take what is there are left out. So is a merge of several rows that one record causes, which come in the
     // order of its inputs, where Kafka Streams takes each row to its end before the next.
     // So is a second join of a table with that of cards: a card would change both of its inputs at once.
-    // An outer join behind the filter of a table would send results once more for rows that the filter leaves out.
+    // Behind a suppression neither another one stands nor a join of tables nor, if it is for a time, a filter: these are told of a row that
+    // was never sent. An outer join behind the filter of a table would send results once more for rows that the filter leaves out.
     prop::collection::vec(step, 1..9).prop_map(|steps| {
         let (mut given, mut several, mut filtered) = (Given::Stream, false, false);
         let (mut in_time, mut waits, mut joined) = (true, false, false);
-        let (mut as_of, mut rekeyed) = (false, false);
+        let (mut as_of, mut rekeyed, mut suppressed) = (false, false, None);
         let fits = |step: &Step| {
             let joins_tables = given == Given::Table && matches!(step, Step::JoinTable { .. });
             let is_as_of = matches!(step, Step::JoinAsOf { .. });
             if several && matches!(step, Step::Branch { .. })
+                || match (step, suppressed) {
+                    (Step::Suppress { .. }, suppressed) => suppressed.is_some(),
+                    (Step::Filter { .. }, Some(Step::Suppress { time, .. })) => time.is_some(),
+                    (_, suppressed) => joins_tables && suppressed.is_some(),
+                }
                 || as_of && is_as_of
                 || rekeyed && step.needs_keys()
                 || joined && joins_tables
@@ -487,6 +510,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
                 matches!(step, Step::Filter { .. }) || filtered && after == Given::Table && given == after;
             given = after;
             several |= step.gives_several();
+            suppressed = match step {
+                Step::Suppress { .. } => Some(*step),
+                Step::ToStream => None,
+                _ => suppressed,
+            };
             true
         };
         steps.into_iter().filter(fits).collect()

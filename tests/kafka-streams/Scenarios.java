@@ -32,6 +32,8 @@ import org.apache.kafka.streams.kstream.KTable;
 import org.apache.kafka.streams.kstream.Materialized;
 import org.apache.kafka.streams.kstream.Named;
 import org.apache.kafka.streams.kstream.StreamJoined;
+import org.apache.kafka.streams.kstream.Suppressed;
+import org.apache.kafka.streams.kstream.Suppressed.BufferConfig;
 import org.apache.kafka.streams.kstream.TimeWindows;
 import org.apache.kafka.streams.kstream.Windowed;
 import org.apache.kafka.streams.processor.api.ContextualProcessor;
@@ -155,7 +157,7 @@ public final class Scenarios {
                 long factor = step.get("factor").asLong();
                 return stream != null
                     ? stream.mapValues(value -> times(value, factor))
-                    : table.mapValues(value -> times(value, factor));
+                    : table.mapValues(value -> times(value, factor), Materialized.with(null, VALUES));
             }
             case "rekey": {
                 long modulo = step.get("modulo").asLong();
@@ -221,6 +223,8 @@ public final class Scenarios {
             }
             case "aggregate":
                 return aggregate((KStream<String, JsonNode>) (KStream<?, ?>) stream, step);
+            case "suppress":
+                return suppress(table, step);
             default:
                 throw new IllegalArgumentException("no operator " + op);
         }
@@ -282,6 +286,16 @@ public final class Scenarios {
         result.set("amount", isNull(left) ? JSON.nullNode() : left.get("amount"));
         result.set("other", isNull(right) ? JSON.nullNode() : right.get("amount"));
         return result;
+    }
+
+    private static Object suppress(KTable<Object, JsonNode> table, JsonNode step) {
+        if (step.get("time").isNull()) {
+            return table.suppress((Suppressed<Object>) (Suppressed<?>) Suppressed.untilWindowCloses(BufferConfig.unbounded()));
+        }
+        Duration time = Duration.ofMillis(step.get("time").asLong());
+        return table.suppress(step.get("most").isNull()
+            ? Suppressed.untilTimeLimit(time, BufferConfig.unbounded())
+            : Suppressed.untilTimeLimit(time, BufferConfig.maxRecords(step.get("most").asLong()).emitEarlyWhenFull()));
     }
 
     private static boolean isNull(JsonNode value) {

@@ -106,7 +106,7 @@ metrics! {
     node_out: IntCounterVec, "millstream_node_out_rows_total", ["sub_topology", "node"],
         "Rows that came out of a step, all its outputs together.";
     node_dropped: IntCounterVec, "millstream_node_dropped_rows_total", ["sub_topology", "node", "reason"],
-        "Rows that a step dropped, or counted as late: `null-key`, `null-value`, `late`.";
+        "Rows that a step dropped, or counted as late: `null-key`, `null-value`, `late`, `duplicate`.";
     node_errors: IntCounterVec, "millstream_node_error_records_total", ["node", "code", "outcome"],
         "Records that failed in a source, step or sink, by the code that `millstream explain` knows; the outcome is `fail`, `skip` or `dead-letter`.";
     written_records: IntCounterVec, "millstream_written_records_total", ["sub_topology", "kind", "node"],

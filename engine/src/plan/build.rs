@@ -130,8 +130,9 @@ impl<'a> Graph<'a> {
                 let first =
                     Vertex::Regroup { step, schema: &regroup.schema, definition: &regroup.definition };
                 let first = graph.add(first, ports);
+                let partitions = regroup.partitions;
                 let topic =
-                    graph.add(Vertex::Topic { step, schema: &regroup.schema, partitions: None }, Vec::new());
+                    graph.add(Vertex::Topic { step, schema: &regroup.schema, partitions }, Vec::new());
                 graph.topics.push(((first, 0), topic));
                 ports = vec![(topic, 0)];
             }
@@ -378,7 +379,16 @@ impl SubTopology {
     fn decide_wanted(&mut self) {
         let mut wanted: BTreeMap<usize, Wanted> = BTreeMap::new();
         for output in &self.outputs {
-            let PlanOutput::Sink { sink, slot, .. } = output else { continue };
+            let (sink, slot) = match output {
+                PlanOutput::Sink { sink, slot, .. } => (sink, slot),
+                // Who reads the topic may be in the partition of one row and not of the other.
+                PlanOutput::Repartition { slot, schema, .. } => {
+                    if schema.kind == Kind::Table {
+                        wanted.insert(*slot, Wanted { fold: false, before: true });
+                    }
+                    continue;
+                }
+            };
             let topic_varies = matches!(sink.topic, SinkTopic::Expression(_));
             let columns = sink.columns.iter().flatten();
             let can_fail =

@@ -18,6 +18,7 @@ use millstream_operators::columns::UnsupportedType;
 use millstream_operators::diagnostic::Code;
 use millstream_operators::operator::{Advance, Context, DropReason, Operator, OperatorError, Wanted};
 use millstream_operators::row::{RowCodec, RowDecoder};
+use millstream_operators::schema::Kind;
 use millstream_state::{Changelog, Checkpoint, StateError, StoreId, StoreSpec, TaskState};
 
 use self::output::{OutputWriter, dead_letter};
@@ -97,7 +98,7 @@ pub struct Epoch {
     pub stopped: Option<RecordError>,
     /// Rows of the slots that were asked for.
     pub tapped: Vec<(usize, Batch)>,
-    /// The largest event time of the records.
+    /// The largest event time of the records of sources.
     pub largest_time: Option<i64>,
     /// How long the models took.
     pub scored: Vec<Scored>,
@@ -156,7 +157,7 @@ impl NodeCounters {
 /// Reads the records of an input.
 enum InputReader {
     Source { decoder: Box<SourceDecoder>, source: Arc<Source>, ahead: Option<Ahead> },
-    Repartition { codec: RowCodec, columns: SchemaRef },
+    Repartition { codec: RowCodec, columns: SchemaRef, kind: Kind },
 }
 
 /// Records that were decoded for their event times and are yet to be processed.
@@ -239,6 +240,7 @@ impl Task {
                 Origin::Repartition { schema, .. } => InputReader::Repartition {
                     codec: RowCodec::new(&schema.columns)?,
                     columns: schema.columns.clone(),
+                    kind: schema.kind,
                 },
             });
         }
@@ -431,7 +433,9 @@ impl Task {
                 continue;
             }
             let (batch, errors) = reader.read(&own, self.partition, &seqs, now)?;
-            largest_time = largest_time.max(batch.time.iter().max().copied());
+            if let Origin::Source(_) = input.origin {
+                largest_time = largest_time.max(batch.time.iter().max().copied());
+            }
             if let Some(slot) = slots.get_mut(input.slot) {
                 *slot = Some(batch);
             }
@@ -681,7 +685,23 @@ impl InputReader {
                 }
                 Ok((batch, errors))
             }
-            InputReader::Repartition { codec, columns } => {
+            InputReader::Repartition { codec, columns, kind: Kind::Table } => {
+                let mut decoder: RowDecoder = codec.decoder()?;
+                let mut batch = Batch::empty(columns);
+                let mut kinds = Vec::with_capacity(records.len());
+                let mut errors = Vec::new();
+                for (record, seq) in records.iter().zip(seqs) {
+                    if let Err(message) = output::read_change(record, &mut decoder, &mut kinds) {
+                        errors.push((*seq, Code::RecordDecode, message));
+                    }
+                    batch.time.resize(kinds.len(), record.timestamp);
+                    batch.seq.resize(kinds.len(), *seq);
+                }
+                batch.rows = decoder.finish()?;
+                batch.kind = Some(kinds);
+                Ok((batch, errors))
+            }
+            InputReader::Repartition { codec, columns, kind: Kind::Stream } => {
                 let mut decoder: RowDecoder = codec.decoder()?;
                 let mut batch = Batch::empty(columns);
                 let mut nulls = Vec::with_capacity(records.len());

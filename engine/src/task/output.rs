@@ -6,7 +6,7 @@ use arrow::array::cast::AsArray;
 use millstream_operators::batch::{Batch, RowKind};
 use millstream_operators::columns::UnsupportedType;
 use millstream_operators::diagnostic::Code;
-use millstream_operators::row::{RowCodec, RowDecoder};
+use millstream_operators::row::{RowCodec, RowDecoder, RowEncoder};
 use millstream_operators::schema::Kind;
 use millstream_operators::sql::Expression;
 
@@ -64,7 +64,7 @@ pub(super) struct OutputWriter {
 
 enum Form {
     Sink { sink: Arc<Sink>, encoder: Box<SinkEncoder>, topic: Topic, kind: Kind },
-    Repartition { topic: Arc<str>, keys: Box<SinkEncoder>, rows: RowCodec },
+    Repartition { topic: Arc<str>, keys: Box<SinkEncoder>, rows: RowCodec, kind: Kind },
 }
 
 enum Topic {
@@ -113,6 +113,7 @@ impl OutputWriter {
                         topic: Arc::from(topic.as_str()),
                         keys: Box::new(SinkEncoder::new(&layout)),
                         rows: RowCodec::new(&schema.columns)?,
+                        kind: schema.kind,
                     },
                 }
             }
@@ -142,10 +143,11 @@ impl OutputWriter {
                 };
                 write_sink(sink, encoder, topic, *kind, self.rank, current, records)
             }
-            Form::Repartition { topic, keys, rows } => {
+            Form::Repartition { topic, keys, rows, kind } => {
                 let keys = keys.encode(&batch.rows, |_| true)?;
                 let encoder = rows.encoder(&batch.rows)?;
                 let mut errors = RowErrors::new();
+                let key_of = |row: usize| keys.get(row).and_then(Result::ok).map(|key| key.key);
                 for (row, ((key, time), seq)) in keys.iter().zip(&batch.time).zip(&batch.seq).enumerate() {
                     // A row without key stays in its partition: who needs a key drops it, others do not.
                     let key = match key {
@@ -155,15 +157,38 @@ impl OutputWriter {
                             continue;
                         }
                     };
-                    let mut value = vec![u8::from(batch.is_null_value(row))];
-                    encoder.encode(row, &mut value);
+                    let mut time = *time;
+                    let value = match (*kind, batch.kind(row)) {
+                        (Kind::Stream, _) => {
+                            let mut value = vec![u8::from(batch.is_null_value(row))];
+                            encoder.encode(row, &mut value);
+                            value
+                        }
+                        // Where both rows of an update have the same key, they are one record: nobody is to see the time between.
+                        (Kind::Table, RowKind::UpdateBefore) if replaces(batch, row) => {
+                            if key_of(row) == key_of(row + 1) {
+                                continue;
+                            }
+                            time = batch.time.get(row + 1).copied().unwrap_or(time);
+                            change(REMOVED, &encoder, row)
+                        }
+                        (Kind::Table, RowKind::UpdateBefore | RowKind::Delete) => {
+                            change(REMOVED, &encoder, row)
+                        }
+                        (Kind::Table, RowKind::Insert | RowKind::UpdateAfter) => match row.checked_sub(1) {
+                            Some(before) if replaces(batch, before) && key_of(before) == key_of(row) => {
+                                replacement(&encoder, before, row)
+                            }
+                            _ => change(ADDED, &encoder, row),
+                        },
+                    };
                     records.push(OutputRecord {
                         topic: topic.clone(),
                         hash: key.map(hash),
                         record: Record {
                             key: key.map(<[u8]>::to_vec),
                             value: Some(value),
-                            timestamp: *time,
+                            timestamp: time,
                             headers: Vec::new(),
                             offset: -1,
                         },
@@ -264,7 +289,65 @@ fn write_sink(
     Ok(errors.into_iter().map(|(row, code, message)| (seq_of(row), code, message)).collect())
 }
 
-/// Reads a record of a repartition topic into `decoder`; says whether the row's value is null.
+// How the value of a record of a repartition topic begins: of streams with 0, or with 1 for a null value, of tables with what
+// became of the row that follows.
+const ADDED: u8 = 2;
+const REMOVED: u8 = 3;
+/// The length of the old row follows, then the old and the new row.
+const REPLACED: u8 = 4;
+
+/// Whether the row after `row` is the one that replaces it.
+fn replaces(batch: &Batch, row: usize) -> bool {
+    batch.kind(row) == RowKind::UpdateBefore
+        && row + 1 < batch.len()
+        && batch.kind(row + 1) == RowKind::UpdateAfter
+}
+
+fn change(what: u8, encoder: &RowEncoder<'_>, row: usize) -> Vec<u8> {
+    let mut value = vec![what];
+    encoder.encode(row, &mut value);
+    value
+}
+
+fn replacement(encoder: &RowEncoder<'_>, before: usize, after: usize) -> Vec<u8> {
+    let mut value = vec![REPLACED, 0, 0, 0, 0];
+    let start = value.len();
+    encoder.encode(before, &mut value);
+    let length = (value.len() - start) as u32;
+    if let Some(place) = value.get_mut(1..start) {
+        place.copy_from_slice(&length.to_le_bytes());
+    }
+    encoder.encode(after, &mut value);
+    value
+}
+
+/// Reads a record of a table's repartition topic into `decoder`, one row or two, and appends what they say to `kinds`.
+pub(super) fn read_change(
+    record: &Record,
+    decoder: &mut RowDecoder,
+    kinds: &mut Vec<RowKind>,
+) -> Result<(), String> {
+    let mut push = |row: &[u8], kind: RowKind| {
+        decoder.push(row).map_err(|error| error.to_string())?;
+        kinds.push(kind);
+        Ok(())
+    };
+    match record.value.as_deref().and_then(<[u8]>::split_first) {
+        Some((&ADDED, row)) => push(row, RowKind::Insert),
+        Some((&REMOVED, row)) => push(row, RowKind::Delete),
+        Some((&REPLACED, rest)) => {
+            let cut = "a record of a repartition topic ends too early";
+            let (length, rows) = rest.split_first_chunk().ok_or(cut)?;
+            let (before, after) = rows.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or(cut)?;
+            push(before, RowKind::UpdateBefore)?;
+            push(after, RowKind::UpdateAfter)
+        }
+        Some((other, _)) => Err(format!("a record of a repartition topic begins with {other}")),
+        None => Err("a record of a repartition topic is empty".to_owned()),
+    }
+}
+
+/// Reads a record of a stream's repartition topic into `decoder`; says whether the row's value is null.
 pub(super) fn read_repartitioned(record: &Record, decoder: &mut RowDecoder) -> Result<bool, String> {
     match record.value.as_deref().and_then(<[u8]>::split_first) {
         Some((is_null, row)) => {

@@ -61,10 +61,10 @@ pub(super) fn check(steps: &[StepNode], placed: &BTreeMap<&str, &Fields<'_>>, di
         }
         // What reads a repartition topic is another part.
         let count = step.resolved.rekeys.and_then(|rekeys| rekeys.partitions);
-        let output = match with_topic.contains(step.name.as_str()) {
-            true => parts.add(count.map(|count| (count, place(step, "partitions")))),
-            false if step.resolved.regroup.is_some() => parts.add(None),
-            false => part,
+        let output = match (with_topic.contains(step.name.as_str()), &step.resolved.regroup) {
+            (true, _) => parts.add(count.map(|count| (count, place(step, "partitions")))),
+            (false, Some(regroup)) => parts.add(regroup.partitions.map(|count| (count, place(step, "op")))),
+            (false, None) => part,
         };
         outputs.insert(&step.name, output);
     }

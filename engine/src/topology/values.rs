@@ -4,7 +4,9 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use millstream_operators::config::{DURATION_HELP, format_duration, parse_duration};
+use millstream_operators::config::{
+    DURATION_HELP, SIZE_HELP, format_duration, format_size, parse_duration, parse_size,
+};
 use millstream_operators::diagnostic::Code;
 
 use super::Runtime;
@@ -216,38 +218,11 @@ pub(super) fn duration(text: &str, least: i64, most: i64) -> Result<i64, Misfit>
 
 /// Bytes of a size such as `512MiB`, at least `least`.
 pub(super) fn size(text: &str, least: u64) -> Result<u64, Misfit> {
-    const HELP: &str =
-        "write a whole number and a unit: \"512MiB\", \"2GiB\" (powers of 1024), \"2GB\" (powers of 1000)";
-    let bytes = parse_size(text).ok_or_else(|| Misfit::form(Code::InvalidSize, text, "a size", HELP))?;
+    let bytes = parse_size(text).ok_or_else(|| Misfit::form(Code::InvalidSize, text, "a size", SIZE_HELP))?;
     if bytes < least {
         return Err(Misfit::Range { expected: format!("at least {}", format_size(least)) });
     }
     Ok(bytes)
-}
-
-fn parse_size(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let unit: u64 = match unit.trim_start() {
-        "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
-        "kB" | "KB" => 1_000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        "TB" => 1_000_000_000_000,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(unit)
-}
-
-/// A size in the largest binary unit that holds it whole.
-fn format_size(bytes: u64) -> String {
-    const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    let unit = UNITS.iter().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
-    unit.map_or_else(|| format!("{bytes}B"), |(name, unit)| format!("{}{name}", bytes / unit))
 }
 
 /// Bootstrap servers: `host:port,host:port`.
@@ -278,17 +253,6 @@ pub(super) fn address(text: &str, port_needed: bool) -> Result<(), Misfit> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        for (text, bytes) in [("1GiB", 1 << 30), ("512 MiB", 512 << 20), ("2GB", 2_000_000_000), ("7B", 7)] {
-            assert_eq!(parse_size(text), Some(bytes), "{text}");
-        }
-        for text in ["", "1", "GiB", "1.5GiB", "-1GiB", "99999999999TiB", "1 gib"] {
-            assert_eq!(parse_size(text), None, "{text}");
-        }
-        assert_eq!([16 << 20, 3 << 30, 1000].map(format_size), ["16MiB", "3GiB", "1000B"]);
-    }
 
     #[test]
     fn every_key_is_set_by_its_text() {

@@ -184,8 +184,9 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
         return None;
     }
     let value = plan.output().into_iter().map(|(name, data_type)| column(name, data_type)).collect();
-    let schema = Schema { windowed: window.is_some(), ..Schema::new(Kind::Table, key, value) };
     let grace = grace.map_or(0, |placed| placed.value);
+    let closes_after = window.map(|_| grace);
+    let schema = Schema { windowed: window.is_some(), closes_after, ..Schema::new(Kind::Table, key, value) };
     let window = window.map(|(size, every)| Window { size, every, grace, emit_close });
     let mut outputs = vec![Output::main(schema.clone())];
     if window.is_some() {
@@ -193,7 +194,11 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     }
     let definition =
         Arc::new(Aggregate { input, schema, plan, window, retain: retain.map(|placed| placed.value) });
-    let regroup = regroup.map(|rekey| Regroup { schema: rekey.schema.clone(), definition: Arc::new(rekey) });
+    let regroup = regroup.map(|rekey| Regroup {
+        schema: rekey.schema.clone(),
+        partitions: None,
+        definition: Arc::new(rekey),
+    });
     Some(Resolved { outputs, regroup, rekeys: None, definition })
 }
 

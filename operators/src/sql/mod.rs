@@ -8,6 +8,7 @@ mod digest;
 mod errors;
 mod evaluate;
 mod functions;
+mod order;
 mod plan;
 mod resolve;
 mod source;
@@ -25,6 +26,7 @@ use crate::schema::{Schema, canonical, type_name};
 
 pub use evaluate::{Evaluated, Expression};
 pub use functions::{FunctionKind, functions};
+pub use order::{OrderBy, compile_order};
 pub(crate) use plan::Columns;
 pub(crate) use resolve::CallSyntax;
 
