@@ -287,6 +287,131 @@ const TOPOLOGIES: &[(&str, &str)] = &[
         "#,
     ),
     (
+        "sliding update",
+        r#"
+        [steps.totals]
+        op       = "aggregate"
+        from     = "events"
+        window   = { sliding = "5s" }
+        grace    = "2s"
+        columns  = { rows = "count(*)", total = "sum(n)", ratio = "10 / sum(n)" }
+        on-error = "ON_ERROR"
+        [steps.changes]
+        op   = "to-stream"
+        from = "totals"
+        [sinks.all]
+        from = "totals"
+        [sinks.stream]
+        from = "changes"
+        [sinks.too_late]
+        from = "totals.late"
+        "#,
+    ),
+    (
+        "sliding update that folds",
+        r#"
+        [steps.totals]
+        op       = "aggregate"
+        from     = "events"
+        window   = { sliding = "4s" }
+        columns  = { rows = "count(*)", total = "sum(n)" }
+        on-error = "ON_ERROR"
+        [steps.large]
+        op    = "filter"
+        from  = "totals"
+        where = "total > 3"
+        [sinks.all]
+        from = "totals"
+        [sinks.larges]
+        from = "large"
+        "#,
+    ),
+    (
+        "sliding close",
+        r#"
+        [steps.totals]
+        op       = "aggregate"
+        from     = "events"
+        window   = { sliding = "5s" }
+        grace    = "2s"
+        emit     = "close"
+        columns  = { rows = "count(*)", kinds = "count(distinct s)" }
+        on-error = "ON_ERROR"
+        [steps.changes]
+        op   = "to-stream"
+        from = "totals"
+        [sinks.stream]
+        from = "changes"
+        [sinks.too_late]
+        from = "totals.late"
+        "#,
+    ),
+    (
+        "session update",
+        r#"
+        [steps.totals]
+        op       = "aggregate"
+        from     = "events"
+        window   = { session = "2s" }
+        grace    = "3s"
+        columns  = { rows = "count(*)", total = "sum(n)", first = "first_value(s)", last = "last_value(s)", ratio = "10 / sum(n)" }
+        on-error = "ON_ERROR"
+        [steps.large]
+        op    = "filter"
+        from  = "totals"
+        where = "rows > 1"
+        [steps.changes]
+        op   = "to-stream"
+        from = "large"
+        [sinks.all]
+        from = "totals"
+        [sinks.stream]
+        from = "changes"
+        [sinks.too_late]
+        from = "totals.late"
+        "#,
+    ),
+    (
+        "session update that folds",
+        r#"
+        [steps.totals]
+        op       = "aggregate"
+        from     = "events"
+        window   = { session = "2s" }
+        grace    = "3s"
+        columns  = { rows = "count(*)", total = "sum(n)", kinds = "count(distinct s)" }
+        on-error = "ON_ERROR"
+        [steps.large]
+        op    = "filter"
+        from  = "totals"
+        where = "total > 3"
+        [sinks.all]
+        from = "totals"
+        [sinks.larges]
+        from = "large"
+        "#,
+    ),
+    (
+        "session close",
+        r#"
+        [steps.totals]
+        op       = "aggregate"
+        from     = "events"
+        window   = { session = "2s" }
+        grace    = "1s"
+        emit     = "close"
+        columns  = { rows = "count(*)", total = "sum(n)", ratio = "10 / sum(n)", spread = "var(x)" }
+        on-error = "ON_ERROR"
+        [steps.changes]
+        op   = "to-stream"
+        from = "totals"
+        [sinks.stream]
+        from = "changes"
+        [sinks.too_late]
+        from = "totals.late"
+        "#,
+    ),
+    (
         "a table whose results and conditions fail",
         r#"
         [steps.totals]
@@ -800,15 +925,16 @@ impl Running<'_> {
 
 /// `stores` without the entries that have expired in `known`: a restore may bring them back, and nobody can tell.
 fn unexpired(app: &App, stores: &Stores, known: &Stores) -> Stores {
-    // Entries of windows expire by their first eight bytes, which are a time.
-    let time = |entry: &(Vec<u8>, Vec<u8>)| entry.0[..8].to_vec();
+    // Entries of windows expire from the first on, or from the first with a certain first byte: what follows is a time.
     let mut left = stores.clone();
     for (name, entries) in &mut left {
         let mut specs = app.plan.sub_topologies.iter().flat_map(|sub| &sub.stores);
         let store = specs.find(|store| store.spec.name == name.0).unwrap();
         if matches!(store.kind, StoreKind::Window { .. }) {
-            let oldest = known[name].first().map(time);
-            entries.retain(|entry| oldest.as_ref().is_some_and(|oldest| time(entry) >= *oldest));
+            entries.retain(|(key, _)| {
+                let oldest = known[name].iter().find(|(known, _)| known[0] == key[0]);
+                oldest.is_some_and(|(oldest, _)| key >= oldest)
+            });
         }
     }
     left
@@ -1142,13 +1268,7 @@ fn tumbling(inputs: &[Input], size: i64, grace: i64) -> Tumbled {
     let mut said = Tumbled::default();
     let mut open: BTreeMap<(i64, &str), Total> = BTreeMap::new();
     let mut stream_time = 0;
-    let key_of = |(start, key): (i64, &str)| {
-        let text = |time: i64| {
-            let (seconds, millis) = (time / 1000, time % 1000);
-            format!("1970-01-01T00:{:02}:{:02}.{millis:03}Z", seconds / 60, seconds % 60)
-        };
-        json!({"k": key, "window_start": text(start), "window_end": text(start + size)})
-    };
+    let key_of = |(start, key): (i64, &str)| window_key(key, start, start + size);
     let close = |open: &mut BTreeMap<(i64, &str), Total>, until: i64, closed: &mut Lines| {
         let still = open.split_off(&((until - size - grace).max(-1) + 1, ""));
         for (window, total) in std::mem::replace(open, still) {
@@ -1179,6 +1299,170 @@ fn tumbling(inputs: &[Input], size: i64, grace: i64) -> Tumbled {
     close(&mut open, i64::MAX, &mut said.closed);
     said
 }
+
+/// The key of a window, as it is written.
+fn window_key(key: &str, start: i64, end: i64) -> Json {
+    let text = |time: i64| {
+        let (seconds, millis) = (time / 1000, time % 1000);
+        format!("1970-01-01T00:{:02}:{:02}.{millis:03}Z", seconds / 60, seconds % 60)
+    };
+    json!({"k": key, "window_start": text(start), "window_end": text(end)})
+}
+
+fn total_of<'a>(rows: impl IntoIterator<Item = &'a Taken>) -> Total {
+    let mut total = Total::default();
+    rows.into_iter().for_each(|row| assert!(total.add(row)));
+    total
+}
+
+/// Sessions as sets of rows.
+fn sessions(inputs: &[Input], gap: i64, grace: i64) -> Tumbled {
+    let mut said = Tumbled::default();
+    let mut open: Vec<Vec<Taken>> = Vec::new();
+    let mut stream_time = 0;
+    let bounds = |session: &[Taken]| {
+        let times = || session.iter().map(|row| row.time);
+        (times().min().unwrap(), times().max().unwrap())
+    };
+    let key_of = |session: &[Taken]| {
+        let (start, end) = bounds(session);
+        (end, window_key(session[0].key, start, end))
+    };
+    let close = |open: &mut Vec<Vec<Taken>>, until: i64, closed: &mut Lines| {
+        open.sort_by_key(|session| (bounds(session).1, bounds(session).0, session[0].key));
+        while open.first().is_some_and(|session| bounds(session).1 < until) {
+            let session = open.remove(0);
+            let (time, key) = key_of(&session);
+            closed.push(line(time, key, total_of(&session).value()));
+        }
+    };
+    for event in seen_events(inputs, true) {
+        let time = match &event {
+            Event::Row(row) => row.time,
+            Event::Time(time) => *time,
+        };
+        stream_time = stream_time.max(time);
+        let open_from = stream_time - gap - grace;
+        close(&mut open, open_from, &mut said.closed);
+        let Event::Row(row) = event else { continue };
+        let touches = |session: &Vec<Taken>| {
+            let (start, end) = bounds(session);
+            session[0].key == row.key && end >= row.time - gap && start <= row.time + gap
+        };
+        if row.time < open_from && !open.iter().any(touches) {
+            said.late.push(row.time);
+            continue;
+        }
+        // `close` has put them in the order of their ends.
+        let (touched, others): (Vec<_>, Vec<_>) = open.into_iter().partition(touches);
+        open = others;
+        let is_same = touched.iter().all(|session| bounds(session) == (row.time, row.time));
+        for session in touched.iter().filter(|_| !is_same) {
+            let (time, key) = key_of(session);
+            said.updates.push(line(time, key, Json::Null));
+        }
+        let session: Vec<Taken> = touched.into_iter().flatten().chain([row]).collect();
+        let (time, key) = key_of(&session);
+        said.updates.push(line(time, key, total_of(&session).value()));
+        open.push(session);
+    }
+    close(&mut open, i64::MAX, &mut said.closed);
+    said
+}
+
+/// Sliding windows by what they are: sets of rows. Of rows that are late none may be among `inputs`.
+fn sliding(inputs: &[Input], size: i64, grace: i64) -> Tumbled {
+    let mut said = Tumbled::default();
+    let mut rows: Vec<Taken> = Vec::new();
+    let mut newest: BTreeMap<(i64, &str), Json> = BTreeMap::new();
+    let (mut stream_time, mut closed_until) = (0, i64::MIN);
+    let windows = |rows: &[Taken]| {
+        let mut windows: BTreeMap<(i64, &'static str), Total> = BTreeMap::new();
+        for row in rows {
+            for start in [(row.time - size).max(0), row.time + 1] {
+                let within =
+                    |other: &&Taken| other.key == row.key && (start..=start + size).contains(&other.time);
+                let total = total_of(rows.iter().filter(within));
+                if total.rows > 0 {
+                    windows.insert((start, row.key), total);
+                }
+            }
+        }
+        windows
+    };
+    let line_of = |(start, key): (i64, &str), total: &Total| {
+        line(total.time, window_key(key, start, start + size), total.value())
+    };
+    let events = events(inputs).into_iter().map(Some).chain([None]);
+    for event in events {
+        stream_time = match &event {
+            Some(Event::Row(row)) => stream_time.max(row.time),
+            Some(Event::Time(time)) => stream_time.max(*time),
+            None => i64::MAX,
+        };
+        let until = stream_time - grace - size;
+        let now_closed =
+            windows(&rows).into_iter().filter(|((start, _), _)| (closed_until..until).contains(start));
+        said.closed.extend(now_closed.map(|(window, total)| line_of(window, &total)));
+        closed_until = closed_until.max(until);
+        if let Some(Event::Row(row)) = event {
+            rows.push(row);
+            newest.extend(windows(&rows).iter().map(|(window, total)| (*window, line_of(*window, total))));
+        }
+    }
+    said.updates = newest.into_values().collect();
+    said
+}
+
+/// The same records as early as can be, without those that are older than `grace` allows.
+fn without_late(inputs: &[Input], grace: i64, earlier: i64) -> Vec<Input> {
+    let (mut largest, mut stream_time) = (0, 0);
+    let mut kept = Vec::new();
+    for input in inputs {
+        let mut input = input.clone();
+        match &mut input {
+            Input::Advance(by) => stream_time = stream_time.max(largest + *by),
+            Input::Row(row) => {
+                row.time = (row.time - earlier).max(0);
+                if row.time < stream_time - grace {
+                    continue;
+                }
+                largest = largest.max(row.time);
+                stream_time = stream_time.max(row.time);
+            }
+        }
+        kept.push(input);
+    }
+    kept
+}
+
+/// Aggregates over a window, one that sends updates and one that sends what has closed.
+fn windowed(window: &str) -> Vec<App> {
+    let app = |emit| {
+        let steps = format!(
+            r#"
+            [steps.totals]
+            op       = "aggregate"
+            from     = "events"
+            window   = {{ {window} }}
+            grace    = "3s"
+            emit     = "{emit}"
+            columns  = {{ rows = "count(*)", total = "sum(n)" }}
+            [sinks.all]
+            from  = "totals"
+            topic = "all"
+            [sinks.too_late]
+            from  = "totals.late"
+            topic = "late"
+            "#
+        );
+        app(emit, &steps, "skip")
+    };
+    ["update", "close"].into_iter().map(app).collect()
+}
+
+static SESSIONS: LazyLock<Vec<App>> = LazyLock::new(|| windowed("session = \"2s\""));
+static SLIDING: LazyLock<Vec<App>> = LazyLock::new(|| windowed("sliding = \"5s\""));
 
 static TUMBLING: LazyLock<Vec<App>> = LazyLock::new(|| {
     let emits = ["update", "close"].into_iter();
@@ -1481,6 +1765,40 @@ proptest! {
             prop_assert_eq!(&lines_of(&outcome, "all"), if is_close { &said.closed } else { &said.updates }, "{}", app.name);
             let late: Vec<i64> = lines_of(&outcome, "late").iter().filter_map(|line| line["timestamp"].as_i64()).collect();
             prop_assert_eq!(&late, &said.late, "{}", app.name);
+        }
+    }
+
+    #[test]
+    fn sessions_are_those_of_the_model(inputs in inputs(40), batch in 1..9usize, restart_every in 1..20usize) {
+        let inputs = small(inputs);
+        let said = sessions(&inputs, 2000, 3000);
+        for app in SESSIONS.iter() {
+            let is_close = app.name.contains("close");
+            let how = How { batch: if is_close { batch } else { 1 }, restart_every: Some(restart_every), ..ONE_BY_ONE };
+            let outcome = run(app, &inputs, how);
+            prop_assert_eq!(&lines_of(&outcome, "all"), if is_close { &said.closed } else { &said.updates }, "{}", app.name);
+            let late: Vec<i64> = lines_of(&outcome, "late").iter().filter_map(|line| line["timestamp"].as_i64()).collect();
+            prop_assert_eq!(&late, &said.late, "{}", app.name);
+        }
+    }
+
+    #[test]
+    fn sliding_windows_are_those_of_the_model(
+        inputs in inputs(40), batch in 1..9usize, restart_every in 1..20usize, earlier in 20_000..50_000i64,
+    ) {
+        let inputs = without_late(&small(inputs), 3000, earlier);
+        let said = sliding(&inputs, 5000, 3000);
+        for app in SLIDING.iter() {
+            let outcome = run(app, &inputs, How { batch, restart_every: Some(restart_every), ..ONE_BY_ONE });
+            let lines = lines_of(&outcome, "all");
+            if app.name.contains("close") {
+                prop_assert_eq!(lines, said.closed.clone());
+            } else {
+                let newest: BTreeMap<String, &Json> = lines.iter().map(|line| (line["key"].to_string(), line)).collect();
+                let expected: BTreeMap<String, &Json> = said.updates.iter().map(|line| (line["key"].to_string(), line)).collect();
+                prop_assert_eq!(newest, expected);
+            }
+            prop_assert!(lines_of(&outcome, "late").is_empty());
         }
     }
 

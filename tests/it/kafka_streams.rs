@@ -65,11 +65,24 @@ enum Step {
 
 #[derive(Clone, Copy, Debug)]
 struct Window {
-    size: i64,
-    /// As long as they are: they are tumbling.
-    every: i64,
+    shape: Shape,
     grace: i64,
     close: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Shape {
+    /// As far apart as they are long: they are tumbling.
+    Hopping {
+        size: i64,
+        every: i64,
+    },
+    Sliding {
+        size: i64,
+    },
+    Session {
+        gap: i64,
+    },
 }
 
 /// A record of one of the topics, which have the same columns: streams of payments and refunds, tables of cards and limits.
@@ -125,7 +138,9 @@ impl Step {
     /// Whether one record may cause several rows.
     fn gives_several(self) -> bool {
         match self {
-            Step::Aggregate { window: Some(window) } => window.close || window.every < window.size,
+            Step::Aggregate { window: Some(Window { shape, close, .. }) } => {
+                close || !matches!(shape, Shape::Hopping { size, every } if size == every)
+            }
             Step::JoinStream { .. } | Step::Suppress { .. } => true,
             Step::JoinAsOf { grace, .. } => grace > 0,
             _ => false,
@@ -185,8 +200,16 @@ impl Step {
                 "op": "join-stream", "kind": kind, "before": before, "after": after, "grace": grace,
             }),
             Step::Aggregate { window: None } => json!({ "op": "aggregate" }),
-            Step::Aggregate { window: Some(Window { size, every, grace, close }) } => {
-                json!({ "op": "aggregate", "size": size, "every": every, "grace": grace, "close": close })
+            Step::Aggregate { window: Some(Window { shape, grace, close }) } => {
+                let mut step = json!({ "op": "aggregate", "grace": grace, "close": close });
+                match shape {
+                    Shape::Hopping { size, every } => {
+                        (step["hopping"], step["every"]) = (json!(size), json!(every))
+                    }
+                    Shape::Sliding { size } => step["sliding"] = json!(size),
+                    Shape::Session { gap } => step["session"] = json!(gap),
+                }
+                step
             }
             Step::Suppress { time, most } => json!({ "op": "suppress", "time": time, "most": most }),
         }
@@ -230,12 +253,15 @@ impl Step {
                     "op = \"aggregate\"\nfrom = \"{from}\"\ncolumns = {{ rows = \"count(*)\", amount = \"sum(amount)\", \
                      least = \"min(amount)\", largest = \"max(amount)\" }}"
                 );
-                if let Some(Window { size, every, grace, close }) = window {
+                if let Some(Window { shape, grace, close }) = window {
                     let emit = if close { "close" } else { "update" };
-                    let window = if every == size {
-                        format!("tumbling = \"{size}ms\"")
-                    } else {
-                        format!("hopping = \"{size}ms\", every = \"{every}ms\"")
+                    let window = match shape {
+                        Shape::Hopping { size, every } if size == every => format!("tumbling = \"{size}ms\""),
+                        Shape::Hopping { size, every } => {
+                            format!("hopping = \"{size}ms\", every = \"{every}ms\"")
+                        }
+                        Shape::Sliding { size } => format!("sliding = \"{size}ms\""),
+                        Shape::Session { gap } => format!("session = \"{gap}ms\""),
                     };
                     let _ =
                         write!(text, "\nwindow = {{ {window} }}\ngrace = \"{grace}ms\"\nemit = \"{emit}\"");
@@ -450,9 +476,13 @@ fn run(oracle: &mut Java, scenario: &Scenario) -> Vec<Json> {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let window = (5..40i64, 1..80i64, prop_oneof![Just(0), 1..30i64], any::<bool>());
-    let window =
-        window.prop_map(|(size, every, grace, close)| Window { size, every: every.min(size), grace, close });
+    let shape = prop_oneof![
+        3 => (5..40i64, 1..80i64).prop_map(|(size, every)| Shape::Hopping { size, every: every.min(size) }),
+        2 => (1..40i64).prop_map(|size| Shape::Sliding { size }),
+        2 => (1..30i64).prop_map(|gap| Shape::Session { gap }),
+    ];
+    let window = (shape, prop_oneof![Just(0), 1..30i64], any::<bool>());
+    let window = window.prop_map(|(shape, grace, close)| Window { shape, grace, close });
     let within = || prop_oneof![Just(0), 0..30i64];
     let join = (prop::sample::select(vec!["inner", "left", "outer"]), within(), within(), within());
     let join = join.prop_map(|(kind, before, after, grace)| Step::JoinStream { kind, before, after, grace });
@@ -526,16 +556,19 @@ fn scenarios() -> impl Strategy<Value = Scenario> {
     let value = prop::option::weighted(0.9, prop::option::weighted(0.9, -3..10i64));
     // Most come in order, some at the same time, some late.
     let step = prop_oneof![4 => 0..6i64, 1 => -60..60i64];
+    // Some begin so early that windows around them would begin before 1970.
+    let start = prop_oneof![4 => Just(1000i64), 1 => 0..40i64];
     let to = prop_oneof![3 => Just(0), 1 => Just(1), 2 => Just(2), 2 => Just(3)];
-    let payments = prop::collection::vec((to, card, value, step), 1..60).prop_map(|drawn| {
-        let mut now = 1000;
-        let mut payments = Vec::new();
-        for (to, card, value, step) in drawn {
-            now += step.max(0);
-            payments.push(Payment { to, card, value, timestamp: now + step.min(0) });
-        }
-        payments
-    });
+    let payments =
+        (start, prop::collection::vec((to, card, value, step), 1..60)).prop_map(|(start, drawn)| {
+            let mut now = start;
+            let mut payments = Vec::new();
+            for (to, card, value, step) in drawn {
+                now += step.max(0);
+                payments.push(Payment { to, card, value, timestamp: (now + step.min(0)).max(0) });
+            }
+            payments
+        });
     (steps(), payments).prop_map(|(steps, payments)| {
         let mut scenario = Scenario { steps, payments };
         let topics = scenario.topics();

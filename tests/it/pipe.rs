@@ -250,6 +250,54 @@ fn a_record_that_fails_in_one_window_leaves_no_trace_in_the_others() {
     }
 }
 
+/// Such a record still is a reason for the window behind it, which is open, and in which there are later ones.
+#[test]
+fn a_record_that_is_in_no_open_sliding_window_is_late() {
+    let folder = Folder::new();
+    let file = folder.write(
+        "topology.toml",
+        r#"
+        [app]
+        id = "app"
+        [sources.s]
+        topic = "s"
+        key = { k = "string" }
+        value = { n = "int64" }
+        [steps.u]
+        op = "aggregate"
+        from = "s"
+        window = { sliding = "10ms" }
+        columns = { total = "sum(n)" }
+        [sinks.o]
+        from = "u"
+        [sinks.too_late]
+        from = "u.late"
+        "#,
+    );
+    let record = |key: &str, at: i64, n: i64| {
+        format!("{}\n", json!({ "topic": "s", "timestamp": at, "key": { "k": key }, "value": { "n": n } }))
+    };
+    let input = [record("a", 100, 1), record("b", 105, 2), record("a", 98, 4), record("a", 94, 8)].concat();
+    for batch in ["1", "2", "100"] {
+        let ran = with_input(&["pipe", &file, "--max-batch-rows", batch], &input).expect_code(0);
+        let millis = |time: &Json| time.as_str().unwrap()[20..23].parse::<i64>().unwrap();
+        let rows: Vec<Json> = of_topic(&ran, "o")
+            .iter()
+            .map(|line| {
+                json!([millis(&line["key"]["window_start"]), line["value"]["total"], line["timestamp"]])
+            })
+            .collect();
+        assert_eq!(
+            rows,
+            [json!([90, 1, 100]), json!([95, 2, 105]), json!([99, 1, 100])],
+            "batches of {batch}"
+        );
+        let late: Vec<Json> =
+            of_topic(&ran, "too_late").iter().map(|line| line["value"]["n"].clone()).collect();
+        assert_eq!(late, [json!(4), json!(8)], "batches of {batch}");
+    }
+}
+
 #[test]
 fn a_record_whose_result_fails_leaves_no_trace_in_an_aggregate() {
     let folder = Folder::new();

@@ -8,15 +8,21 @@ import java.io.InputStreamReader;
 import java.io.PrintStream;
 import java.io.UncheckedIOException;
 import java.time.Duration;
+import java.util.Comparator;
 import java.util.HashMap;
 import java.util.HashSet;
+import java.util.Iterator;
 import java.util.Map;
 import java.util.Properties;
 import java.util.Set;
+import java.util.TreeMap;
+import java.util.function.Predicate;
+import java.util.stream.Collectors;
 import org.apache.kafka.common.serialization.Serde;
 import org.apache.kafka.common.serialization.Serdes;
 import org.apache.kafka.common.serialization.StringSerializer;
 import org.apache.kafka.common.utils.Bytes;
+import org.apache.kafka.streams.KeyValue;
 import org.apache.kafka.streams.StreamsBuilder;
 import org.apache.kafka.streams.TestInputTopic;
 import org.apache.kafka.streams.TopologyTestDriver;
@@ -31,15 +37,25 @@ import org.apache.kafka.streams.kstream.KStream;
 import org.apache.kafka.streams.kstream.KTable;
 import org.apache.kafka.streams.kstream.Materialized;
 import org.apache.kafka.streams.kstream.Named;
+import org.apache.kafka.streams.kstream.SessionWindows;
+import org.apache.kafka.streams.kstream.SlidingWindows;
 import org.apache.kafka.streams.kstream.StreamJoined;
-import org.apache.kafka.streams.kstream.Suppressed;
 import org.apache.kafka.streams.kstream.Suppressed.BufferConfig;
+import org.apache.kafka.streams.kstream.Suppressed;
+import org.apache.kafka.streams.kstream.TimeWindowedKStream;
 import org.apache.kafka.streams.kstream.TimeWindows;
 import org.apache.kafka.streams.kstream.Windowed;
+import org.apache.kafka.streams.kstream.internals.SessionWindow;
+import org.apache.kafka.streams.processor.StateStore;
+import org.apache.kafka.streams.processor.StateStoreContext;
 import org.apache.kafka.streams.processor.api.ContextualProcessor;
 import org.apache.kafka.streams.processor.api.Record;
+import org.apache.kafka.streams.query.Position;
 import org.apache.kafka.streams.state.BuiltInDslStoreSuppliers;
+import org.apache.kafka.streams.state.KeyValueIterator;
 import org.apache.kafka.streams.state.KeyValueStore;
+import org.apache.kafka.streams.state.SessionBytesStoreSupplier;
+import org.apache.kafka.streams.state.SessionStore;
 import org.apache.kafka.streams.state.Stores;
 import org.apache.kafka.streams.state.WindowStore;
 
@@ -255,16 +271,24 @@ public final class Scenarios {
     private Object aggregate(KStream<String, JsonNode> stream, JsonNode step) {
         KGroupedStream<String, JsonNode> grouped = stream.groupByKey(Grouped.with(Serdes.String(), VALUES));
         String name = "store" + names++;
-        if (!step.has("size")) {
+        if (!step.has("grace")) {
             return grouped.aggregate(Scenarios::nothing, (key, value, before) -> add(value, before),
                 Materialized.<String, JsonNode>as(Stores.inMemoryKeyValueStore(name))
                     .withKeySerde(Serdes.String()).withValueSerde(VALUES).withCachingDisabled());
         }
-        Duration size = Duration.ofMillis(step.get("size").asLong());
-        Duration every = Duration.ofMillis(step.get("every").asLong());
-        Duration grace = Duration.ofMillis(step.get("grace").asLong());
+        Duration grace = millis(step, "grace");
         EmitStrategy emit = step.get("close").asBoolean() ? EmitStrategy.onWindowClose() : EmitStrategy.onWindowUpdate();
-        return grouped.windowedBy(TimeWindows.ofSizeAndGrace(size, grace).advanceBy(every)).emitStrategy(emit)
+        if (step.has("session")) {
+            Duration gap = millis(step, "session");
+            return grouped.windowedBy(SessionWindows.ofInactivityGapAndGrace(gap, grace)).emitStrategy(emit)
+                .aggregate(Scenarios::nothing, (key, value, before) -> add(value, before), (key, one, other) -> merge(one, other),
+                    Materialized.<String, JsonNode>as(OpenSessions.supplier(name, gap.plus(grace).toMillis()))
+                        .withKeySerde(Serdes.String()).withValueSerde(VALUES).withCachingDisabled());
+        }
+        TimeWindowedKStream<String, JsonNode> windowed = step.has("sliding")
+            ? grouped.windowedBy(SlidingWindows.ofTimeDifferenceAndGrace(millis(step, "sliding"), grace))
+            : grouped.windowedBy(TimeWindows.ofSizeAndGrace(millis(step, "hopping"), grace).advanceBy(millis(step, "every")));
+        return windowed.emitStrategy(emit)
             .aggregate(Scenarios::nothing, (key, value, before) -> add(value, before),
                 Materialized.<String, JsonNode, WindowStore<Bytes, byte[]>>as(name)
                     // In memory a window goes before it can be sent if it is not kept for longer than it is open.
@@ -296,6 +320,10 @@ public final class Scenarios {
         return table.suppress(step.get("most").isNull()
             ? Suppressed.untilTimeLimit(time, BufferConfig.unbounded())
             : Suppressed.untilTimeLimit(time, BufferConfig.maxRecords(step.get("most").asLong()).emitEarlyWhenFull()));
+    }
+
+    private static Duration millis(JsonNode step, String name) {
+        return Duration.ofMillis(step.get(name).asLong());
     }
 
     private static boolean isNull(JsonNode value) {
@@ -337,5 +365,170 @@ public final class Scenarios {
             after.put("largest", first ? amount : Math.max(before.get("largest").asLong(), amount));
         }
         return after;
+    }
+
+    private static JsonNode merge(JsonNode one, JsonNode other) {
+        ObjectNode both = one.deepCopy();
+        both.put("rows", one.get("rows").asLong() + other.get("rows").asLong());
+        if (one.get("amount").isNull()) {
+            for (String column : new String[] {"amount", "least", "largest"}) {
+                both.set(column, other.get(column));
+            }
+        } else if (!other.get("amount").isNull()) {
+            both.put("amount", one.get("amount").asLong() + other.get("amount").asLong());
+            both.put("least", Math.min(one.get("least").asLong(), other.get("least").asLong()));
+            both.put("largest", Math.max(one.get("largest").asLong(), other.get("largest").asLong()));
+        }
+        return both;
+    }
+
+    /**
+     * Sessions of which records find those that are open. How long others are found is a matter of a store's retention, which has to
+     * be longer than that in memory for closed ones to be sent.
+     */
+    private static final class OpenSessions implements SessionStore<Bytes, byte[]> {
+        private final String name;
+        /** How long after its end, in stream time, a session is open. */
+        private final long open;
+        private final TreeMap<Windowed<Bytes>, byte[]> sessions = new TreeMap<>(
+            Comparator.<Windowed<Bytes>>comparingLong(session -> session.window().end())
+                .thenComparingLong(session -> session.window().start()).thenComparing(Windowed::key));
+        private long streamTime;
+
+        private OpenSessions(String name, long open) {
+            this.name = name;
+            this.open = open;
+        }
+
+        static SessionBytesStoreSupplier supplier(String name, long open) {
+            return new SessionBytesStoreSupplier() {
+                @Override
+                public String name() {
+                    return name;
+                }
+
+                @Override
+                public SessionStore<Bytes, byte[]> get() {
+                    return new OpenSessions(name, open);
+                }
+
+                @Override
+                public String metricsScope() {
+                    return "open-sessions";
+                }
+
+                @Override
+                public long segmentIntervalMs() {
+                    return 1;
+                }
+
+                @Override
+                public long retentionPeriod() {
+                    return Duration.ofDays(1).toMillis();
+                }
+            };
+        }
+
+        @Override
+        public void put(Windowed<Bytes> session, byte[] aggregate) {
+            streamTime = Math.max(streamTime, session.window().end());
+            if (aggregate == null) {
+                sessions.remove(session);
+            } else {
+                sessions.put(session, aggregate);
+            }
+        }
+
+        @Override
+        public void remove(Windowed<Bytes> session) {
+            sessions.remove(session);
+        }
+
+        @Override
+        public KeyValueIterator<Windowed<Bytes>, byte[]> findSessions(Bytes key, long earliestEnd, long latestStart) {
+            long openFrom = Math.max(earliestEnd, streamTime - open);
+            return those(session -> session.key().equals(key) && session.window().end() >= openFrom
+                && session.window().start() <= latestStart);
+        }
+
+        @Override
+        public KeyValueIterator<Windowed<Bytes>, byte[]> findSessions(long earliestEnd, long latestEnd) {
+            return those(session -> session.window().end() >= earliestEnd && session.window().end() <= latestEnd);
+        }
+
+        @Override
+        public byte[] fetchSession(Bytes key, long start, long end) {
+            return sessions.get(new Windowed<>(key, new SessionWindow(start, end)));
+        }
+
+        @Override
+        public KeyValueIterator<Windowed<Bytes>, byte[]> fetch(Bytes key) {
+            return those(session -> session.key().equals(key));
+        }
+
+        @Override
+        public KeyValueIterator<Windowed<Bytes>, byte[]> fetch(Bytes from, Bytes to) {
+            throw new UnsupportedOperationException();
+        }
+
+        private KeyValueIterator<Windowed<Bytes>, byte[]> those(Predicate<Windowed<Bytes>> wanted) {
+            Iterator<KeyValue<Windowed<Bytes>, byte[]>> found = sessions.entrySet().stream()
+                .filter(session -> wanted.test(session.getKey()))
+                .map(session -> KeyValue.pair(session.getKey(), session.getValue()))
+                .collect(Collectors.toList()).iterator();
+            return new KeyValueIterator<Windowed<Bytes>, byte[]>() {
+                @Override
+                public boolean hasNext() {
+                    return found.hasNext();
+                }
+
+                @Override
+                public KeyValue<Windowed<Bytes>, byte[]> next() {
+                    return found.next();
+                }
+
+                @Override
+                public Windowed<Bytes> peekNextKey() {
+                    throw new UnsupportedOperationException();
+                }
+
+                @Override
+                public void close() {
+                }
+            };
+        }
+
+        @Override
+        public String name() {
+            return name;
+        }
+
+        @Override
+        public void init(StateStoreContext context, StateStore root) {
+            context.register(root, (key, value) -> { });
+        }
+
+        @Override
+        public Position getPosition() {
+            return Position.emptyPosition();
+        }
+
+        @Override
+        public boolean persistent() {
+            return false;
+        }
+
+        @Override
+        public boolean isOpen() {
+            return true;
+        }
+
+        @Override
+        public void flush() {
+        }
+
+        @Override
+        public void close() {
+        }
     }
 }

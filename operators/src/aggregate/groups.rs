@@ -10,6 +10,9 @@ use crate::hash::hash_bytes;
 use crate::key::Keys;
 use crate::operator::OperatorError;
 
+/// Why a row fails.
+pub(super) type Failure = (Code, String);
+
 /// What a group's store entry holds.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
@@ -45,6 +48,39 @@ pub(super) struct Pending {
     pub row: usize,
 }
 
+impl Entry {
+    /// Whether row `row` of `arguments` can be added to what a group holds, if it holds anything; `fallible` says whether a
+    /// result can fail.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn check(
+        entry: Option<&Entry>,
+        plan: &AggregatePlan,
+        (arguments, row): (&Arguments, usize),
+        fallible: bool,
+    ) -> Result<(), Failure> {
+        if plan.updates_cannot_fail() && !fallible {
+            return Ok(());
+        }
+        let new;
+        let state = match entry {
+            Some(entry) => &entry.state,
+            None => {
+                new = plan.new_state();
+                &new
+            }
+        };
+        plan.check(state, arguments, row)?;
+        if fallible {
+            let mut after = state.clone();
+            plan.update(&mut after, arguments, row)?;
+            plan.result_error(&after).map_or(Ok(()), Err)?;
+        }
+        Ok(())
+    }
+}
+
 impl Group {
     /// Adds row `row` of `arguments`, which has event time `time` and sequence number `seq`, and holds the change back until
     /// it is sent. With `before` consumers are told what they knew; `fallible` says whether a result can fail.
@@ -58,7 +94,7 @@ impl Group {
         (time, seq): (i64, u32),
         before: bool,
         fallible: bool,
-    ) -> Result<(), (Code, String)> {
+    ) -> Result<(), Failure> {
         let existed = self.entry.is_some();
         let previous = if before || fallible { self.entry.clone() } else { None };
         let new = || Entry { time, indexed: None, state: plan.new_state() };
@@ -82,12 +118,61 @@ impl Group {
     }
 }
 
+/// Keys and their numbers, in the order in which they came.
+#[derive(Default)]
+pub(super) struct Numbered {
+    table: HashTable<u32>,
+    keys: Keys,
+}
+
+impl Numbered {
+    /// The number of a key: the next one if it is new.
+    pub fn number_of(&mut self, key: &[u8]) -> usize {
+        let keys = &mut self.keys;
+        let entry = self.table.entry(
+            hash_bytes(key),
+            |number| keys.get(*number as usize) == key,
+            |number| hash_bytes(keys.get(*number as usize)),
+        );
+        match entry {
+            hashbrown::hash_table::Entry::Occupied(found) => *found.get() as usize,
+            hashbrown::hash_table::Entry::Vacant(free) => {
+                let number = keys.len();
+                free.insert(number as u32);
+                keys.push(key);
+                number
+            }
+        }
+    }
+
+    /// The number of a key that has one.
+    pub fn find(&self, key: &[u8]) -> Option<usize> {
+        self.table
+            .find(hash_bytes(key), |number| self.keys.get(*number as usize) == key)
+            .map(|number| *number as usize)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The key with this number.
+    pub fn get(&self, number: usize) -> &[u8] {
+        self.keys.get(number)
+    }
+
+    /// All keys, by number.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.keys.iter()
+    }
+}
+
 /// The groups of an epoch, by store key.
 #[derive(Default)]
 pub(super) struct Groups {
-    table: HashTable<u32>,
     /// The keys in the store, in the order of `all`.
-    pub keys: Keys,
+    pub keys: Numbered,
     /// In the order in which they were first touched.
     pub all: Vec<Group>,
 }
@@ -95,29 +180,16 @@ pub(super) struct Groups {
 impl Groups {
     /// The number of the group with this key; a new one has no entry yet and must be [loaded](Groups::load).
     pub fn index_of(&mut self, store_key: &[u8]) -> usize {
-        let keys = &mut self.keys;
-        let entry = self.table.entry(
-            hash_bytes(store_key),
-            |index| keys.get(*index as usize) == store_key,
-            |index| hash_bytes(keys.get(*index as usize)),
-        );
-        match entry {
-            hashbrown::hash_table::Entry::Occupied(found) => *found.get() as usize,
-            hashbrown::hash_table::Entry::Vacant(free) => {
-                let index = self.all.len();
-                free.insert(index as u32);
-                self.keys.push(store_key);
-                self.all.push(Group::default());
-                index
-            }
+        let number = self.keys.number_of(store_key);
+        if number == self.all.len() {
+            self.all.push(Group::default());
         }
+        number
     }
 
     /// The group with this key, if the epoch has touched it.
     pub fn find(&self, store_key: &[u8]) -> Option<usize> {
-        self.table
-            .find(hash_bytes(store_key), |index| self.keys.get(*index as usize) == store_key)
-            .map(|index| *index as usize)
+        self.keys.find(store_key)
     }
 
     /// The groups that hold a change back, in the order of the rows that caused it.
@@ -150,9 +222,7 @@ impl Groups {
             group.dirty = false;
             match &group.entry {
                 Some(entry) => {
-                    aggregates.clear();
-                    plan.write(&entry.state, &mut aggregates);
-                    encode(entry, &aggregates, &mut bytes);
+                    encode(plan, entry, &mut aggregates, &mut bytes);
                     state.put(store, store_key, &bytes);
                 }
                 None => state.delete(store, store_key),
@@ -163,7 +233,10 @@ impl Groups {
 
 const LAYOUT: u8 = 1;
 
-fn encode(entry: &Entry, aggregates: &[u8], bytes: &mut Vec<u8>) {
+/// Makes `bytes` those of an entry; `aggregates` is room for a part of them.
+pub(super) fn encode(plan: &AggregatePlan, entry: &Entry, aggregates: &mut Vec<u8>, bytes: &mut Vec<u8>) {
+    aggregates.clear();
+    plan.write(&entry.state, aggregates);
     let mut writer = ValueWriter::new(bytes, LAYOUT);
     writer.put_i64(entry.time).put_option(entry.indexed.is_some());
     if let Some(indexed) = entry.indexed {

@@ -2,6 +2,8 @@
 
 mod changes;
 mod groups;
+mod session_windows;
+mod sliding_windows;
 mod time_windows;
 mod unwindowed;
 
@@ -37,14 +39,17 @@ pub const SPEC: OperatorSpec = OperatorSpec {
             name: "window",
             kind: FieldKind::Table,
             required: false,
-            doc: "`{ tumbling = \"1m\" }` or `{ hopping = \"10m\", every = \"1m\" }`: one result per key and window [start, end), which \
-                  begins at a multiple of its length, or of `every`; the key gains `window_start` and `window_end`.",
+            doc: "One result per key and window; the key gains `window_start` and `window_end`. `{ tumbling = \"1m\" }` or \
+                  `{ hopping = \"10m\", every = \"1m\" }`: windows [start, end) that begin at multiples of their length, or of \
+                  `every`. `{ sliding = \"10m\" }`: windows [start, end] of this length, one for each set of rows that fits \
+                  into one. `{ session = \"30m\" }`: rows that are no further apart than this, from the first to the last.",
         },
         Field {
             name: "grace",
             kind: FieldKind::Duration,
             required: false,
-            doc: "How long after its end, in stream time, a window still takes rows; default: not at all.",
+            doc: "How long after its end, in stream time, a window still takes rows; default: not at all. A session ends when \
+                  it has had no row for its gap.",
         },
         Field {
             name: "group-by",
@@ -185,9 +190,9 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     }
     let value = plan.output().into_iter().map(|(name, data_type)| column(name, data_type)).collect();
     let grace = grace.map_or(0, |placed| placed.value);
-    let closes_after = window.map(|_| grace);
+    let closes_after = window.map(|shape| grace.saturating_add(shape.stays_open()));
     let schema = Schema { windowed: window.is_some(), closes_after, ..Schema::new(Kind::Table, key, value) };
-    let window = window.map(|(size, every)| Window { size, every, grace, emit_close });
+    let window = window.map(|shape| Window { shape, grace, emit_close });
     let mut outputs = vec![Output::main(schema.clone())];
     if window.is_some() {
         outputs.push(Output { name: Some("late".to_owned()), schema: input.clone(), optional: true });
@@ -205,44 +210,62 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
 /// In how many windows a row may be.
 const MOST_WINDOWS: i64 = 10_000;
 
-/// Reads `window = { tumbling = "1m" }` or `{ hopping = "10m", every = "1m" }`: length and distance in milliseconds.
-fn window_of(step: &Step<'_>) -> Option<(i64, i64)> {
+/// The keys of `window`, each a kind and its length.
+const KINDS: [&str; 4] = ["tumbling", "hopping", "sliding", "session"];
+
+/// Reads `window = { tumbling = "1m" }` and the other kinds.
+fn window_of(step: &Step<'_>) -> Option<Shape> {
     let window = step.fields.table("window", "`window`")?;
-    window.deny_unknown(["tumbling", "hopping", "every"]);
+    let known = || KINDS.into_iter().chain(["every"]);
+    window.deny_unknown(known());
     let wrong = |place, what: String, help: &str| {
         step.error(Code::InvalidWindow, place, what, help);
         None
     };
-    let kind = match (window.has("tumbling"), window.has("hopping")) {
-        (true, false) => "tumbling",
-        (false, true) => "hopping",
-        (true, true) => {
-            let place = window.key_span("hopping");
-            return wrong(
-                place,
-                "a window that is both tumbling and hopping".to_owned(),
-                "keep one of the two",
-            );
+    let mut kinds = KINDS.into_iter().filter(|kind| window.has(kind));
+    let kind = match (kinds.next(), kinds.next()) {
+        (Some(kind), None) => kind,
+        (Some(one), Some(other)) => {
+            let place = window.key_span(other);
+            return wrong(place, format!("a window that is both {one} and {other}"), "keep one of the two");
         }
-        (false, false) => {
+        // What it should have been was said.
+        (None, _) if window.entries().iter().any(|(name, _)| known().all(|known| known != name.value)) => {
+            return None;
+        }
+        (None, _) => {
             window.missing(
                 "tumbling",
-                "say how long windows are: window = { tumbling = \"1m\" } or { hopping = \"10m\", every = \"1m\" }",
+                "say what windows are like: window = { tumbling = \"1m\" }, { hopping = \"10m\", every = \"1m\" }, \
+                 { sliding = \"10m\" } or { session = \"30m\" }",
             );
             return None;
         }
     };
     let size = window.duration(kind)?;
     if size.value == 0 {
-        return wrong(size.span, "a window of no length".to_owned(), "say how long windows are: \"1m\"");
+        return match kind {
+            "session" => wrong(
+                size.span,
+                "sessions without a gap".to_owned(),
+                "say after how long without a row a session is over: \"30m\"",
+            ),
+            _ => wrong(size.span, "a window of no length".to_owned(), "say how long windows are: \"1m\""),
+        };
     }
-    if kind == "tumbling" {
-        if window.has("every") {
-            let place = window.key_span("every");
-            let help = "tumbling windows follow each other: remove `every`, or say `hopping`";
-            return wrong(place, "`every` of a tumbling window".to_owned(), help);
-        }
-        return Some((size.value, size.value));
+    if kind != "hopping" && window.has("every") {
+        let place = window.key_span("every");
+        let help = match kind {
+            "tumbling" => "tumbling windows follow each other: remove `every`, or say `hopping`",
+            _ => "rows decide where such windows begin: remove `every`, or say `hopping`",
+        };
+        return wrong(place, format!("`every` of a {kind} window"), help);
+    }
+    match kind {
+        "tumbling" => return Some(Shape::Hopping { size: size.value, every: size.value }),
+        "sliding" => return Some(Shape::Sliding { size: size.value }),
+        "session" => return Some(Shape::Session { gap: size.value }),
+        _ => {}
     }
     if !window.has("every") {
         window.missing("every", "say how far apart windows begin: { hopping = \"10m\", every = \"1m\" }");
@@ -259,28 +282,56 @@ fn window_of(step: &Step<'_>) -> Option<(i64, i64)> {
         let what = format!("each row would be in {} windows", size.value / every.value);
         return wrong(every.span, what, "let `every` be at least a ten thousandth of the window");
     }
-    Some((size.value, every.value))
+    Some(Shape::Hopping { size: size.value, every: every.value })
 }
 
-/// A tumbling or hopping window; all in milliseconds.
+/// Which windows there are; all in milliseconds.
 #[derive(Clone, Copy, Debug)]
-struct Window {
-    size: i64,
-    /// How far apart they begin.
-    every: i64,
-    grace: i64,
-    emit_close: bool,
+enum Shape {
+    /// [start, end) that begin at multiples of `every`; tumbling if that is their length.
+    Hopping { size: i64, every: i64 },
+    /// [start, end] around each row.
+    Sliding { size: i64 },
+    /// [first row, last row], no two rows further apart than `gap`.
+    Session { gap: i64 },
 }
 
-impl Window {
+impl Shape {
     /// With lengths as `show` writes them.
     fn describe(&self, show: impl Fn(i64) -> String) -> String {
-        if self.size == self.every {
-            format!("tumbling {}", show(self.size))
-        } else {
-            format!("hopping {} every {}", show(self.size), show(self.every))
+        match *self {
+            Shape::Hopping { size, every } if size == every => format!("tumbling {}", show(size)),
+            Shape::Hopping { size, every } => format!("hopping {} every {}", show(size), show(every)),
+            Shape::Sliding { size } => format!("sliding {}", show(size)),
+            Shape::Session { gap } => format!("session {}", show(gap)),
         }
     }
+
+    /// How long after its end a window may change without grace.
+    fn stays_open(&self) -> i64 {
+        match *self {
+            Shape::Hopping { .. } | Shape::Sliding { .. } => 0,
+            Shape::Session { gap } => gap,
+        }
+    }
+
+    /// How long after its start, or after its end for sessions, a window is of use if there is no grace.
+    fn retention(&self) -> i64 {
+        match *self {
+            Shape::Hopping { size, .. } => size,
+            // A row makes its windows from those that end before it.
+            Shape::Sliding { size } => size.saturating_mul(2),
+            Shape::Session { gap } => gap,
+        }
+    }
+}
+
+/// A window; times in milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    shape: Shape,
+    grace: i64,
+    emit_close: bool,
 }
 
 /// A checked `aggregate`.
@@ -300,8 +351,8 @@ impl Definition for Aggregate {
         let (kind, window) = match self.window {
             None => (StoreKind::KeyValue, "none".to_owned()),
             Some(window) => {
-                let retention = window.size.saturating_add(window.grace);
-                (StoreKind::Window { retention }, window.describe(|millis| millis.to_string()))
+                let retention = window.shape.retention().saturating_add(window.grace);
+                (StoreKind::Window { retention }, window.shape.describe(|millis| millis.to_string()))
             }
         };
         let (key, plan) = (key.join(","), self.plan.fingerprint());
@@ -312,7 +363,7 @@ impl Definition for Aggregate {
     fn facts(&self) -> Vec<(&'static str, String)> {
         let mut facts = Vec::new();
         if let Some(window) = self.window {
-            facts.push(("window", window.describe(format_duration)));
+            facts.push(("window", window.shape.describe(format_duration)));
             facts.push(("grace", format_duration(window.grace)));
             facts.push(("emit", if window.emit_close { "close" } else { "update" }.to_owned()));
         }
@@ -325,9 +376,19 @@ impl Definition for Aggregate {
     fn build(&self, wanted: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
         // A result that is folded away could not fail.
         let wanted = Wanted { fold: wanted.fold && self.plan.results_cannot_fail(), ..*wanted };
-        Ok(match self.window {
-            None => Box::new(unwindowed::Unwindowed::new(self.clone(), wanted)?),
-            Some(window) => Box::new(time_windows::TimeWindows::new(self.clone(), window, wanted)?),
+        let Some(window) = self.window else {
+            return Ok(Box::new(unwindowed::Unwindowed::new(self.clone(), wanted)?));
+        };
+        Ok(match window.shape {
+            Shape::Hopping { size, every } => {
+                Box::new(time_windows::TimeWindows::new(self.clone(), (size, every), window, wanted)?)
+            }
+            Shape::Sliding { size } => {
+                Box::new(sliding_windows::SlidingWindows::new(self.clone(), size, window, wanted)?)
+            }
+            Shape::Session { gap } => {
+                Box::new(session_windows::SessionWindows::new(self.clone(), gap, window, wanted)?)
+            }
         })
     }
 }

@@ -6,11 +6,10 @@
 use std::ops::Range;
 
 use super::changes::{Changes, Key, Place};
-use super::groups::{Group, Groups, decode};
+use super::groups::{Entry, Failure, Groups, decode};
 use super::{Aggregate, Wanted, Window};
 use crate::aggregates::Arguments;
 use crate::batch::{Batch, RowKind};
-use crate::diagnostic::Code;
 use crate::key::KeyEncoder;
 use crate::operator::{Advance, Context, DropReason, Operator, OperatorError};
 
@@ -18,6 +17,9 @@ const START: usize = 8;
 
 pub(super) struct TimeWindows {
     aggregate: Aggregate,
+    size: i64,
+    /// How far apart windows begin.
+    every: i64,
     window: Window,
     wanted: Wanted,
     keys: KeyEncoder,
@@ -25,14 +27,19 @@ pub(super) struct TimeWindows {
 }
 
 impl TimeWindows {
-    pub fn new(aggregate: Aggregate, window: Window, wanted: Wanted) -> Result<Self, OperatorError> {
+    pub fn new(
+        aggregate: Aggregate,
+        (size, every): (i64, i64),
+        window: Window,
+        wanted: Wanted,
+    ) -> Result<Self, OperatorError> {
         let keys = KeyEncoder::of(&aggregate.input)?;
-        Ok(TimeWindows { aggregate, window, wanted, keys, stream_time: None })
+        Ok(TimeWindows { aggregate, size, every, window, wanted, keys, stream_time: None })
     }
 
     /// Windows that start before this are closed at `stream_time`; closed means `stream_time >= end + grace`.
     fn closed_until(&self, stream_time: Option<i64>) -> i64 {
-        let Window { size, every, grace, .. } = self.window;
+        let Self { size, every, window: Window { grace, .. }, .. } = *self;
         match stream_time {
             None => 0,
             Some(time) => {
@@ -44,7 +51,7 @@ impl TimeWindows {
 
     /// The starts of the windows that hold a time, the earliest first.
     fn starts(&self, time: i64) -> impl Iterator<Item = i64> + use<> {
-        let Window { size, every, .. } = self.window;
+        let Self { size, every, .. } = *self;
         let first = (time.saturating_sub(size).div_euclid(every) + 1).max(0);
         (first..=time.div_euclid(every)).map(move |number| number * every)
     }
@@ -57,7 +64,7 @@ impl TimeWindows {
         let mut changes = Changes::new(input, &self.keys, &self.aggregate.plan)?;
         let mut groups = Groups::default();
         let store = context.store(0);
-        let size = self.window.size;
+        let size = self.size;
         let open_from = self.closed_until(self.stream_time);
         let keys = self.keys.encode_all(input.rows.columns(), input.len())?;
         let arguments = self.aggregate.plan.prepare(&input.rows);
@@ -138,20 +145,18 @@ impl TimeWindows {
         row: (&Arguments, usize),
         at: (i64, u32),
         fallible: bool,
-    ) -> Result<(), (Code, String)> {
-        let mut before: Vec<(usize, Group)> = Vec::new();
+    ) -> Result<(), Failure> {
+        let plan = &self.aggregate.plan;
+        let several = windows.len() > 1;
+        if several {
+            windows
+                .iter()
+                .filter_map(|number| groups.all.get(*number))
+                .try_for_each(|group| Entry::check(group.entry.as_ref(), plan, row, fallible))?;
+        }
         for &number in windows {
-            let Some(group) = groups.all.get_mut(number) else { continue };
-            if windows.len() > 1 {
-                before.push((number, group.clone()));
-            }
-            if let Err(failure) = group.add(&self.aggregate.plan, row, at, self.wanted.before, fallible) {
-                for (number, before) in before {
-                    if let Some(group) = groups.all.get_mut(number) {
-                        *group = before;
-                    }
-                }
-                return Err(failure);
+            if let Some(group) = groups.all.get_mut(number) {
+                group.add(plan, row, at, self.wanted.before, fallible && !several)?;
             }
         }
         Ok(())
@@ -196,7 +201,7 @@ impl TimeWindows {
         for item in context.state.scan(context.store(0), &from.to_be_bytes(), &to.to_be_bytes())? {
             let (store_key, bytes) = item?;
             let entry = decode(&self.aggregate.plan, &bytes)?;
-            let (key, window) = split(&store_key, self.window.size);
+            let (key, window) = split(&store_key, self.size);
             let place = Place { key: Key::Stored(key), window: Some(window), time: entry.time, seq };
             changes.push(place, RowKind::Insert, Some(&entry.state))?;
         }

@@ -233,6 +233,60 @@ impl Accumulator {
         Ok(())
     }
 
+    /// Adds what another one of the same call remembers, as of values that come after those here.
+    pub fn merge(&mut self, kind: Kind, other: &Accumulator) -> Result<(), Overflow> {
+        match (&mut *self, other) {
+            (Accumulator::Count(count), Accumulator::Count(more)) => *count += more,
+            (Accumulator::SumInt(sum), Accumulator::SumInt(Some(more))) => {
+                *sum = Some(sum.unwrap_or_default().checked_add(*more).ok_or(Overflow)?);
+            }
+            (Accumulator::SumFloat(sum), Accumulator::SumFloat(Some(more))) => {
+                *sum = Some(sum.map_or(*more, |sum| sum + more));
+            }
+            (Accumulator::SumDecimal(sum), Accumulator::SumDecimal(Some(more))) => {
+                *sum = Some(add_decimal(sum.unwrap_or_default(), *more)?);
+            }
+            (
+                Accumulator::AvgExact { sum, count },
+                Accumulator::AvgExact { sum: more, count: more_values },
+            ) => {
+                *sum = sum.checked_add(*more).ok_or(Overflow)?;
+                *count += more_values;
+            }
+            (
+                Accumulator::AvgFloat { sum, count },
+                Accumulator::AvgFloat { sum: more, count: more_values },
+            ) => {
+                *sum = if *count == 0 { *more } else { *sum + more };
+                *count += more_values;
+            }
+            (Accumulator::Moments { count: 0, .. }, Accumulator::Moments { .. }) => self.clone_from(other),
+            (
+                Accumulator::Moments { count, mean, squares },
+                Accumulator::Moments { count: more_values, mean: other_mean, squares: more },
+            ) if *more_values > 0 => {
+                // Chan, Golub and LeVeque.
+                let (here, there) = (*count as f64, *more_values as f64);
+                let distance = other_mean - *mean;
+                *mean += distance * there / (here + there);
+                *squares += more + distance * distance * here * there / (here + there);
+                *count += more_values;
+            }
+            (Accumulator::Extreme(_), Accumulator::Extreme(value)) => self.add(kind, &value.by_ref()),
+            (Accumulator::Chosen(chosen), Accumulator::Chosen(Some(value)))
+                if chosen.is_none() || matches!(kind, Kind::Last { .. }) =>
+            {
+                *chosen = Some(value.clone());
+            }
+            (Accumulator::Distinct(values), Accumulator::Distinct(more)) => {
+                values.extend(more.iter().cloned())
+            }
+            // What remembers nothing.
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// The call's result.
     pub fn result(&self, kind: Kind) -> Result<Datum, Overflow> {
         Ok(match self {

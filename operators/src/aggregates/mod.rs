@@ -93,7 +93,7 @@ impl OutputValue {
 }
 
 /// What the calls remember of one group.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct GroupState {
     calls: Vec<Accumulator>,
 }
@@ -417,6 +417,27 @@ impl AggregatePlan {
         }
     }
 
+    /// Whether every row without an [error](Arguments::errors) can be added to every group.
+    pub fn updates_cannot_fail(&self) -> bool {
+        self.0.fallible.is_empty()
+    }
+
+    /// Whether a row can be added to a group.
+    ///
+    /// # Errors
+    /// If a call would overflow.
+    pub fn check(&self, state: &GroupState, arguments: &Arguments, row: usize) -> Result<(), (Code, String)> {
+        for index in &self.0.fallible {
+            if let (Some(call), Some(accumulator)) = (self.0.calls.get(*index), state.calls.get(*index))
+                && arguments.includes(call, row)
+                && accumulator.check(&arguments.value(call, row)).is_err()
+            {
+                return Err(overflow(call));
+            }
+        }
+        Ok(())
+    }
+
     /// Adds a row to a group; a row with an [error](Arguments::errors) is not to be added. On an error the state is as
     /// before.
     pub fn update(
@@ -425,23 +446,23 @@ impl AggregatePlan {
         arguments: &Arguments,
         row: usize,
     ) -> Result<(), (Code, String)> {
-        let value = |call: &Call| match call.argument.and_then(|argument| arguments.values.get(argument)) {
-            Some(values) => values.value(row),
-            None => DatumRef::Null,
-        };
-        let included = |call: &Call| call.filters.iter().all(|filter| arguments.filter(*filter, row));
-        for index in &self.0.fallible {
-            if let (Some(call), Some(accumulator)) = (self.0.calls.get(*index), state.calls.get(*index))
-                && included(call)
-                && accumulator.check(&value(call)).is_err()
-            {
-                return Err(overflow(call));
+        self.check(state, arguments, row)?;
+        for (call, accumulator) in self.0.calls.iter().zip(&mut state.calls) {
+            if arguments.includes(call, row) {
+                accumulator.add(call.kind, &arguments.value(call, row));
             }
         }
-        for (call, accumulator) in self.0.calls.iter().zip(&mut state.calls) {
-            if included(call) {
-                accumulator.add(call.kind, &value(call));
-            }
+        Ok(())
+    }
+
+    /// Adds the rows of another group, as rows that come after those of this one. Sums of floats, and what is computed from
+    /// them, are those of the two groups put together.
+    ///
+    /// # Errors
+    /// If a call overflows; the state is of no use then.
+    pub fn merge(&self, state: &mut GroupState, other: &GroupState) -> Result<(), (Code, String)> {
+        for ((call, accumulator), other) in self.0.calls.iter().zip(&mut state.calls).zip(&other.calls) {
+            accumulator.merge(call.kind, other).map_err(|_| overflow(call))?;
         }
         Ok(())
     }
@@ -572,7 +593,7 @@ impl Arguments {
 
     /// Whether the filters of a call let a row in.
     pub fn included(&self, call: usize, row: usize) -> bool {
-        self.call(call).is_some_and(|call| call.filters.iter().all(|filter| self.filter(*filter, row)))
+        self.call(call).is_some_and(|call| self.includes(call, row))
     }
 
     /// The value of an argument of a call; null for `count(*)`.
@@ -599,6 +620,20 @@ impl Arguments {
 
     fn call(&self, call: usize) -> Option<&Call> {
         self.plan.0.calls.get(call)
+    }
+
+    #[inline]
+    fn includes(&self, call: &Call, row: usize) -> bool {
+        call.filters.iter().all(|filter| self.filter(*filter, row))
+    }
+
+    /// The value of a call's argument; null for `count(*)`.
+    #[inline]
+    fn value(&self, call: &Call, row: usize) -> DatumRef<'_> {
+        match call.argument.and_then(|argument| self.values.get(argument)) {
+            Some(values) => values.value(row),
+            None => DatumRef::Null,
+        }
     }
 
     /// Null is not true.

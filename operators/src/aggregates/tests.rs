@@ -316,6 +316,14 @@ fn rows_without_a_group_are_null() {
 }
 
 #[test]
+fn a_merge_that_overflows_is_an_error() {
+    let plan = plan(&["sum(a)"]);
+    let of = |a: i64| fold(&plan, &[Row { a: Some(a), ..Row::default() }]);
+    let (code, message) = plan.merge(&mut of(i64::MAX), &of(1)).unwrap_err();
+    assert_eq!((code, message.as_str()), (Code::RecordOverflow, "`sum(a)` leaves the range of int64"));
+}
+
+#[test]
 fn equal_calls_are_shared() {
     let one = plan(&["sum(a)", "count(*)", "sum(a) / count(*)", "sum(events.a) + sum(i)"]);
     assert_eq!(one.new_state().calls.len(), 3);
@@ -578,6 +586,34 @@ proptest! {
             prop_assert_eq!(&bytes(&plan, &stored), &written);
         }
         prop_assert_eq!(results(&plan, &straight), results(&plan, &stored));
+    }
+
+    /// Sums of floats are put together in another order than row by row.
+    #[test]
+    fn a_merged_group_is_that_of_all_its_rows(rows in proptest::collection::vec(any_row(), 0..40), parts in 1usize..5) {
+        let plan = plan(EVERYTHING);
+        let arguments = plan.prepare(&batch(&rows));
+        let add = |state: &mut GroupState, row| plan.update(state, &arguments, row);
+        let mut all = plan.new_state();
+        let mut merged = plan.new_state();
+        let mut fits = true;
+        for part in (0..rows.len()).collect::<Vec<_>>().chunks(rows.len().div_ceil(parts).max(1)) {
+            let mut state = plan.new_state();
+            fits &= part.iter().all(|row| add(&mut all, *row).is_ok() && add(&mut state, *row).is_ok());
+            fits = fits && plan.merge(&mut merged, &state).is_ok();
+        }
+        prop_assume!(fits);
+        let close = |(one, other): (String, String)| match (one.parse::<f64>(), other.parse::<f64>()) {
+            (Ok(one), Ok(other)) if one.is_finite() => (one - other).abs() <= 1e-9 * one.abs().max(1e4),
+            (Ok(one), Ok(other)) if one.is_nan() => other.is_nan(),
+            _ => one == other,
+        };
+        let (found, expected) = (results(&plan, &merged), results(&plan, &all));
+        prop_assert!(expected.iter().cloned().zip(found.iter().cloned()).all(close), "{:?} {:?}", found, expected);
+        // Nothing is lost on the way into nothing, to the last bit.
+        let mut copy = plan.new_state();
+        plan.merge(&mut copy, &all).unwrap();
+        prop_assert_eq!(bytes(&plan, &copy), bytes(&plan, &all));
     }
 
     #[test]
