@@ -172,7 +172,7 @@ pub struct Input {
 pub struct Resolved {
     /// Its outputs: the unnamed one first; branches and `late` by name.
     pub outputs: Vec<Output>,
-    /// What runs before a repartition topic that the step needs for itself (`group-by`): rows under another key.
+    /// What runs before a repartition topic that the step needs for itself (`group-by`, `partition-by`): rows under another key.
     pub regroup: Option<Regroup>,
     /// Whether the output is under another key than the input, so that keyed steps after it need a repartition topic.
     pub rekeys: Option<Rekeys>,
@@ -192,7 +192,7 @@ impl Resolved {
     }
 }
 
-/// The rekeying half of a step with `group-by`.
+/// The half of a step that brings rows together (`group-by`, `partition-by`): what is before its repartition topic.
 #[derive(Clone, Debug)]
 pub struct Regroup {
     /// The rows in the repartition topic.

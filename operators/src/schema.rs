@@ -34,8 +34,8 @@ pub struct Schema {
     pub key: usize,
     /// Whether the last two key columns are `window_start` and `window_end`; they do not count for partitioning.
     pub windowed: bool,
-    /// How much stream time after `window_end`, in milliseconds, the row of a window changes no more; `None` where nobody can
-    /// tell, and without windows.
+    /// The row of a window changes no more once stream time reaches `window_end` and this many milliseconds; `None` where nobody
+    /// can tell, and without windows.
     pub closes_after: Option<i64>,
 }
 

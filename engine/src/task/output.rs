@@ -383,3 +383,51 @@ pub(super) fn dead_letter(topic: Arc<str>, record: &Record, error: &RecordError)
         kind: Kind::Stream,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+    use arrow::datatypes::Int64Type;
+
+    use super::*;
+
+    /// They lie in topics: other bytes would be read wrongly.
+    #[test]
+    fn changes_of_a_table_are_pinned_and_come_back() {
+        let keys: ArrayRef = Arc::new(StringArray::from(vec!["a", "a", "b"]));
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+        let rows = RecordBatch::try_from_iter([("k", keys), ("n", numbers)]).unwrap();
+        let codec = RowCodec::new(&rows.schema()).unwrap();
+        let encoder = codec.encoder(&rows).unwrap();
+        let one = [1, 0b11, 1, b'a', 1, 0, 0, 0, 0, 0, 0, 0];
+        let two = [1, 0b11, 1, b'a', 2, 0, 0, 0, 0, 0, 0, 0];
+        let added = change(ADDED, &encoder, 0);
+        assert_eq!(added, [&[2], one.as_slice()].concat());
+        let removed = change(REMOVED, &encoder, 0);
+        assert_eq!(removed, [&[3], one.as_slice()].concat());
+        let replaced = replacement(&encoder, 0, 1);
+        assert_eq!(replaced, [&[4, 12, 0, 0, 0], one.as_slice(), two.as_slice()].concat());
+
+        let record = |value: &[u8]| Record {
+            key: None,
+            value: Some(value.to_vec()),
+            timestamp: 0,
+            headers: Vec::new(),
+            offset: 0,
+        };
+        let (mut decoder, mut kinds) = (codec.decoder().unwrap(), Vec::new());
+        for value in [&added, &removed, &replaced] {
+            read_change(&record(value), &mut decoder, &mut kinds).unwrap();
+        }
+        let expected = [RowKind::Insert, RowKind::Delete, RowKind::UpdateBefore, RowKind::UpdateAfter];
+        assert_eq!(kinds, expected);
+        let read = decoder.finish().unwrap();
+        assert_eq!(read.column(1).as_primitive::<Int64Type>().values().to_vec(), [1, 1, 1, 2]);
+        for end in 0..replaced.len() {
+            // What was read of it has a kind: rows and kinds stay as many.
+            let (mut decoder, mut kinds) = (codec.decoder().unwrap(), Vec::new());
+            assert!(read_change(&record(&replaced[..end]), &mut decoder, &mut kinds).is_err());
+            assert_eq!(decoder.len(), kinds.len());
+        }
+    }
+}
