@@ -1,5 +1,6 @@
 //! `rekey`: puts a stream under another key; also the first half of a step with `group-by`.
 
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::FieldRef;
 
 use crate::batch::Batch;
@@ -130,6 +131,30 @@ impl Rekey {
     }
 }
 
+/// Columns, and the errors of rows.
+type Evaluated = (Vec<ArrayRef>, Vec<(usize, Code, String)>);
+
+impl Rekey {
+    /// The columns of rows under the new key, and the first error of each row that has one.
+    pub fn evaluate(&self, rows: &RecordBatch) -> Evaluated {
+        let mut arrays = Vec::with_capacity(self.expressions.len());
+        let mut errors = Vec::new();
+        for (index, expression) in self.expressions.iter().enumerate() {
+            let evaluated = expression.evaluate(rows);
+            errors.extend(evaluated.errors);
+            // Equal keys must lie in one partition.
+            arrays.push(if index < self.schema.key {
+                normalised(&evaluated.values)
+            } else {
+                evaluated.values
+            });
+        }
+        errors.sort_by_key(|(row, _, _)| *row);
+        errors.dedup_by_key(|(row, _, _)| *row);
+        (arrays, errors)
+    }
+}
+
 impl Definition for Rekey {
     fn facts(&self) -> Vec<(&'static str, String)> {
         let names: Vec<&str> = self.schema.key_fields().iter().map(|field| field.name().as_str()).collect();
@@ -148,20 +173,11 @@ struct RunningRekey {
 impl Operator for RunningRekey {
     fn process(&mut self, inputs: &[Batch], context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
         let Some(input) = inputs.first() else { return Ok(Vec::new()) };
-        let Rekey { expressions, schema } = &self.definition;
-        let mut arrays = Vec::with_capacity(expressions.len());
-        let mut errors = Vec::new();
+        let schema = &self.definition.schema;
         if input.is_empty() {
             return Ok(vec![Batch::empty(&schema.columns)]);
         }
-        for (index, expression) in expressions.iter().enumerate() {
-            let evaluated = expression.evaluate(&input.rows);
-            errors.extend(evaluated.errors);
-            // Equal keys must lie in one partition.
-            arrays.push(if index < schema.key { normalised(&evaluated.values) } else { evaluated.values });
-        }
-        errors.sort_by_key(|(row, _, _)| *row);
-        errors.dedup_by_key(|(row, _, _)| *row);
+        let (arrays, errors) = self.definition.evaluate(&input.rows);
         let keep = context.without_errors(input, &errors);
         Ok(vec![crate::filter::kept(input.with_columns(&schema.columns, arrays)?, keep)?])
     }

@@ -22,12 +22,26 @@ use crate::kafka::java::Java;
 /// One step after the other; what its parameters mean is said by the topologies of both sides.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Filter { least: i64 },
-    Select { factor: i64 },
-    Rekey { modulo: i64 },
-    Branch { least: i64 },
+    Filter {
+        least: i64,
+    },
+    Select {
+        factor: i64,
+    },
+    Rekey {
+        modulo: i64,
+    },
+    Branch {
+        least: i64,
+    },
     ToStream,
-    Aggregate { window: Option<Window> },
+    Aggregate {
+        window: Option<Window>,
+    },
+    /// An aggregate over a table.
+    Group {
+        modulo: i64,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,27 +89,40 @@ enum Given {
     /// A stream whose keys have windows.
     Windowed,
     WindowedTable,
+    /// One of windows that rows make, of which Kafka Streams does not say right what its rows replace.
+    UnsureTable,
 }
+
+const TOTALS: &str = "columns = { rows = \"count(*)\", amount = \"sum(amount)\", least = \"min(amount)\", \
+                      largest = \"max(amount)\" }";
 
 impl Step {
     /// What it makes of that; `None`: it takes something else.
     fn after(self, given: Given) -> Option<Given> {
-        use Given::{Stream, Table, Windowed, WindowedTable};
+        use Given::{Stream, Table, UnsureTable, Windowed, WindowedTable};
         match (self, given) {
             (Step::Filter { .. } | Step::Select { .. }, given) => Some(given),
             (Step::Rekey { .. }, Stream | Windowed) => Some(Stream),
             (Step::Branch { .. }, Stream | Windowed) => Some(given),
             (Step::ToStream, Table) => Some(Stream),
-            (Step::ToStream, WindowedTable) => Some(Windowed),
+            (Step::ToStream, WindowedTable | UnsureTable) => Some(Windowed),
             (Step::Aggregate { window: None }, Stream) => Some(Table),
-            (Step::Aggregate { window: Some(_) }, Stream) => Some(WindowedTable),
+            (Step::Aggregate { window: Some(Window { shape: Shape::Hopping { .. }, .. }) }, Stream) => {
+                Some(WindowedTable)
+            }
+            (Step::Aggregate { window: Some(_) }, Stream) => Some(UnsureTable),
+            (Step::Group { .. }, Table | WindowedTable) => Some(Table),
             _ => None,
         }
     }
 
     /// Whether one record may cause several rows.
     fn gives_several(self) -> bool {
-        let Step::Aggregate { window: Some(Window { shape, close, .. }) } = self else { return false };
+        let (shape, close) = match self {
+            Step::Aggregate { window: Some(Window { shape, close, .. }) } => (shape, close),
+            Step::Group { .. } => return true,
+            _ => return false,
+        };
         close || !matches!(shape, Shape::Hopping { size, every } if size == every)
     }
 
@@ -107,6 +134,7 @@ impl Step {
             Step::Branch { least } => json!({ "op": "branch", "least": least }),
             Step::ToStream => json!({ "op": "to-stream" }),
             Step::Aggregate { window: None } => json!({ "op": "aggregate" }),
+            Step::Group { modulo } => json!({ "op": "group", "modulo": modulo }),
             Step::Aggregate { window: Some(Window { shape, grace, close }) } => {
                 let mut step = json!({ "op": "aggregate", "grace": grace, "close": close });
                 match shape {
@@ -144,11 +172,12 @@ impl Step {
                  [steps.{name}_large]\nop = \"select\"\nfrom = \"{name}_route.large\"\ncolumns = {{ amount = \"amount * 2\" }}"
             ),
             Step::ToStream => format!("op = \"to-stream\"\nfrom = \"{from}\""),
+            Step::Group { modulo } => format!(
+                "op = \"aggregate\"\nfrom = \"{from}\"\n{TOTALS}\n\
+                 group-by = {{ bucket{number} = \"cast(amount % {modulo} as string)\" }}"
+            ),
             Step::Aggregate { window } => {
-                let mut text = format!(
-                    "op = \"aggregate\"\nfrom = \"{from}\"\ncolumns = {{ rows = \"count(*)\", amount = \"sum(amount)\", \
-                     least = \"min(amount)\", largest = \"max(amount)\" }}"
-                );
+                let mut text = format!("op = \"aggregate\"\nfrom = \"{from}\"\n{TOTALS}");
                 if let Some(Window { shape, grace, close }) = window {
                     let emit = if close { "close" } else { "update" };
                     let window = match shape {
@@ -241,7 +270,7 @@ impl Scenario {
     /// Whether the last step gives a table.
     fn is_table(&self) -> bool {
         let given = self.steps.iter().try_fold(Given::Stream, |given, step| step.after(given));
-        matches!(given, Some(Given::Table | Given::WindowedTable))
+        matches!(given, Some(Given::Table | Given::WindowedTable | Given::UnsureTable))
     }
 
     /// What is left of outputs where batches and restarts may not show: all of a stream, the rows of a table at the end.
@@ -326,6 +355,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (-2..8i64).prop_map(|least| Step::Branch { least }),
         3 => Just(Step::ToStream),
         4 => prop::option::weighted(0.6, window).prop_map(|window| Step::Aggregate { window }),
+        2 => (1..4i64).prop_map(|modulo| Step::Group { modulo }),
     ];
     // Steps that do not take what is there are left out. So is a merge of several rows that one record causes, which come in the
     // order of its inputs, where Kafka Streams takes each row to its end before the next.

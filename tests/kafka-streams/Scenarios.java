@@ -177,6 +177,8 @@ public final class Scenarios {
             }
             case "to-stream":
                 return changes(table);
+            case "group":
+                return group(table, step.get("modulo").asLong());
             case "aggregate":
                 return aggregate((KStream<String, JsonNode>) (KStream<?, ?>) stream, step);
             default:
@@ -227,6 +229,44 @@ public final class Scenarios {
                     // In memory a window goes before it can be sent if it is not kept for longer than it is open.
                     .withStoreType(Materialized.StoreType.IN_MEMORY).withRetention(Duration.ofDays(1))
                     .withKeySerde(Serdes.String()).withValueSerde(VALUES).withCachingDisabled());
+    }
+
+    /** An aggregate over a table; a group without rows is not there. */
+    private KTable<Object, JsonNode> group(KTable<Object, JsonNode> table, long modulo) {
+        KTable<String, JsonNode> groups = table
+            .groupBy((key, value) -> KeyValue.pair(bucket(value, modulo), value), Grouped.with(Serdes.String(), VALUES))
+            .aggregate(() -> JSON.createObjectNode().put("rows", 0L),
+                (key, value, before) -> change(value, before, 1), (key, value, before) -> change(value, before, -1),
+                Materialized.<String, JsonNode>as(Stores.inMemoryKeyValueStore("store" + names++))
+                    .withKeySerde(Serdes.String()).withValueSerde(VALUES).withCachingDisabled());
+        return (KTable<Object, JsonNode>) (KTable<?, ?>) groups.mapValues(group -> {
+            JsonNode totals = nothing();
+            for (JsonNode amount : group.withArray("amounts")) {
+                totals = add(JSON.createObjectNode().set("amount", amount), totals);
+            }
+            return ((ObjectNode) totals).set("rows", group.get("rows"));
+        });
+    }
+
+    /** A row more or less; of no rows null. */
+    private static JsonNode change(JsonNode value, JsonNode before, long more) {
+        ObjectNode after = before.deepCopy();
+        after.put("rows", before.get("rows").asLong() + more);
+        if (after.get("rows").asLong() == 0) {
+            return null;
+        }
+        ArrayNode amounts = after.withArray("amounts");
+        if (!isNull(value) && more > 0) {
+            amounts.add(value.get("amount").asLong());
+        } else if (!isNull(value)) {
+            for (int i = 0; i < amounts.size(); i++) {
+                if (amounts.get(i).asLong() == value.get("amount").asLong()) {
+                    amounts.remove(i);
+                    break;
+                }
+            }
+        }
+        return after;
     }
 
     private static Duration millis(JsonNode step, String name) {
