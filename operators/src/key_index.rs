@@ -7,7 +7,7 @@ use crate::hash::hash_bytes;
 use crate::key::Keys;
 
 /// Numbers keys.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct KeyIndex {
     table: HashTable<u32>,
     keys: Keys,
@@ -39,8 +39,18 @@ impl KeyIndex {
         found.map(|number| *number as usize)
     }
 
-    /// The keys by number.
-    pub fn keys(&self) -> &Keys {
-        &self.keys
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The key with this number.
+    pub fn get(&self, number: usize) -> &[u8] {
+        self.keys.get(number)
+    }
+
+    /// All keys, by number.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.keys.iter()
     }
 }

@@ -79,7 +79,7 @@ impl TableRows {
         values: bool,
     ) -> Result<Stored, OperatorError> {
         let stored = |error: &dyn std::fmt::Display| OperatorError::Stored(error.to_string());
-        let keys: Vec<&[u8]> = keys.keys().iter().collect();
+        let keys: Vec<&[u8]> = keys.iter().collect();
         let mut decoder = self.codec.decoder()?;
         let mut times = Vec::new();
         let mut found = Vec::with_capacity(keys.len());
@@ -143,7 +143,7 @@ impl TableRows {
                 None => newest.push(now),
             }
         }
-        self.write(state, store, changes, index.keys().iter().zip(newest))
+        self.write(state, store, changes, index.iter().zip(newest))
     }
 }
 

@@ -162,7 +162,7 @@ impl RunningToTable {
             changes.sort_unstable_by_key(|change| change.cause);
         }
         // What was not there and is not there needs no write.
-        let written = index.keys().iter().zip(stored.found.iter().zip(&current));
+        let written = index.iter().zip(stored.found.iter().zip(&current));
         let written = written.filter(|(_, (before, after))| before != after);
         let written = written.map(|(key, (_, after))| match after {
             Some(RowAt::Given(row)) => (key, Some(*row)),

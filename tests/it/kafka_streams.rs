@@ -56,6 +56,10 @@ enum Step {
         after: i64,
         grace: i64,
     },
+    /// An aggregate over a table.
+    Group {
+        modulo: i64,
+    },
     /// Without a time until windows close.
     Suppress {
         time: Option<i64>,
@@ -111,24 +115,33 @@ enum Given {
     /// A stream whose keys have windows.
     Windowed,
     WindowedTable,
+    /// One of windows that rows make, of which Kafka Streams does not say right what its rows replace.
+    UnsureTable,
 }
+
+const TOTALS: &str = "columns = { rows = \"count(*)\", amount = \"sum(amount)\", least = \"min(amount)\", \
+                      largest = \"max(amount)\" }";
 
 impl Step {
     /// What it makes of that; `None`: it takes something else.
     fn after(self, given: Given) -> Option<Given> {
-        use Given::{Stream, Table, Windowed, WindowedTable};
+        use Given::{Stream, Table, UnsureTable, Windowed, WindowedTable};
         match (self, given) {
             (Step::Filter { .. } | Step::Select { .. }, given) => Some(given),
             (Step::Rekey { .. }, Stream | Windowed) => Some(Stream),
             (Step::Branch { .. }, Stream | Windowed) => Some(given),
             (Step::ToStream, Table) => Some(Stream),
-            (Step::ToStream, WindowedTable) => Some(Windowed),
+            (Step::ToStream, WindowedTable | UnsureTable) => Some(Windowed),
             (Step::ToTable, Stream) => Some(Table),
             (Step::JoinTable { kind: "outer" }, Stream) => None,
             (Step::JoinTable { .. }, Stream | Table) => Some(given),
             (Step::JoinStream { .. } | Step::JoinAsOf { .. }, Stream) => Some(Stream),
             (Step::Aggregate { window: None }, Stream) => Some(Table),
-            (Step::Aggregate { window: Some(_) }, Stream) => Some(WindowedTable),
+            (Step::Aggregate { window: Some(Window { shape: Shape::Hopping { .. }, .. }) }, Stream) => {
+                Some(WindowedTable)
+            }
+            (Step::Aggregate { window: Some(_) }, Stream) => Some(UnsureTable),
+            (Step::Group { .. }, Table | WindowedTable) => Some(Table),
             (Step::Suppress { .. }, WindowedTable) => Some(WindowedTable),
             (Step::Suppress { time: Some(_), .. }, Table) => Some(Table),
             _ => None,
@@ -141,7 +154,7 @@ impl Step {
             Step::Aggregate { window: Some(Window { shape, close, .. }) } => {
                 close || !matches!(shape, Shape::Hopping { size, every } if size == every)
             }
-            Step::JoinStream { .. } | Step::Suppress { .. } => true,
+            Step::JoinStream { .. } | Step::Suppress { .. } | Step::Group { .. } => true,
             Step::JoinAsOf { grace, .. } => grace > 0,
             _ => false,
         }
@@ -200,6 +213,7 @@ impl Step {
                 "op": "join-stream", "kind": kind, "before": before, "after": after, "grace": grace,
             }),
             Step::Aggregate { window: None } => json!({ "op": "aggregate" }),
+            Step::Group { modulo } => json!({ "op": "group", "modulo": modulo }),
             Step::Aggregate { window: Some(Window { shape, grace, close }) } => {
                 let mut step = json!({ "op": "aggregate", "grace": grace, "close": close });
                 match shape {
@@ -248,11 +262,12 @@ impl Step {
                  grace = \"{grace}ms\"",
                 join(from, "refunds")
             ),
+            Step::Group { modulo } => format!(
+                "op = \"aggregate\"\nfrom = \"{from}\"\n{TOTALS}\n\
+                 group-by = {{ bucket{number} = \"cast(amount % {modulo} as string)\" }}"
+            ),
             Step::Aggregate { window } => {
-                let mut text = format!(
-                    "op = \"aggregate\"\nfrom = \"{from}\"\ncolumns = {{ rows = \"count(*)\", amount = \"sum(amount)\", \
-                     least = \"min(amount)\", largest = \"max(amount)\" }}"
-                );
+                let mut text = format!("op = \"aggregate\"\nfrom = \"{from}\"\n{TOTALS}");
                 if let Some(Window { shape, grace, close }) = window {
                     let emit = if close { "close" } else { "update" };
                     let window = match shape {
@@ -405,7 +420,7 @@ impl Scenario {
     /// Whether the last step gives a table.
     fn is_table(&self) -> bool {
         let given = self.steps.iter().try_fold(Given::Stream, |given, step| step.after(given));
-        matches!(given, Some(Given::Table | Given::WindowedTable))
+        matches!(given, Some(Given::Table | Given::WindowedTable | Given::UnsureTable))
     }
 
     /// What is left of outputs where batches and restarts may not show: all of a stream, the rows of a table at the end.
@@ -503,12 +518,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         12 => prop::option::weighted(0.6, window).prop_map(|window| Step::Aggregate { window }),
         6 => (prop::option::weighted(0.6, 0..30i64), prop::option::of(1..4i64))
             .prop_map(|(time, most)| Step::Suppress { time, most: most.filter(|_| time.is_some()) }),
+        6 => (1..4i64).prop_map(|modulo| Step::Group { modulo }),
     ];
     // Steps that do not take what is there are left out. So is a merge of several rows that one record causes, which come in the
     // order of its inputs, where Kafka Streams takes each row to its end before the next.
     // So is a second join of a table with that of cards: a card would change both of its inputs at once.
     // Behind a suppression neither another one stands nor a join of tables nor, if it is for a time, a filter: these are told of a row that
-    // was never sent. An outer join behind the filter of a table would send results once more for rows that the filter leaves out.
+    // was never sent. Behind a join of tables Kafka Streams cannot make one. An outer join behind the filter of a table would send results once more for rows that the filter leaves out.
     prop::collection::vec(step, 1..9).prop_map(|steps| {
         let (mut given, mut several, mut filtered) = (Given::Stream, false, false);
         let (mut in_time, mut waits, mut joined) = (true, false, false);
@@ -518,7 +534,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             let is_as_of = matches!(step, Step::JoinAsOf { .. });
             if several && matches!(step, Step::Branch { .. })
                 || match (step, suppressed) {
-                    (Step::Suppress { .. }, suppressed) => suppressed.is_some(),
+                    (Step::Suppress { .. }, suppressed) => {
+                        suppressed.is_some() || joined && given == Given::Table
+                    }
+                    (Step::Group { .. }, suppressed) => suppressed.is_some(),
                     (Step::Filter { .. }, Some(Step::Suppress { time, .. })) => time.is_some(),
                     (_, suppressed) => joins_tables && suppressed.is_some(),
                 }

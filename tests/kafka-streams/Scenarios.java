@@ -237,6 +237,8 @@ public final class Scenarios {
                     : kind.equals("outer") ? stream.outerJoin(refunds, Scenarios::both, windows, joined)
                     : stream.join(refunds, Scenarios::both, windows, joined);
             }
+            case "group":
+                return group(table, step.get("modulo").asLong());
             case "aggregate":
                 return aggregate((KStream<String, JsonNode>) (KStream<?, ?>) stream, step);
             case "suppress":
@@ -320,6 +322,44 @@ public final class Scenarios {
         return table.suppress(step.get("most").isNull()
             ? Suppressed.untilTimeLimit(time, BufferConfig.unbounded())
             : Suppressed.untilTimeLimit(time, BufferConfig.maxRecords(step.get("most").asLong()).emitEarlyWhenFull()));
+    }
+
+    /** An aggregate over a table; a group without rows is not there. */
+    private KTable<Object, JsonNode> group(KTable<Object, JsonNode> table, long modulo) {
+        KTable<String, JsonNode> groups = table
+            .groupBy((key, value) -> KeyValue.pair(bucket(value, modulo), value), Grouped.with(Serdes.String(), VALUES))
+            .aggregate(() -> JSON.createObjectNode().put("rows", 0L),
+                (key, value, before) -> change(value, before, 1), (key, value, before) -> change(value, before, -1),
+                Materialized.<String, JsonNode>as(Stores.inMemoryKeyValueStore("store" + names++))
+                    .withKeySerde(Serdes.String()).withValueSerde(VALUES).withCachingDisabled());
+        return (KTable<Object, JsonNode>) (KTable<?, ?>) groups.mapValues(group -> {
+            JsonNode totals = nothing();
+            for (JsonNode amount : group.withArray("amounts")) {
+                totals = add(JSON.createObjectNode().set("amount", amount), totals);
+            }
+            return ((ObjectNode) totals).set("rows", group.get("rows"));
+        });
+    }
+
+    /** A row more or less; of no rows null. */
+    private static JsonNode change(JsonNode value, JsonNode before, long more) {
+        ObjectNode after = before.deepCopy();
+        after.put("rows", before.get("rows").asLong() + more);
+        if (after.get("rows").asLong() == 0) {
+            return null;
+        }
+        ArrayNode amounts = after.withArray("amounts");
+        if (!isNull(value) && more > 0) {
+            amounts.add(value.get("amount").asLong());
+        } else if (!isNull(value)) {
+            for (int i = 0; i < amounts.size(); i++) {
+                if (amounts.get(i).asLong() == value.get("amount").asLong()) {
+                    amounts.remove(i);
+                    break;
+                }
+            }
+        }
+        return after;
     }
 
     private static Duration millis(JsonNode step, String name) {

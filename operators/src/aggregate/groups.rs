@@ -1,13 +1,11 @@
 //! The groups that one epoch touches: each is read once and written once.
 
-use hashbrown::HashTable;
 use millstream_state::value::{ValueError, ValueReader, ValueWriter};
 use millstream_state::{StoreId, TaskState};
 
 use crate::aggregates::{AggregatePlan, Arguments, GroupState};
 use crate::diagnostic::Code;
-use crate::hash::hash_bytes;
-use crate::key::Keys;
+use crate::key_index::KeyIndex;
 use crate::operator::OperatorError;
 
 /// Why a row fails.
@@ -118,61 +116,11 @@ impl Group {
     }
 }
 
-/// Keys and their numbers, in the order in which they came.
-#[derive(Default)]
-pub(super) struct Numbered {
-    table: HashTable<u32>,
-    keys: Keys,
-}
-
-impl Numbered {
-    /// The number of a key: the next one if it is new.
-    pub fn number_of(&mut self, key: &[u8]) -> usize {
-        let keys = &mut self.keys;
-        let entry = self.table.entry(
-            hash_bytes(key),
-            |number| keys.get(*number as usize) == key,
-            |number| hash_bytes(keys.get(*number as usize)),
-        );
-        match entry {
-            hashbrown::hash_table::Entry::Occupied(found) => *found.get() as usize,
-            hashbrown::hash_table::Entry::Vacant(free) => {
-                let number = keys.len();
-                free.insert(number as u32);
-                keys.push(key);
-                number
-            }
-        }
-    }
-
-    /// The number of a key that has one.
-    pub fn find(&self, key: &[u8]) -> Option<usize> {
-        self.table
-            .find(hash_bytes(key), |number| self.keys.get(*number as usize) == key)
-            .map(|number| *number as usize)
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.keys.len()
-    }
-
-    /// The key with this number.
-    pub fn get(&self, number: usize) -> &[u8] {
-        self.keys.get(number)
-    }
-
-    /// All keys, by number.
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        self.keys.iter()
-    }
-}
-
 /// The groups of an epoch, by store key.
 #[derive(Default)]
 pub(super) struct Groups {
     /// The keys in the store, in the order of `all`.
-    pub keys: Numbered,
+    pub keys: KeyIndex,
     /// In the order in which they were first touched.
     pub all: Vec<Group>,
 }

@@ -4,6 +4,7 @@ mod changes;
 mod groups;
 mod session_windows;
 mod sliding_windows;
+mod table_groups;
 mod time_windows;
 mod unwindowed;
 
@@ -24,7 +25,7 @@ use crate::schema::{Kind, Schema, TIMESTAMP, column, type_name};
 /// The registry's entry.
 pub const SPEC: OperatorSpec = OperatorSpec {
     name: "aggregate",
-    summary: "SQL aggregates per key, or per key and window; the result is a table.",
+    summary: "SQL aggregates per key, or per key and window, of a stream, or per key of a table; the result is a table.",
     arity: Arity::One,
     keyed: true,
     fields: &[
@@ -80,7 +81,7 @@ columns = { payments = "count(*)", spend = "sum(amount)" }"#,
 };
 
 fn resolve(step: &Step<'_>) -> Option<Resolved> {
-    step.require_kind(Kind::Stream, "an aggregate takes a stream: make one of the table with `to-stream`")?;
+    let over_table = step.input().schema.kind == Kind::Table;
     let fields = &step.fields;
     let grouped = fields.has("group-by");
     let regroup = if grouped { Some(Rekey::resolve(step, "group-by")?) } else { None };
@@ -99,7 +100,7 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     let emit_close = fields.choice("emit", &["update", "close"]).is_some_and(|emit| emit.value == "close");
     let grace = fields.duration("grace");
     let retain = fields.duration("retain");
-    let mut fits = true;
+    let mut fits = !over_table || fits_table(step);
     if window.is_none() {
         if emit_close {
             let place = fields.get("emit").map_or(fields.header.clone(), |value| value.span());
@@ -163,7 +164,8 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     }
     let named: Vec<(&str, &str)> =
         columns.iter().map(|(name, text)| (name.value.as_str(), text.value.as_str())).collect();
-    let plan = match AggregatePlan::compile(&named, &step.scope_of(&input)) {
+    let compile = if over_table { AggregatePlan::compile_net } else { AggregatePlan::compile };
+    let plan = match compile(&named, &step.scope_of(&input)) {
         Ok(plan) => plan,
         Err(errors) => {
             for (index, error) in errors {
@@ -174,7 +176,7 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
             return None;
         }
     };
-    if let (None, None, Some(index)) = (window, &retain, plan.needs_window())
+    if let (None, None, Some(index), false) = (window, &retain, plan.needs_window(), over_table)
         && let Some((_, text)) = columns.get(index)
     {
         step.error(
@@ -190,8 +192,15 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     }
     let value = plan.output().into_iter().map(|(name, data_type)| column(name, data_type)).collect();
     let grace = grace.map_or(0, |placed| placed.value);
-    let closes_after = window.map(|shape| grace.saturating_add(shape.stays_open()));
-    let schema = Schema { windowed: window.is_some(), closes_after, ..Schema::new(Kind::Table, key, value) };
+    let (windowed, closes_after) = match window {
+        Some(shape) => (true, Some(grace.saturating_add(shape.stays_open()))),
+        // The windows of a table's rows may be those of its groups.
+        None => (over_table && input.windowed, input.closes_after),
+    };
+    let schema = Schema { windowed, closes_after, ..Schema::new(Kind::Table, key, value) };
+    if over_table {
+        return Some(table_groups::resolved(input, schema, plan, regroup));
+    }
     let window = window.map(|shape| Window { shape, grace, emit_close });
     let mut outputs = vec![Output::main(schema.clone())];
     if window.is_some() {
@@ -205,6 +214,21 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
         definition: Arc::new(rekey),
     });
     Some(Resolved { outputs, regroup, rekeys: None, definition })
+}
+
+/// Whether all fields make sense for an aggregate over a table.
+fn fits_table(step: &Step<'_>) -> bool {
+    let mut fits = true;
+    let mut refuse = |field, code, what: &str| {
+        if step.fields.has(field) {
+            let help = "make a stream of the table's changes with `to-stream` first, or remove it";
+            step.error(code, step.fields.key_span(field), format!("`{field}` {what}"), help);
+            fits = false;
+        }
+    };
+    refuse("window", Code::InvalidWindow, "over a table: its rows do not happen at a time");
+    refuse("retain", Code::RetainNeedsNoWindow, "over a table: a group goes with its last row");
+    fits
 }
 
 /// In how many windows a row may be.
@@ -310,8 +334,10 @@ impl Shape {
     /// How long after its end a window may change without grace.
     fn stays_open(&self) -> i64 {
         match *self {
-            Shape::Hopping { .. } | Shape::Sliding { .. } => 0,
-            Shape::Session { gap } => gap,
+            Shape::Hopping { .. } => 0,
+            // Until that time, and still then.
+            Shape::Sliding { .. } => 1,
+            Shape::Session { gap } => gap.saturating_add(1),
         }
     }
 

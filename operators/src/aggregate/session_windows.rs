@@ -16,11 +16,12 @@ use hashbrown::HashMap;
 use millstream_state::{StoreId, TaskState};
 
 use super::changes::{Changes, Key, Place};
-use super::groups::{Entry, Failure, Numbered, decode, encode};
+use super::groups::{Entry, Failure, decode, encode};
 use super::{Aggregate, Wanted, Window};
 use crate::aggregates::{AggregatePlan, Arguments, GroupState};
 use crate::batch::{Batch, RowKind};
 use crate::key::KeyEncoder;
+use crate::key_index::KeyIndex;
 use crate::operator::{Advance, Context, DropReason, Operator, OperatorError};
 
 const GROUP: u8 = 0;
@@ -84,7 +85,7 @@ struct Known {
 /// What an epoch needs of the store.
 #[derive(Default)]
 struct Epoch {
-    keys: Numbered,
+    keys: KeyIndex,
     /// By number of the key.
     all: Vec<KeySessions>,
     /// The part of the index that is swept within the epoch, by time and key.

@@ -17,11 +17,12 @@ use std::collections::BTreeSet;
 use millstream_state::{StoreId, TaskState};
 
 use super::changes::{Changes, Key, Place};
-use super::groups::{Entry, Failure, Groups, Numbered, Pending, decode};
+use super::groups::{Entry, Failure, Groups, Pending, decode};
 use super::{Aggregate, Wanted, Window};
 use crate::aggregates::Arguments;
 use crate::batch::{Batch, RowKind};
 use crate::key::KeyEncoder;
+use crate::key_index::KeyIndex;
 use crate::operator::{Advance, Context, DropReason, Operator, OperatorError};
 
 const GROUP: u8 = 0;
@@ -44,7 +45,7 @@ type KeyWindows = Vec<(i64, usize)>;
 /// What an epoch needs of the store.
 #[derive(Default)]
 struct Epoch {
-    keys: Numbered,
+    keys: KeyIndex,
     /// By number of the key.
     windows: Vec<KeyWindows>,
     groups: Groups,

@@ -33,6 +33,53 @@ pub(super) enum Kind {
     Last {
         ignore_nulls: bool,
     },
+    /// Over the rows of a table: values can be taken back.
+    Net(Net),
+}
+
+/// What a call computes over values that can be taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Net {
+    CountRows,
+    Count,
+    CountDistinct,
+    SumInt,
+    SumFloat,
+    SumDecimal,
+    AvgInt,
+    AvgFloat,
+    /// As [`Kind::AvgDecimal`].
+    AvgDecimal(u32),
+    /// As [`Kind::Variance`].
+    Variance {
+        scale: i8,
+        sample: bool,
+        root: bool,
+    },
+    Min,
+    Max,
+}
+
+impl Kind {
+    /// The same over values that can be taken back; `None` if what is taken back cannot be told from what is left.
+    pub fn net(self) -> Option<Kind> {
+        Some(Kind::Net(match self {
+            Kind::CountRows => Net::CountRows,
+            Kind::Count => Net::Count,
+            Kind::CountDistinct => Net::CountDistinct,
+            Kind::SumInt => Net::SumInt,
+            Kind::SumFloat => Net::SumFloat,
+            Kind::SumDecimal => Net::SumDecimal,
+            Kind::AvgInt => Net::AvgInt,
+            Kind::AvgFloat => Net::AvgFloat,
+            Kind::AvgDecimal(finer) => Net::AvgDecimal(finer),
+            Kind::Variance { scale, sample, root } => Net::Variance { scale, sample, root },
+            Kind::Min => Net::Min,
+            Kind::Max => Net::Max,
+            Kind::First { .. } | Kind::Last { .. } => return None,
+            Kind::Net(net) => net,
+        }))
+    }
 }
 
 /// What a call remembers of a group.
@@ -60,6 +107,46 @@ pub(super) enum Accumulator {
     /// `None` until a row has come.
     Chosen(Option<Datum>),
     Distinct(BTreeSet<Datum>),
+    /// An exact sum that can leave its type's range for a while.
+    NetExact {
+        sum: WideSum,
+        count: i64,
+    },
+    /// The sum of those values that are finite, and how many are not.
+    NetFloat {
+        sum: f64,
+        finite: i64,
+        infinite: i64,
+        negative_infinite: i64,
+        nan: i64,
+    },
+    /// As `Moments`, of those values that are finite.
+    NetMoments {
+        count: i64,
+        mean: f64,
+        squares: f64,
+        not_finite: i64,
+    },
+}
+
+/// A sum of decimals that does not overflow: a number of [`WideSum::UNIT`]s, and a rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct WideSum {
+    units: i128,
+    rest: i128,
+}
+
+impl WideSum {
+    const UNIT: i128 = 10i128.pow(18);
+
+    fn add(&mut self, value: i128, times: i128) {
+        self.units += times * (value / Self::UNIT);
+        self.rest += times * (value % Self::UNIT);
+    }
+
+    fn total(self) -> Result<i128, Overflow> {
+        self.units.checked_mul(Self::UNIT).and_then(|units| units.checked_add(self.rest)).ok_or(Overflow)
+    }
 }
 
 /// The sum leaves the range of its type.
@@ -116,6 +203,19 @@ impl Accumulator {
             Kind::Variance { .. } => Accumulator::Moments { count: 0, mean: 0.0, squares: 0.0 },
             Kind::Min | Kind::Max => Accumulator::Extreme(Datum::Null),
             Kind::First { .. } | Kind::Last { .. } => Accumulator::Chosen(None),
+            Kind::Net(net) => match net {
+                Net::CountRows | Net::Count | Net::CountDistinct => Accumulator::Count(0),
+                Net::SumInt | Net::SumDecimal | Net::AvgInt | Net::AvgDecimal(_) => {
+                    Accumulator::NetExact { sum: WideSum::default(), count: 0 }
+                }
+                Net::SumFloat | Net::AvgFloat => {
+                    Accumulator::NetFloat { sum: 0.0, finite: 0, infinite: 0, negative_infinite: 0, nan: 0 }
+                }
+                Net::Variance { .. } => {
+                    Accumulator::NetMoments { count: 0, mean: 0.0, squares: 0.0, not_finite: 0 }
+                }
+                Net::Min | Net::Max => Accumulator::Extreme(Datum::Null),
+            },
         }
     }
 
@@ -140,6 +240,7 @@ impl Accumulator {
     #[inline]
     pub fn add(&mut self, kind: Kind, value: &DatumRef<'_>) {
         match (self, kind) {
+            (accumulator, Kind::Net(net)) => accumulator.add_net(net, value, 1),
             (Accumulator::Count(count), Kind::CountRows) => *count += 1,
             (Accumulator::Chosen(chosen), Kind::First { ignore_nulls }) => {
                 if chosen.is_none() && !(ignore_nulls && value.is_null()) {
@@ -198,8 +299,78 @@ impl Accumulator {
             (Accumulator::Distinct(values), _) => {
                 values.insert(distinguished(value));
             }
-            (Accumulator::Chosen(_) | Accumulator::Moments { .. }, _) => {}
+            (
+                Accumulator::Chosen(_)
+                | Accumulator::Moments { .. }
+                | Accumulator::NetExact { .. }
+                | Accumulator::NetFloat { .. }
+                | Accumulator::NetMoments { .. },
+                _,
+            ) => {}
         }
+    }
+
+    /// Takes a value back that was added.
+    pub fn take_back(&mut self, kind: Kind, value: &DatumRef<'_>) {
+        if let Kind::Net(net) = kind {
+            self.add_net(net, value, -1);
+        }
+    }
+
+    /// Adds a value, or takes it back if `times` is −1. Elements of multisets are not counted here: extremes only grow.
+    fn add_net(&mut self, net: Net, value: &DatumRef<'_>, times: i64) {
+        match (self, net) {
+            (Accumulator::Count(count), Net::CountRows) => *count += times,
+            _ if value.is_null() => {}
+            (Accumulator::Count(count), Net::Count) => *count += times,
+            (Accumulator::NetExact { sum, count }, _) => {
+                let value = match value {
+                    DatumRef::Decimal(value) => *value,
+                    value => i128::from(integer(value).unwrap_or_default()),
+                };
+                sum.add(value, i128::from(times));
+                *count += times;
+            }
+            (Accumulator::NetFloat { sum, finite, infinite, negative_infinite, nan }, _) => {
+                match float(value, 0).unwrap_or_default() {
+                    value if value.is_nan() => *nan += times,
+                    f64::INFINITY => *infinite += times,
+                    f64::NEG_INFINITY => *negative_infinite += times,
+                    value => {
+                        *finite += times;
+                        *sum = if *finite == 0 { 0.0 } else { *sum + value * times as f64 };
+                    }
+                }
+            }
+            (Accumulator::NetMoments { count, mean, squares, not_finite }, Net::Variance { scale, .. }) => {
+                let value = float(value, scale).unwrap_or_default();
+                if !value.is_finite() {
+                    *not_finite += times;
+                    return;
+                }
+                *count += times;
+                if *count == 0 {
+                    (*mean, *squares) = (0.0, 0.0);
+                    return;
+                }
+                let distance = value - *mean;
+                *mean += times as f64 * distance / *count as f64;
+                *squares = (*squares + times as f64 * distance * (value - *mean)).max(0.0);
+            }
+            (Accumulator::Extreme(extreme), Net::Min | Net::Max) if times > 0 => {
+                let value = distinguished(value);
+                let order = value.by_ref().compare(&extreme.by_ref());
+                if extreme.is_null() || (if net == Net::Min { order.is_lt() } else { order.is_gt() }) {
+                    *extreme = value;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a value is the extreme that is remembered.
+    pub fn is_extreme(&self, value: &DatumRef<'_>) -> bool {
+        matches!(self, Accumulator::Extreme(extreme) if distinguished(value).by_ref().compare(&extreme.by_ref()).is_eq())
     }
 
     /// Adds values one after the other, until one cannot be added.
@@ -310,6 +481,36 @@ impl Accumulator {
             Accumulator::Extreme(value) => value.clone(),
             Accumulator::Chosen(value) => value.clone().unwrap_or_default(),
             Accumulator::Distinct(values) => Datum::Int64(values.len() as i64),
+            Accumulator::NetExact { count: 0, .. } => Datum::Null,
+            Accumulator::NetExact { sum, count } => {
+                let sum = sum.total()?;
+                match kind {
+                    Kind::Net(Net::SumInt) => Datum::Int64(i64::try_from(sum).map_err(|_| Overflow)?),
+                    Kind::Net(Net::SumDecimal) if sum.abs() > MAX_DECIMAL => return Err(Overflow),
+                    Kind::Net(Net::SumDecimal) => Datum::Decimal(sum.into()),
+                    Kind::Net(Net::AvgDecimal(finer)) => Datum::Decimal(divided(sum, *count, finer)?.into()),
+                    _ => Datum::Float64(sum as f64 / *count as f64),
+                }
+            }
+            Accumulator::NetFloat { sum, finite, infinite, negative_infinite, nan } => {
+                let count = finite + infinite + negative_infinite + nan;
+                match (infinite, negative_infinite, nan) {
+                    _ if count == 0 => Datum::Null,
+                    (0, 0, 0) if kind == Kind::Net(Net::AvgFloat) => Datum::Float64(sum / count as f64),
+                    (0, 0, 0) => Datum::Float64(*sum),
+                    (_, 0, 0) => Datum::Float64(f64::INFINITY),
+                    (0, _, 0) => Datum::Float64(f64::NEG_INFINITY),
+                    _ => Datum::Float64(f64::NAN),
+                }
+            }
+            Accumulator::NetMoments { count, squares, not_finite, .. } => match kind {
+                Kind::Net(Net::Variance { sample, root, .. }) if count + not_finite > i64::from(sample) => {
+                    let variance = squares / (*count - i64::from(sample)) as f64;
+                    let variance = if *not_finite > 0 { f64::NAN } else { variance };
+                    Datum::Float64(if root { variance.sqrt() } else { variance })
+                }
+                _ => Datum::Null,
+            },
         })
     }
 
@@ -344,6 +545,23 @@ impl Accumulator {
             Accumulator::Distinct(values) => {
                 put_unsigned(out, values.len() as u128);
                 values.iter().for_each(|value| value.write(out));
+            }
+            Accumulator::NetExact { sum, count } => {
+                put_signed(out, i128::from(*count));
+                put_signed(out, sum.units);
+                put_signed(out, sum.rest);
+            }
+            Accumulator::NetFloat { sum, finite, infinite, negative_infinite, nan } => {
+                float(out, sum);
+                [finite, infinite, negative_infinite, nan]
+                    .into_iter()
+                    .for_each(|count| put_signed(out, i128::from(*count)));
+            }
+            Accumulator::NetMoments { count, mean, squares, not_finite } => {
+                put_signed(out, i128::from(*count));
+                put_signed(out, i128::from(*not_finite));
+                float(out, mean);
+                float(out, squares);
             }
         }
     }
@@ -398,6 +616,24 @@ impl Accumulator {
                     return Err(DecodeError::Damaged("distinct values are out of order"));
                 }
                 Accumulator::Distinct(values.into_iter().collect())
+            }
+            Accumulator::NetExact { .. } => {
+                let count = count(reader)?;
+                Accumulator::NetExact {
+                    count,
+                    sum: WideSum { units: reader.integer()?, rest: reader.integer()? },
+                }
+            }
+            Accumulator::NetFloat { .. } => Accumulator::NetFloat {
+                sum: float(reader)?,
+                finite: count(reader)?,
+                infinite: count(reader)?,
+                negative_infinite: count(reader)?,
+                nan: count(reader)?,
+            },
+            Accumulator::NetMoments { .. } => {
+                let (count, not_finite) = (count(reader)?, count(reader)?);
+                Accumulator::NetMoments { count, not_finite, mean: float(reader)?, squares: float(reader)? }
             }
         })
     }

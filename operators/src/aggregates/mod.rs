@@ -30,7 +30,7 @@ use crate::diagnostic::Code;
 use crate::schema::type_name;
 use crate::sql::{AggregateSyntax, CallSyntax, Columns, Expression, Scope, SqlError};
 
-use accumulator::{Accumulator, Kind};
+use accumulator::{Accumulator, Kind, Net};
 
 /// The version of a group state's bytes.
 const LAYOUT: u8 = 1;
@@ -98,12 +98,37 @@ pub struct GroupState {
     calls: Vec<Accumulator>,
 }
 
+/// A call whose values have to be kept, each with how often it is there.
+#[derive(Clone, Debug)]
+pub struct Multiset {
+    /// The call, by position.
+    pub call: usize,
+    argument: usize,
+    /// What it gives.
+    pub of: MultisetOf,
+    /// The type of its values.
+    pub data_type: DataType,
+}
+
+/// What a multiset gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MultisetOf {
+    /// Its smallest value.
+    Smallest,
+    /// Its largest value.
+    Largest,
+    /// How many different values it has.
+    Distinct,
+}
+
 /// Collects what is needed while columns are compiled one after the other.
 #[derive(Default)]
 struct Compiler {
     arguments: Vec<Expression>,
     filters: Vec<Expression>,
     calls: Vec<Call>,
+    /// Whether rows have to be taken back.
+    nets: bool,
 }
 
 /// The position of an expression that computes the same, added if there is none.
@@ -142,7 +167,21 @@ impl Compiler {
             return Err(errors);
         }
         let text = syntax.text(call);
-        let (kind, data_type) = resolve_call(call, &arguments, text).map_err(|error| vec![error])?;
+        let (mut kind, data_type) = resolve_call(call, &arguments, text).map_err(|error| vec![error])?;
+        if self.nets {
+            kind = kind.net().ok_or_else(|| {
+                let message =
+                    format!("`{text}` over a table: a row that is replaced cannot be taken back from it");
+                let help =
+                    "use `min` or `max`, or make a stream of the table's changes with `to-stream`".to_owned();
+                vec![SqlError {
+                    code: Code::SqlNotAllowed,
+                    span: call.range.clone(),
+                    message,
+                    help: Some(help),
+                }]
+            })?;
+        }
         let argument = arguments.into_iter().next();
         let mut filters: Vec<usize> = condition
             .cloned()
@@ -295,12 +334,29 @@ impl AggregatePlan {
         Self::compile_where(&columns, scope)
     }
 
+    /// As [`compile`](Self::compile), for groups of which rows can be [taken back](Self::take_back).
+    pub fn compile_net(
+        columns: &[(&str, &str)],
+        scope: &Scope,
+    ) -> Result<AggregatePlan, Vec<(usize, SqlError)>> {
+        let columns: Vec<(&str, &str, Option<Expression>)> =
+            columns.iter().map(|(name, sql)| (*name, *sql, None)).collect();
+        Self::compile_with(Compiler { nets: true, ..Compiler::default() }, &columns, scope)
+    }
+
     /// Compiles columns, each with a condition that rows have to meet for all of its calls.
     pub fn compile_where(
         columns: &[(&str, &str, Option<Expression>)],
         scope: &Scope,
     ) -> Result<AggregatePlan, Vec<(usize, SqlError)>> {
-        let mut compiler = Compiler::default();
+        Self::compile_with(Compiler::default(), columns, scope)
+    }
+
+    fn compile_with(
+        mut compiler: Compiler,
+        columns: &[(&str, &str, Option<Expression>)],
+        scope: &Scope,
+    ) -> Result<AggregatePlan, Vec<(usize, SqlError)>> {
         let mut outputs = Vec::new();
         let mut errors = Vec::new();
         for (index, (name, sql, condition)) in columns.iter().enumerate() {
@@ -363,7 +419,13 @@ impl AggregatePlan {
     /// Whether a group that took its rows always has a result.
     pub fn results_cannot_fail(&self) -> bool {
         let inner = &self.0;
-        inner.calls.iter().all(|call| !matches!(call.kind, Kind::AvgDecimal(_)))
+        let can_fail = |kind: &Kind| {
+            matches!(
+                kind,
+                Kind::AvgDecimal(_) | Kind::Net(Net::SumInt | Net::SumDecimal | Net::AvgDecimal(_))
+            )
+        };
+        inner.calls.iter().all(|call| !can_fail(&call.kind))
             && inner.outputs.iter().all(|output| match &output.value {
                 OutputValue::Call(_) => true,
                 OutputValue::Expression(expression) => expression.cannot_fail(),
@@ -380,13 +442,10 @@ impl AggregatePlan {
             }
             evaluated.values
         };
-        let values = self
-            .0
-            .arguments
-            .iter()
-            .enumerate()
-            .map(|(index, expression)| TypedArray::new(&evaluate(expression, Source::Argument(index))))
-            .collect();
+        let arguments = self.0.arguments.iter().enumerate();
+        let arrays: Vec<ArrayRef> =
+            arguments.map(|(index, expression)| evaluate(expression, Source::Argument(index))).collect();
+        let values = arrays.iter().map(TypedArray::new).collect();
         let filters = self
             .0
             .filters
@@ -394,7 +453,7 @@ impl AggregatePlan {
             .enumerate()
             .map(|(index, expression)| evaluate(expression, Source::Filter(index)).as_boolean().clone())
             .collect();
-        let mut arguments = Arguments { plan: self.clone(), values, filters, errors: Vec::new() };
+        let mut arguments = Arguments { plan: self.clone(), arrays, values, filters, errors: Vec::new() };
         arguments.errors = failures
             .into_iter()
             .filter_map(|(row, failures)| {
@@ -453,6 +512,61 @@ impl AggregatePlan {
             }
         }
         Ok(())
+    }
+
+    /// Takes a row back that was added to a group of a [net](Self::compile_net) plan; its [elements](Self::multisets) are the
+    /// caller's business.
+    pub fn take_back(&self, state: &mut GroupState, arguments: &Arguments, row: usize) {
+        for (call, accumulator) in self.0.calls.iter().zip(&mut state.calls) {
+            if arguments.includes(call, row) {
+                accumulator.take_back(call.kind, &arguments.value(call, row));
+            }
+        }
+    }
+
+    /// The calls of a [net](Self::compile_net) plan that need to know how often each value is there.
+    pub fn multisets(&self) -> Vec<Multiset> {
+        let calls = self.0.calls.iter().enumerate();
+        calls
+            .filter_map(|(call, found)| {
+                let of = match found.kind {
+                    Kind::Net(Net::Min) => MultisetOf::Smallest,
+                    Kind::Net(Net::Max) => MultisetOf::Largest,
+                    Kind::Net(Net::CountDistinct) => MultisetOf::Distinct,
+                    _ => return None,
+                };
+                let argument = found.argument?;
+                Some(Multiset { call, argument, of, data_type: found.argument_type.clone() })
+            })
+            .collect()
+    }
+
+    /// Whether a row's value is the extreme of a multiset.
+    pub fn is_extreme(
+        &self,
+        state: &GroupState,
+        multiset: &Multiset,
+        arguments: &Arguments,
+        row: usize,
+    ) -> bool {
+        match (self.0.calls.get(multiset.call), state.calls.get(multiset.call)) {
+            (Some(call), Some(accumulator)) => accumulator.is_extreme(&arguments.value(call, row)),
+            _ => false,
+        }
+    }
+
+    /// Says what the extreme of a multiset is.
+    pub fn set_extreme(&self, state: &mut GroupState, multiset: &Multiset, extreme: Datum) {
+        if let Some(accumulator) = state.calls.get_mut(multiset.call) {
+            *accumulator = Accumulator::Extreme(extreme);
+        }
+    }
+
+    /// A value has come into a multiset (1) or has left it (-1).
+    pub fn count_distinct(&self, state: &mut GroupState, multiset: &Multiset, more: i64) {
+        if let Some(Accumulator::Count(count)) = state.calls.get_mut(multiset.call) {
+            *count += more;
+        }
     }
 
     /// Adds the rows of another group, as rows that come after those of this one. Sums of floats, and what is computed from
@@ -580,6 +694,7 @@ enum Source {
 #[derive(Clone, Debug)]
 pub struct Arguments {
     plan: AggregatePlan,
+    arrays: Vec<ArrayRef>,
     values: Vec<TypedArray>,
     filters: Vec<BooleanArray>,
     errors: Vec<(usize, Code, String)>,
@@ -594,6 +709,17 @@ impl Arguments {
     /// Whether the filters of a call let a row in.
     pub fn included(&self, call: usize, row: usize) -> bool {
         self.call(call).is_some_and(|call| self.includes(call, row))
+    }
+
+    /// The values that rows have for a multiset.
+    pub fn array(&self, multiset: &Multiset) -> Option<&ArrayRef> {
+        self.arrays.get(multiset.argument)
+    }
+
+    /// Whether a row has a value in a multiset.
+    pub fn is_in(&self, multiset: &Multiset, row: usize) -> bool {
+        self.call(multiset.call)
+            .is_some_and(|call| self.includes(call, row) && !self.value(call, row).is_null())
     }
 
     /// The value of an argument of a call; null for `count(*)`.
