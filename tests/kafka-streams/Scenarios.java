@@ -96,6 +96,14 @@ public final class Scenarios {
         }
     }
 
+    /** The values of all records. */
+    public static final class Values extends Serdes.WrapperSerde<JsonNode> {
+        /** Made by Kafka Streams. */
+        public Values() {
+            super(VALUES.serializer(), VALUES.deserializer());
+        }
+    }
+
     private static byte[] bytes(JsonNode value) {
         try {
             return value == null ? null : JSON.writeValueAsBytes(value);
@@ -133,6 +141,9 @@ public final class Scenarios {
         settings.put("application.id", "scenario");
         settings.put("bootstrap.servers", "nowhere:1");
         settings.put("statestore.cache.max.bytes", "0");
+        // Some tables do not know of what they are.
+        settings.put("default.key.serde", Serdes.StringSerde.class.getName());
+        settings.put("default.value.serde", Values.class.getName());
         // Each record may close windows.
         settings.put("__emit.interval.ms.kstreams.windowed.aggregation__", 0L);
         settings.put("__emit.interval.ms.kstreams.outer.join.spurious.results.fix__", 0L);
