@@ -76,8 +76,9 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     let (outputs, columns): (Vec<Pick>, Vec<_>) = outputs(step, model)?.into_iter().unzip();
     let input = &step.input().schema;
     let value = input.value_fields().iter().cloned().chain(columns).collect();
-    let Schema { kind, windowed, closes_after, .. } = *input;
-    let schema = Schema { windowed, closes_after, ..Schema::new(kind, input.key_fields().to_vec(), value) };
+    let Schema { kind, windowed, ranked, closes_after, .. } = *input;
+    let marks = Schema::new(kind, input.key_fields().to_vec(), value);
+    let schema = Schema { windowed, ranked, closes_after, ..marks };
     let batch = batch.and_then(|batch| usize::try_from(batch.value).ok()).unwrap_or(usize::MAX);
     Some(Resolved::simple(
         schema.clone(),

@@ -34,6 +34,8 @@ pub struct Schema {
     pub key: usize,
     /// Whether the last two key columns are `window_start` and `window_end`; they do not count for partitioning.
     pub windowed: bool,
+    /// Whether the last key column is a rank: rows lie in the partition of the others.
+    pub ranked: bool,
     /// The row of a window changes no more once stream time reaches `window_end` and this many milliseconds; `None` where nobody
     /// can tell, and without windows.
     pub closes_after: Option<i64>,
@@ -49,6 +51,7 @@ impl Schema {
             columns: Arc::new(ArrowSchema::new(fields)),
             key: count,
             windowed: false,
+            ranked: false,
             closes_after: None,
         }
     }

@@ -160,8 +160,9 @@ fn computed_columns(step: &Step<'_>, columns: &[(Text, Text)]) -> Option<Vec<(Fi
 
 fn finish(input: &Schema, outputs: Vec<(FieldRef, Expression)>) -> Resolved {
     let (value, expressions): (Vec<FieldRef>, Vec<Expression>) = outputs.into_iter().unzip();
-    let Schema { kind, windowed, closes_after, .. } = *input;
-    let schema = Schema { windowed, closes_after, ..Schema::new(kind, input.key_fields().to_vec(), value) };
+    let Schema { kind, windowed, ranked, closes_after, .. } = *input;
+    let marks = Schema::new(kind, input.key_fields().to_vec(), value);
+    let schema = Schema { windowed, ranked, closes_after, ..marks };
     Resolved::simple(schema.clone(), Select { expressions, schema })
 }
 

@@ -112,7 +112,7 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     };
     let mut key = fields_at(&partition);
     key.push(column(RANK, DataType::Int64));
-    let schema = Schema::new(Kind::Table, key, fields_at(&rest));
+    let schema = Schema { ranked: true, ..Schema::new(Kind::Table, key, fields_at(&rest)) };
     let regroup = regroup.map(|rekey| Regroup {
         schema: rekey.schema.clone(),
         partitions: names.is_empty().then_some(1),

@@ -290,7 +290,9 @@ impl SessionWindows {
     /// Puts a session into the index.
     fn index(&mut self, time: i64, start: i64, key: Box<[u8]>, epoch: &mut Epoch, context: &mut Context<'_>) {
         if time < epoch.due_until {
-            epoch.due.insert((time, key), Due { start, is_stored: false });
+            // It may take the place of another session's, which the store still has.
+            let due = epoch.due.entry((time, key)).or_insert(Due { start, is_stored: false });
+            due.start = start;
         } else {
             self.earliest = self.earliest.map(|earliest| earliest.min(time));
             context.state.put(context.store(0), &index_key(time, &key), &start.to_be_bytes());

@@ -137,6 +137,13 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     let (names, columns): (Vec<FieldRef>, Vec<Expression>) = columns(step, from, with)?.into_iter().unzip();
     let schema = Schema {
         windowed: from.schema.windowed,
+        ranked: from.schema.ranked,
+        // A row changes until both of its inputs no longer do.
+        closes_after: from
+            .schema
+            .closes_after
+            .zip(with.schema.closes_after)
+            .map(|(from, with)| from.max(with)),
         ..Schema::new(from.schema.kind, from.schema.key_fields().to_vec(), names)
     };
     let both = from.schema.columns.fields().iter().chain(with.schema.columns.fields());
@@ -176,7 +183,18 @@ fn same_keys(step: &Step<'_>, from: &Input, with: &Input) -> Option<()> {
         fields.map(|field| type_name(field.data_type())).collect::<Vec<_>>().join(", ")
     };
     if key(from) == key(with) && from.schema.windowed == with.schema.windowed {
-        return Some(());
+        // Rows of one key must lie in one partition.
+        let (ranked, other) = if from.schema.ranked { (from, with) } else { (with, from) };
+        if from.schema.ranked == with.schema.ranked {
+            return Some(());
+        }
+        let message = format!(
+            "the rows of `{}` lie in the partitions of its key without the rank, those of `{}` in that of the whole key",
+            ranked.from.value, other.from.value
+        );
+        let help = "bring them under the whole key: make a stream of the ranks with `to-stream` and give it the key with `rekey`";
+        step.error(Code::JoinKeys, ranked.from.span.clone(), message, help);
+        return None;
     }
     let said = |input: &Input| {
         let fields = input.schema.key_fields().iter();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use millstream::engine::kafka::{ClientSettings, GroupConsumer, GroupEvent, GroupOptions};
 use serde_json::json;
 
-use super::application::{Application, TOPOLOGY, feed, payments};
+use super::application::{Application, TOPOLOGY, feed, feed_into, payments};
 use super::broker::{Broker, BrokerOptions};
 use super::java;
 use super::proxy::{END_TRANSACTION, Lost, Proxy};
@@ -308,6 +308,98 @@ fn check_says_at_once_what_is_wrong_with_the_topics() {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert_eq!(running.end(), Some(0), "{}", application.log());
+}
+
+/// Else the brokers would remove rows that are old and still there.
+#[test]
+fn the_topic_of_a_table_is_made_compacted_and_said_if_it_is_not() {
+    let broker = Broker::shared();
+    let table = r#"
+[tables.cards]
+topic = "{app}-cards"
+key   = { card = "string" }
+value = { home = "string" }
+
+[steps.known]
+op   = "join"
+from = "payments"
+with = "cards"
+
+[sinks.known_payments]
+from  = "known"
+topic = "{app}-known"
+"#;
+    let application =
+        Application::of_topics(broker, "table", &format!("{TOPOLOGY}{table}"), &["payments", "known"], 1);
+    let file = application.folder.at("topology.toml");
+    let running = application.start(broker, "state", &["--create-topics"]);
+    application.wait_until("it to be ready", || {
+        application.get("/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.0 200"))
+    });
+    assert_eq!(running.end(), Some(0), "{}", application.log());
+    let brokers = format!("--brokers={}", broker.brokers());
+    let check = || run_to_end(command(&["check", &brokers, "--deny-warnings", &file]), b"");
+    check().expect_code(0);
+
+    let cards = application.topic("cards");
+    java::call(broker, json!({ "do": "delete-topic", "topic": cards }));
+    let config = json!({ "retention.ms": "3600000" });
+    java::call(broker, json!({ "do": "create-topic", "topic": cards, "partitions": 1, "config": config }));
+    check()
+        .expect_code(2)
+        .says(&["M0915", &format!("topic `{cards}` removes old records, but `cards` is a table")]);
+}
+
+#[test]
+fn a_join_that_is_added_finds_the_rows_that_a_table_has() {
+    let broker = Broker::shared();
+    let table = r#"
+[app]
+id = "{app}"
+
+[tables.cards]
+topic = "{app}-cards"
+key   = { card = "string" }
+value = { at = "timestamp", amount = "int64" }
+time  = "at"
+
+[sinks.all_cards]
+from  = "cards"
+topic = "{app}-all"
+"#;
+    let join = r#"
+[sources.payments]
+topic = "{app}-payments"
+key   = { card = "string" }
+value = { at = "timestamp", amount = "int64" }
+time  = "at"
+
+[steps.known]
+op      = "join"
+from    = { node = "payments", as = "p" }
+with    = { node = "cards", as = "c" }
+columns = { amount = "p.amount", last = "c.amount" }
+
+[sinks.known_payments]
+from  = "known"
+topic = "{app}-known"
+"#;
+    let application =
+        Application::of_topics(broker, "added", table, &["payments", "cards", "all", "known"], 1);
+    payments(1_000, &application);
+    let run = |source: &str| {
+        let running = application.start(broker, "state", &[]);
+        let mut feeding = feed_into(broker.brokers(), &application, source, "1000");
+        assert_eq!(feeding.code(), Some(0));
+        application.await_end_of(broker, source);
+        assert_eq!(running.end(), Some(0), "{}", application.log());
+    };
+    run("cards");
+    let text = format!("{table}{join}").replace("{app}", &application.id);
+    application.folder.write("topology.toml", text);
+    run("payments");
+    // An inner join: a payment without its card would not be there.
+    assert_eq!(java::consume(broker, &application.topic("known")).len(), 1_000, "{}", application.log());
 }
 
 #[test]
