@@ -8,8 +8,8 @@
 //! to decide every row that is not late, which is: not older than stream time − `within`.
 
 use arrow::array::{ArrayRef, BooleanArray};
-use millstream_state::value::{ValueError, ValueReader, ValueWriter};
-use millstream_state::{Fingerprint, StoreId, TaskState};
+use millstream_state::value::{ValueReader, ValueWriter};
+use millstream_state::{StoreId, TaskState};
 
 use crate::batch::Batch;
 use crate::columns::{Column, all_null};
@@ -142,13 +142,7 @@ impl Definition for Dedup {
             let name = if *index < self.input.key { "" } else { field.name().as_str() };
             Some(format!("{name} {}", type_name(field.data_type())))
         }));
-        let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
-        vec![StoreDeclaration {
-            suffix: "",
-            kind: StoreKind::Window { retention: self.remembered() },
-            fingerprint: Fingerprint::of(&parts),
-            rows_of: None,
-        }]
+        vec![StoreDeclaration::new("", StoreKind::Window { retention: self.remembered() }, &parts)]
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {
@@ -297,13 +291,9 @@ fn load(
     let found = state.multi_get(store, &keys)?;
     for ((bucket, key), found) in buckets.all.iter_mut().zip(&keys).zip(found) {
         let Some(bytes) = found else { continue };
-        let read = || -> Result<i64, ValueError> {
-            let mut reader = ValueReader::new(&bytes, LAYOUT)?;
-            let offset = reader.get_i64()?;
-            reader.finish()?;
-            Ok(offset)
-        };
-        let offset = read().map_err(|error| OperatorError::Stored(error.to_string()))?;
+        let mut reader = ValueReader::new(&bytes, LAYOUT)?;
+        let offset = reader.get_i64()?;
+        reader.finish()?;
         let number = key.first_chunk().map_or(0, |number| i64::from_be_bytes(*number));
         bucket.kept = Some(number.saturating_mul(within).saturating_add(offset));
     }

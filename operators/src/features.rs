@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use hashbrown::hash_map::EntryRef;
-use millstream_state::{Fingerprint, StoreId, TaskState};
+use millstream_state::{StoreId, TaskState};
 
 use crate::aggregates::{AggregatePlan, Arguments, GroupState, ResultBuilder};
 use crate::batch::Batch;
@@ -22,7 +22,7 @@ use crate::operator::{
     Advance, Arity, Context, Definition, DropReason, Operator, OperatorError, OperatorSpec, Resolved, Step,
     StoreDeclaration, StoreKind, Wanted,
 };
-use crate::schema::{Kind, Schema, column, type_name};
+use crate::schema::{Kind, Schema, column};
 use crate::sql::Expression;
 
 /// The registry's entry.
@@ -223,14 +223,12 @@ impl Definition for Features {
     fn stores(&self) -> Vec<StoreDeclaration> {
         let mut parts =
             vec!["features 2".to_owned(), self.longest.to_string(), self.plan.values_fingerprint()];
-        parts.extend(self.input.key_fields().iter().map(|field| type_name(field.data_type())));
-        let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
-        vec![StoreDeclaration {
-            suffix: "",
-            kind: StoreKind::Window { retention: self.longest.saturating_add(self.grace) },
-            fingerprint: Fingerprint::of(&parts),
-            rows_of: None,
-        }]
+        parts.extend(self.input.key_types());
+        vec![StoreDeclaration::new(
+            "",
+            StoreKind::Window { retention: self.longest.saturating_add(self.grace) },
+            &parts,
+        )]
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {
@@ -543,7 +541,7 @@ fn stored_rows(
             let within = store_key.get(from.len()..).and_then(|rest| offset(rest, bucket));
             let within =
                 within.ok_or_else(|| OperatorError::Stored("a row's key is too short".to_owned()))?;
-            let values = read_values(bytes).map_err(|error| OperatorError::Stored(error.to_string()))?;
+            let values = read_values(bytes)?;
             if values.len() + 1 != width {
                 return Err(OperatorError::Stored("a row has another number of values".to_owned()));
             }

@@ -6,11 +6,15 @@ use std::sync::Arc;
 
 use arrow::array::BooleanArray;
 use arrow::error::ArrowError;
+use millstream_state::value::ValueError;
 use millstream_state::{Fingerprint, StateError, StoreId, TaskState};
 
 use crate::batch::{Batch, RowKind};
 use crate::config::{Field, Fields, Text};
+use crate::datum::DecodeError;
 use crate::diagnostic::{Code, Diagnostic, Diagnostics, Span, did_you_mean, listed};
+use crate::key::KeyDecodeError;
+use crate::row::RowDecodeError;
 use crate::schema::{Kind, Schema};
 use crate::sql::{self, Expression, Scope, SqlError};
 
@@ -254,6 +258,14 @@ pub struct StoreDeclaration {
     pub rows_of: Option<RowsOf>,
 }
 
+impl StoreDeclaration {
+    /// A store of its own, whose bytes are read rightly by whoever names the same `parts`.
+    pub fn new(suffix: &'static str, kind: StoreKind, parts: &[String]) -> Self {
+        let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
+        StoreDeclaration { suffix, kind, fingerprint: Fingerprint::of(&parts), rows_of: None }
+    }
+}
+
 /// Rows of an input, as the node above keeps them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowsOf {
@@ -466,6 +478,19 @@ pub enum OperatorError {
     #[error("internal error in an operator (please report it): {0}")]
     Internal(String),
 }
+
+/// Bytes of a store that cannot be read.
+macro_rules! stored {
+    ($($error:ty),*) => {$(
+        impl From<$error> for OperatorError {
+            fn from(error: $error) -> Self {
+                OperatorError::Stored(error.to_string())
+            }
+        }
+    )*};
+}
+
+stored!(ValueError, KeyDecodeError, RowDecodeError, DecodeError);
 
 impl From<crate::columns::UnsupportedType> for OperatorError {
     fn from(unsupported: crate::columns::UnsupportedType) -> Self {

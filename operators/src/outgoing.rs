@@ -66,7 +66,7 @@ impl<'a> Outgoing<'a> {
         let place = match row {
             Row::Given(row) => *row,
             Row::Stored(bytes) => {
-                self.stored.push(bytes).map_err(|error| OperatorError::Stored(error.to_string()))?;
+                self.stored.push(bytes)?;
                 self.given.num_rows() + self.stored.len() - 1
             }
         };

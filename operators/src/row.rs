@@ -5,7 +5,7 @@
 //! -0.0 come back as they were), bool as one byte, strings and bytes with their length before them, lists with their
 //! count, then as columns, structs as columns. Lengths and counts are LEB128 varints.
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 
@@ -27,9 +27,9 @@ impl RowCodec {
         Ok(RowCodec { columns: columns.clone() })
     }
 
-    /// Prepares the rows of a batch to be written.
-    pub fn encoder<'a>(&self, rows: &'a RecordBatch) -> Result<RowEncoder<'a>, UnsupportedType> {
-        Ok(RowEncoder { columns: Column::all(rows.columns())? })
+    /// Prepares rows to be written, of which these are the columns.
+    pub fn encoder<'a>(&self, columns: &'a [ArrayRef]) -> Result<RowEncoder<'a>, UnsupportedType> {
+        Ok(RowEncoder { columns: Column::all(columns)? })
     }
 
     /// Prepares for rows to be read.
@@ -272,7 +272,7 @@ mod tests {
 
     fn encoded(rows: &RecordBatch) -> Vec<Vec<u8>> {
         let codec = RowCodec::new(&rows.schema()).unwrap();
-        let encoder = codec.encoder(rows).unwrap();
+        let encoder = codec.encoder(rows.columns()).unwrap();
         let encode = |row| {
             let mut bytes = Vec::new();
             encoder.encode(row, &mut bytes);

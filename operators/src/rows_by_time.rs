@@ -1,6 +1,6 @@
 //! Several rows under one key of a store, in the order of their coming: a version byte, then each row with its length.
 
-use millstream_state::value::{ValueError, ValueReader, ValueWriter};
+use millstream_state::value::{ValueReader, ValueWriter};
 use millstream_state::{StoreId, TaskState};
 
 use crate::operator::OperatorError;
@@ -30,10 +30,9 @@ pub(crate) fn each(
     bytes: &[u8],
     mut row: impl FnMut(&[u8]) -> Result<(), OperatorError>,
 ) -> Result<(), OperatorError> {
-    let stored = |error: ValueError| OperatorError::Stored(error.to_string());
-    let mut reader = ValueReader::new(bytes, LAYOUT).map_err(stored)?;
+    let mut reader = ValueReader::new(bytes, LAYOUT)?;
     while !reader.is_empty() {
-        row(reader.get_bytes().map_err(stored)?)?;
+        row(reader.get_bytes()?)?;
     }
     Ok(())
 }

@@ -66,6 +66,11 @@ impl Schema {
         self.columns.fields().get(self.key..).unwrap_or_default()
     }
 
+    /// The types of the key columns.
+    pub(crate) fn key_types(&self) -> impl Iterator<Item = String> {
+        self.key_fields().iter().map(|field| type_name(field.data_type()))
+    }
+
     /// The value columns as a schema of their own.
     pub fn value_columns(&self) -> SchemaRef {
         Arc::new(ArrowSchema::new(self.value_fields().to_vec()))
@@ -85,6 +90,12 @@ impl Schema {
     pub fn index_of(&self, name: &str) -> Option<usize> {
         self.columns.fields().iter().position(|field| field.name() == name)
     }
+}
+
+/// Names and types, as fingerprints of stores have them: columns are stored in their order, and two that change places must not be
+/// taken for each other.
+pub(crate) fn described(fields: &[FieldRef]) -> impl Iterator<Item = String> {
+    fields.iter().map(|field| format!("{} {}", field.name(), type_name(field.data_type())))
 }
 
 /// A column that may be null.

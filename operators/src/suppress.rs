@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use arrow::array::cast::AsArray;
 use arrow::datatypes::TimestampMillisecondType;
 use millstream_state::value::{ValueError, ValueReader, ValueWriter};
-use millstream_state::{Fingerprint, StateError, StoreId, TaskState};
+use millstream_state::{StateError, StoreId, TaskState};
 
 use crate::batch::{Batch, RowKind};
 use crate::config::{Field, FieldKind, format_duration, format_size};
@@ -25,7 +25,7 @@ use crate::operator::{
 };
 use crate::outgoing::{Outgoing, Row, Sending};
 use crate::row::{RowCodec, RowEncoder};
-use crate::schema::{Kind, Schema, type_name};
+use crate::schema::{Kind, Schema, described};
 use crate::touched::Touched;
 
 /// The registry's entry.
@@ -199,15 +199,8 @@ impl Definition for Suppress {
             Until::For(_) => "for",
         };
         let mut parts = vec!["suppress 1".to_owned(), until.to_owned(), self.schema.key.to_string()];
-        let fields = self.schema.columns.fields().iter();
-        parts.extend(fields.map(|field| format!("{} {}", field.name(), type_name(field.data_type()))));
-        let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
-        vec![StoreDeclaration {
-            suffix: "",
-            kind: StoreKind::KeyValue,
-            fingerprint: Fingerprint::of(&parts),
-            rows_of: None,
-        }]
+        parts.extend(described(self.schema.columns.fields()));
+        vec![StoreDeclaration::new("", StoreKind::KeyValue, &parts)]
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {
@@ -427,7 +420,7 @@ impl Buffer<'_, '_> {
             let Some(slot) = self.slots.all.get_mut(number) else { continue };
             slot.loaded = true;
             let Some(bytes) = found else { continue };
-            let entry = decode(&bytes).map_err(|error| OperatorError::Stored(error.to_string()))?;
+            let entry = decode(&bytes)?;
             slot.stored = Some(entry.since);
             slot.bytes = (store_key.len() + bytes.len()) as u64;
             if self.definition.is_bounded() {
@@ -589,7 +582,7 @@ impl RunningSuppress {
         let store = context.store(0);
         Ok(Buffer {
             definition: &self.definition,
-            input: self.rows.encoder(&input.rows)?,
+            input: self.rows.encoder(input.rows.columns())?,
             slots: Touched::default(),
             order: BTreeSet::new(),
             due,

@@ -5,37 +5,32 @@
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array, new_null_array};
 use arrow::compute::{interleave, take};
-use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use millstream_state::value::{ValueReader, ValueWriter};
-use millstream_state::{Fingerprint, StoreId, TaskState};
+use millstream_state::{StoreId, TaskState};
 
 use crate::batch::{Batch, RowKind};
 use crate::columns::UnsupportedType;
 use crate::key::{KeyEncoder, Keys};
 use crate::key_index::KeyIndex;
 use crate::operator::{OperatorError, RowsOf, StoreDeclaration, StoreKind};
-use crate::row::{RowCodec, RowEncoder};
-use crate::schema::{Schema, type_name};
+use crate::row::RowCodec;
+use crate::schema::{Schema, described};
 
 const LAYOUT: u8 = 1;
 
 /// The store that holds the rows of `table`.
 pub(crate) fn declaration(table: &Schema, suffix: &'static str, rows_of: Option<RowsOf>) -> StoreDeclaration {
     let mut parts = vec!["table 1".to_owned()];
-    parts.extend(table.key_fields().iter().map(|field| type_name(field.data_type())));
-    // Columns are stored in their order: two that change places must not be taken for each other.
-    let value = table.value_fields().iter();
-    parts.extend(value.map(|field| format!("{} {}", field.name(), type_name(field.data_type()))));
-    let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
-    StoreDeclaration { suffix, kind: StoreKind::KeyValue, fingerprint: Fingerprint::of(&parts), rows_of }
+    parts.extend(table.key_types());
+    parts.extend(described(table.value_fields()));
+    StoreDeclaration { rows_of, ..StoreDeclaration::new(suffix, StoreKind::KeyValue, &parts) }
 }
 
 /// Reads and writes the rows of a table.
 pub(crate) struct TableRows {
     keys: KeyEncoder,
     key: usize,
-    value: SchemaRef,
     codec: RowCodec,
 }
 
@@ -60,8 +55,11 @@ pub(crate) struct Stored {
 
 impl TableRows {
     pub fn new(table: &Schema) -> Result<Self, UnsupportedType> {
-        let value = table.value_columns();
-        Ok(TableRows { keys: KeyEncoder::of(table)?, key: table.key, codec: RowCodec::new(&value)?, value })
+        Ok(TableRows {
+            keys: KeyEncoder::of(table)?,
+            key: table.key,
+            codec: RowCodec::new(&table.value_columns())?,
+        })
     }
 
     /// The keys of a batch of the table, or of one with the same key columns.
@@ -78,7 +76,6 @@ impl TableRows {
         keys: &KeyIndex,
         values: bool,
     ) -> Result<Stored, OperatorError> {
-        let stored = |error: &dyn std::fmt::Display| OperatorError::Stored(error.to_string());
         let keys: Vec<&[u8]> = keys.iter().collect();
         let mut decoder = self.codec.decoder()?;
         let mut times = Vec::new();
@@ -89,11 +86,11 @@ impl TableRows {
                 continue;
             };
             found.push(Some(RowAt::Stored(times.len())));
-            let mut reader = ValueReader::new(&bytes, LAYOUT).map_err(|error| stored(&error))?;
-            times.push(reader.get_i64().map_err(|error| stored(&error))?);
+            let mut reader = ValueReader::new(&bytes, LAYOUT)?;
+            times.push(reader.get_i64()?);
             if values {
-                let row = reader.get_bytes().map_err(|error| stored(&error))?;
-                decoder.push(row).map_err(|error| stored(&error))?;
+                let row = reader.get_bytes()?;
+                decoder.push(row)?;
             }
         }
         Ok(Stored { rows: decoder.finish()?, times, found })
@@ -107,9 +104,7 @@ impl TableRows {
         batch: &Batch,
         newest: impl Iterator<Item = (&'k [u8], Option<usize>)>,
     ) -> Result<(), OperatorError> {
-        let value = batch.rows.columns().get(self.key..).unwrap_or_default();
-        let value = crate::batch::record_batch(&self.value, value.to_vec(), batch.len())?;
-        let encoder: RowEncoder<'_> = self.codec.encoder(&value)?;
+        let encoder = self.codec.encoder(batch.rows.columns().get(self.key..).unwrap_or_default())?;
         let (mut bytes, mut row_bytes) = (Vec::new(), Vec::new());
         for (key, row) in newest {
             let Some(row) = row else {

@@ -7,8 +7,8 @@
 use arrow::array::{ArrayRef, Int64Array, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, FieldRef};
-use millstream_state::value::{ValueError, ValueReader, ValueWriter};
-use millstream_state::{Fingerprint, StoreId, TaskState};
+use millstream_state::value::{ValueReader, ValueWriter};
+use millstream_state::{StoreId, TaskState};
 
 use crate::batch::{Batch, RowKind, record_batch};
 use crate::config::{Field, FieldKind, Text};
@@ -20,7 +20,7 @@ use crate::operator::{
 };
 use crate::rekey::Rekey;
 use crate::row::{RowCodec, RowDecoder, RowEncoder};
-use crate::schema::{Kind, Schema, column, type_name};
+use crate::schema::{Kind, Schema, column, described};
 use crate::sql::{OrderBy, compile_order};
 use crate::touched::Touched;
 
@@ -173,15 +173,8 @@ impl Definition for Top {
         );
         parts.extend(self.names(&self.partition).map(|name| format!("partition {name}")));
         parts.extend(self.names(&self.tie).map(|name| format!("key {name}")));
-        let fields = self.input.columns.fields().iter();
-        parts.extend(fields.map(|field| format!("{} {}", field.name(), type_name(field.data_type()))));
-        let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
-        vec![StoreDeclaration {
-            suffix: "",
-            kind: StoreKind::KeyValue,
-            fingerprint: Fingerprint::of(&parts),
-            rows_of: None,
-        }]
+        parts.extend(described(self.input.columns.fields()));
+        vec![StoreDeclaration::new("", StoreKind::KeyValue, &parts)]
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {
@@ -304,7 +297,7 @@ impl Outgoing {
             Some(place) => place,
             None => {
                 let place = self.rows.len() as u32;
-                self.rows.push(&item.row).map_err(stored)?;
+                self.rows.push(&item.row)?;
                 item.sent = Some(place);
                 place
             }
@@ -316,10 +309,6 @@ impl Outgoing {
         self.seqs.push(seq);
         Ok(())
     }
-}
-
-fn stored(error: impl std::fmt::Display) -> OperatorError {
-    OperatorError::Stored(error.to_string())
 }
 
 impl Epoch<'_, '_> {
@@ -361,17 +350,13 @@ impl Epoch<'_, '_> {
         for (ranking, found) in self.rankings.all.iter_mut().zip(self.state.multi_get(self.store, &keys)?) {
             let Some(bytes) = found else { continue };
             ranking.stored = true;
-            let mut read = || -> Result<(), ValueError> {
-                let mut reader = ValueReader::new(&bytes, LAYOUT)?;
-                while !reader.is_empty() {
-                    let time = reader.get_i64()?;
-                    let (place, row) = (reader.get_bytes()?.into(), reader.get_bytes()?.into());
-                    ranking.ranks.push((self.items.len(), time));
-                    self.items.push(Item { place, row, sent: None });
-                }
-                Ok(())
-            };
-            read().map_err(stored)?;
+            let mut reader = ValueReader::new(&bytes, LAYOUT)?;
+            while !reader.is_empty() {
+                let time = reader.get_i64()?;
+                let (place, row) = (reader.get_bytes()?.into(), reader.get_bytes()?.into());
+                ranking.ranks.push((self.items.len(), time));
+                self.items.push(Item { place, row, sent: None });
+            }
         }
         Ok(())
     }
@@ -654,7 +639,7 @@ impl RunningTop {
         let store = context.store(0);
         let mut epoch = Epoch {
             definition,
-            given: self.rows.encoder(&input.rows)?,
+            given: self.rows.encoder(input.rows.columns())?,
             rankings,
             items: Vec::new(),
             state: &mut *context.state,

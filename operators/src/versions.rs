@@ -8,17 +8,16 @@
 use std::collections::BTreeMap;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
 use hashbrown::HashMap;
-use millstream_state::value::{ValueError, ValueReader, ValueWriter};
-use millstream_state::{Fingerprint, StoreId, TaskState};
+use millstream_state::value::{ValueReader, ValueWriter};
+use millstream_state::{StoreId, TaskState};
 
-use crate::batch::{Batch, record_batch};
+use crate::batch::Batch;
 use crate::columns::UnsupportedType;
 use crate::key::{KeyEncoder, Keys};
 use crate::operator::{OperatorError, RowsOf, StoreDeclaration, StoreKind};
 use crate::row::{RowCodec, RowDecoder};
-use crate::schema::{Schema, type_name};
+use crate::schema::{Schema, described};
 use crate::table_rows::RowAt;
 
 const LAYOUT: u8 = 1;
@@ -29,18 +28,15 @@ const OBSERVED: &[u8] = &[];
 /// The store that holds the versions of `table`.
 pub(crate) fn declaration(table: &Schema, suffix: &'static str, rows_of: Option<RowsOf>) -> StoreDeclaration {
     let mut parts = vec!["versions 1".to_owned()];
-    parts.extend(table.key_fields().iter().map(|field| type_name(field.data_type())));
-    let value = table.value_fields().iter();
-    parts.extend(value.map(|field| format!("{} {}", field.name(), type_name(field.data_type()))));
-    let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
-    StoreDeclaration { suffix, kind: StoreKind::KeyValue, fingerprint: Fingerprint::of(&parts), rows_of }
+    parts.extend(table.key_types());
+    parts.extend(described(table.value_fields()));
+    StoreDeclaration { rows_of, ..StoreDeclaration::new(suffix, StoreKind::KeyValue, &parts) }
 }
 
 /// Reads and writes the versions of a table's rows.
 pub(crate) struct Versions {
     keys: KeyEncoder,
     key: usize,
-    value: SchemaRef,
     codec: RowCodec,
     history: i64,
 }
@@ -56,12 +52,10 @@ pub(crate) struct Version {
 impl Versions {
     /// Of a table with these columns that keeps so many milliseconds of history.
     pub fn new(table: &Schema, history: i64) -> Result<Self, UnsupportedType> {
-        let value = table.value_columns();
         Ok(Versions {
             keys: KeyEncoder::of(table)?,
             key: table.key,
-            codec: RowCodec::new(&value)?,
-            value,
+            codec: RowCodec::new(&table.value_columns())?,
             history,
         })
     }
@@ -103,9 +97,7 @@ impl Versions {
         keys: &Keys,
         rows: &[(usize, i64)],
     ) -> Result<(), OperatorError> {
-        let value = batch.rows.columns().get(self.key..).unwrap_or_default();
-        let value = record_batch(&self.value, value.to_vec(), batch.len())?;
-        let encoder = self.codec.encoder(&value)?;
+        let encoder = self.codec.encoder(batch.rows.columns().get(self.key..).unwrap_or_default())?;
         let (mut bytes, mut row_bytes) = (Vec::new(), Vec::new());
         for &(row, observed) in rows {
             let time = batch.time.get(row).copied().unwrap_or_default();
@@ -144,8 +136,8 @@ impl Versions {
         for (number, entry) in state.scan(store, &version_key(key, over), &end_of(key))?.enumerate() {
             let (version, bytes) = entry?;
             let is_row = number == 0 && {
-                let mut reader = ValueReader::new(&bytes, LAYOUT).map_err(stored)?;
-                reader.get_option().map_err(stored)?
+                let mut reader = ValueReader::new(&bytes, LAYOUT)?;
+                reader.get_option()?
             };
             if !is_row {
                 gone.push(version.to_vec());
@@ -240,7 +232,7 @@ impl Lookup<'_> {
         Ok(Some(Version { time, row: read(&mut self.decoder, &bytes)? }))
     }
 
-    /// The rows that were read from the store, and the batch of the others.
+    /// The rows that were read from the store.
     pub fn finish(mut self) -> Result<RecordBatch, OperatorError> {
         Ok(self.decoder.finish()?)
     }
@@ -248,17 +240,13 @@ impl Lookup<'_> {
 
 /// Reads the row of a version.
 fn read(decoder: &mut RowDecoder, bytes: &[u8]) -> Result<Option<RowAt>, OperatorError> {
-    let mut reader = ValueReader::new(bytes, LAYOUT).map_err(stored)?;
-    if !reader.get_option().map_err(stored)? {
+    let mut reader = ValueReader::new(bytes, LAYOUT)?;
+    if !reader.get_option()? {
         return Ok(None);
     }
-    let row = reader.get_bytes().map_err(stored)?;
-    decoder.push(row).map_err(|error| OperatorError::Stored(error.to_string()))?;
+    let row = reader.get_bytes()?;
+    decoder.push(row)?;
     Ok(Some(RowAt::Stored(decoder.len() - 1)))
-}
-
-fn stored(error: ValueError) -> OperatorError {
-    OperatorError::Stored(error.to_string())
 }
 
 /// `key | i64::MAX - time`: a scan from a time on meets the version that is valid then first.

@@ -145,7 +145,7 @@ impl OutputWriter {
             }
             Form::Repartition { topic, keys, rows, kind } => {
                 let keys = keys.encode(&batch.rows, |_| true)?;
-                let encoder = rows.encoder(&batch.rows)?;
+                let encoder = rows.encoder(batch.rows.columns())?;
                 let mut errors = RowErrors::new();
                 let key_of = |row: usize| keys.get(row).and_then(Result::ok).map(|key| key.key);
                 for (row, ((key, time), seq)) in keys.iter().zip(&batch.time).zip(&batch.seq).enumerate() {
@@ -398,7 +398,7 @@ mod tests {
         let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
         let rows = RecordBatch::try_from_iter([("k", keys), ("n", numbers)]).unwrap();
         let codec = RowCodec::new(&rows.schema()).unwrap();
-        let encoder = codec.encoder(&rows).unwrap();
+        let encoder = codec.encoder(rows.columns()).unwrap();
         let one = [1, 0b11, 1, b'a', 1, 0, 0, 0, 0, 0, 0, 0];
         let two = [1, 0b11, 1, b'a', 2, 0, 0, 0, 0, 0, 0, 0];
         let added = change(ADDED, &encoder, 0);

@@ -75,7 +75,7 @@ impl<'a> Changes<'a> {
         let key = match place.key {
             Key::Row(row) => row,
             Key::Stored(key) => {
-                self.stored.push(key).map_err(|error| OperatorError::Stored(error.to_string()))?;
+                self.stored.push(key)?;
                 self.input.len() + self.stored.len() - 1
             }
         };

@@ -1,6 +1,6 @@
 //! The groups that one epoch touches: each is read once and written once.
 
-use millstream_state::value::{ValueError, ValueReader, ValueWriter};
+use millstream_state::value::{ValueReader, ValueWriter};
 use millstream_state::{StoreId, TaskState};
 
 use crate::aggregates::{AggregatePlan, Arguments, GroupState};
@@ -195,15 +195,11 @@ pub(super) fn encode(plan: &AggregatePlan, entry: &Entry, aggregates: &mut Vec<u
 
 /// Reads an entry from its bytes in the store.
 pub(super) fn decode(plan: &AggregatePlan, bytes: &[u8]) -> Result<Entry, OperatorError> {
-    let read = || -> Result<(i64, Option<i64>, &[u8]), ValueError> {
-        let mut reader = ValueReader::new(bytes, LAYOUT)?;
-        let time = reader.get_i64()?;
-        let indexed = if reader.get_option()? { Some(reader.get_i64()?) } else { None };
-        let aggregates = reader.get_bytes()?;
-        reader.finish()?;
-        Ok((time, indexed, aggregates))
-    };
-    let (time, indexed, aggregates) = read().map_err(|error| OperatorError::Stored(error.to_string()))?;
-    let state = plan.read(aggregates).map_err(|error| OperatorError::Stored(error.to_string()))?;
+    let mut reader = ValueReader::new(bytes, LAYOUT)?;
+    let time = reader.get_i64()?;
+    let indexed = if reader.get_option()? { Some(reader.get_i64()?) } else { None };
+    let aggregates = reader.get_bytes()?;
+    reader.finish()?;
+    let state = plan.read(aggregates)?;
     Ok(Entry { time, indexed, state })
 }

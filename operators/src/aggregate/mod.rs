@@ -10,17 +10,17 @@ mod unwindowed;
 
 use std::sync::Arc;
 
-use millstream_state::Fingerprint;
-
+use self::changes::Changes;
 use crate::aggregates::AggregatePlan;
+use crate::batch::Batch;
 use crate::config::{Field, FieldKind, format_duration};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::operator::{
-    Arity, Definition, Operator, OperatorError, OperatorSpec, Output, Regroup, Resolved, Step,
+    Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Output, Regroup, Resolved, Step,
     StoreDeclaration, StoreKind, Wanted,
 };
 use crate::rekey::Rekey;
-use crate::schema::{Kind, Schema, TIMESTAMP, column, type_name};
+use crate::schema::{Kind, Schema, TIMESTAMP, column};
 
 /// The registry's entry.
 pub const SPEC: OperatorSpec = OperatorSpec {
@@ -360,6 +360,32 @@ struct Window {
     emit_close: bool,
 }
 
+impl Window {
+    /// The batch of all changes. With `emit = "close"` rows of other groups bring them to light.
+    fn finish(
+        self,
+        changes: Changes<'_>,
+        schema: &Schema,
+        context: &mut Context<'_>,
+    ) -> Result<Batch, OperatorError> {
+        if self.emit_close { changes.finish_closed(schema, context) } else { changes.finish(schema, context) }
+    }
+}
+
+/// Before the groups of a store that has an index, too.
+const GROUP: u8 = 0;
+/// Before the entries of the index.
+const INDEX: u8 = 1;
+
+/// `1 | time | key`; times are not negative, so that big-endian bytes are in their order.
+fn index_key(time: i64, key: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(9 + key.len());
+    bytes.push(INDEX);
+    bytes.extend_from_slice(&time.to_be_bytes());
+    bytes.extend_from_slice(key);
+    bytes
+}
+
 /// A checked `aggregate`.
 #[derive(Clone, Debug)]
 struct Aggregate {
@@ -370,10 +396,16 @@ struct Aggregate {
     retain: Option<i64>,
 }
 
+impl Aggregate {
+    /// No results, and no late rows.
+    fn nothing(&self) -> Vec<Batch> {
+        vec![Batch::empty(&self.schema.columns), Batch::empty(&self.input.columns)]
+    }
+}
+
 impl Definition for Aggregate {
     fn stores(&self) -> Vec<StoreDeclaration> {
-        let key: Vec<String> =
-            self.input.key_fields().iter().map(|field| type_name(field.data_type())).collect();
+        let key: Vec<String> = self.input.key_types().collect();
         let (kind, window) = match self.window {
             None => (StoreKind::KeyValue, "none".to_owned()),
             Some(window) => {
@@ -381,9 +413,8 @@ impl Definition for Aggregate {
                 (StoreKind::Window { retention }, window.shape.describe(|millis| millis.to_string()))
             }
         };
-        let (key, plan) = (key.join(","), self.plan.fingerprint());
-        let parts = ["aggregate 1", key.as_str(), window.as_str(), plan.as_str()].map(str::as_bytes);
-        vec![StoreDeclaration { suffix: "", kind, fingerprint: Fingerprint::of(&parts), rows_of: None }]
+        let parts = ["aggregate 1".to_owned(), key.join(","), window, self.plan.fingerprint()];
+        vec![StoreDeclaration::new("", kind, &parts)]
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {

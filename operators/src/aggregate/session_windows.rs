@@ -17,15 +17,12 @@ use millstream_state::{StoreId, TaskState};
 
 use super::changes::{Changes, Key, Place};
 use super::groups::{Entry, Failure, decode, encode};
-use super::{Aggregate, Wanted, Window};
+use super::{Aggregate, GROUP, INDEX, Wanted, Window, index_key};
 use crate::aggregates::{AggregatePlan, Arguments, GroupState};
 use crate::batch::{Batch, RowKind};
 use crate::key::KeyEncoder;
 use crate::key_index::KeyIndex;
 use crate::operator::{Advance, Context, DropReason, Operator, OperatorError};
-
-const GROUP: u8 = 0;
-const INDEX: u8 = 1;
 
 pub(super) struct SessionWindows {
     aggregate: Aggregate,
@@ -181,7 +178,7 @@ impl SessionWindows {
             Self::send_folded(&epoch, &mut changes)?;
         }
         self.write(&epoch, context);
-        Ok(vec![self.finish(changes, context)?, input.take(&late)?])
+        Ok(vec![self.window.finish(changes, &self.aggregate.schema, context)?, input.take(&late)?])
     }
 
     fn is_folded(&self) -> bool {
@@ -453,14 +450,6 @@ impl SessionWindows {
         }
         Ok(())
     }
-
-    fn finish(&self, changes: Changes<'_>, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
-        if self.window.emit_close {
-            changes.finish_closed(&self.aggregate.schema, context)
-        } else {
-            changes.finish(&self.aggregate.schema, context)
-        }
-    }
 }
 
 /// The state of the session that a row makes of others, the latest first. It takes that of a single one if it need not be kept.
@@ -501,15 +490,6 @@ fn group_key(bytes: &mut Vec<u8>, key: &[u8], start: i64) {
     bytes.extend_from_slice(&(!start).to_be_bytes());
 }
 
-/// `1 | time | key`; times are not negative, so that big-endian bytes are in their order.
-fn index_key(time: i64, key: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(9 + key.len());
-    bytes.push(INDEX);
-    bytes.extend_from_slice(&time.to_be_bytes());
-    bytes.extend_from_slice(key);
-    bytes
-}
-
 fn too_short() -> OperatorError {
     OperatorError::Stored("an entry of a session is too short".to_owned())
 }
@@ -518,10 +498,7 @@ impl Operator for SessionWindows {
     fn process(&mut self, inputs: &[Batch], context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
         match inputs.first() {
             Some(input) if !input.is_empty() => self.process_rows(input, context),
-            _ => Ok(vec![
-                Batch::empty(&self.aggregate.schema.columns),
-                Batch::empty(&self.aggregate.input.columns),
-            ]),
+            _ => Ok(self.aggregate.nothing()),
         }
     }
 
@@ -546,7 +523,7 @@ impl Operator for SessionWindows {
         let store = context.store(0);
         self.load_due(until, &mut epoch, context.state, store)?;
         self.sweep(until, seq, &mut epoch, &mut changes, context)?;
-        Ok(vec![self.finish(changes, context)?, nothing])
+        Ok(vec![self.window.finish(changes, &self.aggregate.schema, context)?, nothing])
     }
 
     fn position(&self) -> Option<i64> {

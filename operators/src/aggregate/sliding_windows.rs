@@ -18,15 +18,12 @@ use millstream_state::{StoreId, TaskState};
 
 use super::changes::{Changes, Key, Place};
 use super::groups::{Entry, Failure, Groups, Pending, decode};
-use super::{Aggregate, Wanted, Window};
+use super::{Aggregate, GROUP, INDEX, Wanted, Window, index_key};
 use crate::aggregates::Arguments;
 use crate::batch::{Batch, RowKind};
 use crate::key::KeyEncoder;
 use crate::key_index::KeyIndex;
 use crate::operator::{Advance, Context, DropReason, Operator, OperatorError};
-
-const GROUP: u8 = 0;
-const INDEX: u8 = 1;
 
 pub(super) struct SlidingWindows {
     aggregate: Aggregate,
@@ -173,7 +170,7 @@ impl SlidingWindows {
         }
         epoch.groups.write(&self.aggregate.plan, context.state, store);
         self.expire(context);
-        Ok(vec![self.finish(changes, context)?, input.take(&late)?])
+        Ok(vec![self.window.finish(changes, &self.aggregate.schema, context)?, input.take(&late)?])
     }
 
     /// Reads the windows that rows may need, which have these keys and times.
@@ -476,14 +473,6 @@ impl SlidingWindows {
         }
     }
 
-    fn finish(&self, changes: Changes<'_>, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
-        if self.window.emit_close {
-            changes.finish_closed(&self.aggregate.schema, context)
-        } else {
-            changes.finish(&self.aggregate.schema, context)
-        }
-    }
-
     /// Stream time reaches `time`: windows that close now are sent.
     fn pass_time(
         &mut self,
@@ -549,15 +538,6 @@ fn start_of(store_key: &[u8]) -> Result<i64, OperatorError> {
     Ok(!i64::from_be_bytes(*bytes))
 }
 
-/// `1 | start | key`; starts are not negative, so that big-endian bytes are in their order.
-fn index_key(start: i64, key: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(9 + key.len());
-    bytes.push(INDEX);
-    bytes.extend_from_slice(&start.to_be_bytes());
-    bytes.extend_from_slice(key);
-    bytes
-}
-
 fn too_short() -> OperatorError {
     OperatorError::Stored("the key of a window is too short".to_owned())
 }
@@ -566,10 +546,7 @@ impl Operator for SlidingWindows {
     fn process(&mut self, inputs: &[Batch], context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
         match inputs.first() {
             Some(input) if !input.is_empty() => self.process_rows(input, context),
-            _ => Ok(vec![
-                Batch::empty(&self.aggregate.schema.columns),
-                Batch::empty(&self.aggregate.input.columns),
-            ]),
+            _ => Ok(self.aggregate.nothing()),
         }
     }
 
@@ -594,7 +571,7 @@ impl Operator for SlidingWindows {
                 context.state.expire(store, &[GROUP], &[INDEX + 1]);
             }
         }
-        Ok(vec![self.finish(changes, context)?, nothing])
+        Ok(vec![self.window.finish(changes, &self.aggregate.schema, context)?, nothing])
     }
 
     fn position(&self) -> Option<i64> {

@@ -13,10 +13,10 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch};
 use hashbrown::HashMap;
 use millstream_state::value::{ValueReader, ValueWriter};
-use millstream_state::{Fingerprint, StoreId, TaskState};
+use millstream_state::{StoreId, TaskState};
 
-use super::Wanted;
 use super::changes::{Changes, Key, Place};
+use super::{GROUP, Wanted};
 use crate::aggregates::{AggregatePlan, Arguments, GroupState, Multiset, MultisetOf};
 use crate::batch::{Batch, RowKind};
 use crate::datum::Datum;
@@ -27,9 +27,8 @@ use crate::operator::{
     StoreKind,
 };
 use crate::rekey::Rekey;
-use crate::schema::{Kind, Schema, type_name};
+use crate::schema::{Kind, Schema};
 
-const GROUP: u8 = 0;
 const ELEMENT: u8 = 1;
 
 /// An aggregate over a table, whose rows are those of `input`, perhaps under another key.
@@ -82,16 +81,9 @@ struct TableAggregate {
 
 impl Definition for TableAggregate {
     fn stores(&self) -> Vec<StoreDeclaration> {
-        let key: Vec<String> =
-            self.input.key_fields().iter().map(|field| type_name(field.data_type())).collect();
-        let (key, plan) = (key.join(","), self.plan.fingerprint());
-        let parts = ["aggregate of a table 1", key.as_str(), plan.as_str()].map(str::as_bytes);
-        vec![StoreDeclaration {
-            suffix: "",
-            kind: StoreKind::KeyValue,
-            fingerprint: Fingerprint::of(&parts),
-            rows_of: None,
-        }]
+        let key: Vec<String> = self.input.key_types().collect();
+        let parts = ["aggregate of a table 1".to_owned(), key.join(","), self.plan.fingerprint()];
+        vec![StoreDeclaration::new("", StoreKind::KeyValue, &parts)]
     }
 
     fn needs_before(&self, _: &Wanted) -> bool {
@@ -366,7 +358,7 @@ fn first_element(
     let mut value = element.get(from.len()..).unwrap_or_default().to_vec();
     turn(multiset, &mut value);
     let mut decoder = encoder.decoder()?;
-    decoder.push(&value).map_err(|error| OperatorError::Stored(error.to_string()))?;
+    decoder.push(&value)?;
     let columns = decoder.finish()?;
     Ok(columns.first().map_or(Datum::Null, |column| Datum::from_array(column, 0)))
 }
@@ -408,13 +400,12 @@ fn encode(plan: &AggregatePlan, held: &Held, aggregates: &mut Vec<u8>, bytes: &m
 }
 
 fn decode(plan: &AggregatePlan, bytes: &[u8]) -> Result<Held, OperatorError> {
-    let stored = |error: &dyn std::fmt::Display| OperatorError::Stored(error.to_string());
-    let mut reader = ValueReader::new(bytes, LAYOUT).map_err(|error| stored(&error))?;
-    let time = reader.get_i64().map_err(|error| stored(&error))?;
-    let rows = reader.get_i64().map_err(|error| stored(&error))?;
-    let aggregates = reader.get_bytes().map_err(|error| stored(&error))?;
-    let state = plan.read(aggregates).map_err(|error| stored(&error))?;
-    reader.finish().map_err(|error| stored(&error))?;
+    let mut reader = ValueReader::new(bytes, LAYOUT)?;
+    let time = reader.get_i64()?;
+    let rows = reader.get_i64()?;
+    let aggregates = reader.get_bytes()?;
+    let state = plan.read(aggregates)?;
+    reader.finish()?;
     Ok(Held { time, rows, state })
 }
 
@@ -425,13 +416,10 @@ fn encode_count(count: i64) -> Vec<u8> {
 }
 
 fn decode_count(bytes: &[u8]) -> Result<i64, OperatorError> {
-    let read = || {
-        let mut reader = ValueReader::new(bytes, LAYOUT)?;
-        let count = reader.get_i64()?;
-        reader.finish()?;
-        Ok(count)
-    };
-    read().map_err(|error: millstream_state::value::ValueError| OperatorError::Stored(error.to_string()))
+    let mut reader = ValueReader::new(bytes, LAYOUT)?;
+    let count = reader.get_i64()?;
+    reader.finish()?;
+    Ok(count)
 }
 
 impl Operator for TableGroups {

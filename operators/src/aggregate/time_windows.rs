@@ -134,7 +134,7 @@ impl TimeWindows {
         if passed > open_from {
             context.state.expire(store, &[], &passed.to_be_bytes());
         }
-        Ok(vec![self.finish(changes, context)?, input.take(&late)?])
+        Ok(vec![self.window.finish(changes, &self.aggregate.schema, context)?, input.take(&late)?])
     }
 
     /// Adds a row to windows: to all of them or, where it fails in one, to none.
@@ -160,14 +160,6 @@ impl TimeWindows {
             }
         }
         Ok(())
-    }
-
-    fn finish(&self, changes: Changes<'_>, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
-        if self.window.emit_close {
-            changes.finish_closed(&self.aggregate.schema, context)
-        } else {
-            changes.finish(&self.aggregate.schema, context)
-        }
     }
 
     /// Stream time reaches `time`: windows that close now are sent.
@@ -220,10 +212,7 @@ impl Operator for TimeWindows {
     fn process(&mut self, inputs: &[Batch], context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
         match inputs.first() {
             Some(input) if !input.is_empty() => self.process_rows(input, context),
-            _ => Ok(vec![
-                Batch::empty(&self.aggregate.schema.columns),
-                Batch::empty(&self.aggregate.input.columns),
-            ]),
+            _ => Ok(self.aggregate.nothing()),
         }
     }
 
@@ -244,7 +233,7 @@ impl Operator for TimeWindows {
         }
         let passed = if to == Advance::End { i64::MAX } else { self.closed_until(self.stream_time) };
         context.state.expire(context.store(0), &[], &passed.to_be_bytes());
-        Ok(vec![self.finish(changes, context)?, nothing])
+        Ok(vec![self.window.finish(changes, &self.aggregate.schema, context)?, nothing])
     }
 
     fn position(&self) -> Option<i64> {

@@ -6,13 +6,10 @@
 
 use super::changes::{Changes, Key, Place};
 use super::groups::{Entry, Groups, decode};
-use super::{Aggregate, Wanted};
+use super::{Aggregate, GROUP, INDEX, Wanted, index_key};
 use crate::batch::{Batch, RowKind};
 use crate::key::KeyEncoder;
 use crate::operator::{Advance, Context, DropReason, Operator, OperatorError};
-
-const GROUP: u8 = 0;
-const INDEX: u8 = 1;
 
 pub(super) struct Unwindowed {
     aggregate: Aggregate,
@@ -182,15 +179,6 @@ impl Unwindowed {
 /// The key of a store key.
 fn key_of(store_key: &[u8]) -> &[u8] {
     store_key.get(1..).unwrap_or_default()
-}
-
-/// `1 | time | key`; times are not negative, so that big-endian bytes are in their order.
-fn index_key(time: i64, key: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(9 + key.len());
-    bytes.push(INDEX);
-    bytes.extend_from_slice(&time.to_be_bytes());
-    bytes.extend_from_slice(key);
-    bytes
 }
 
 fn index_time(index: &[u8]) -> Result<i64, OperatorError> {

@@ -5,7 +5,6 @@
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::concat_batches;
-use millstream_state::Fingerprint;
 
 use super::{History, Join, JoinKind, Marks, Side, keys, values};
 use crate::batch::Batch;
@@ -16,7 +15,7 @@ use crate::operator::{
 };
 use crate::row::{RowCodec, RowDecoder};
 use crate::rows_by_time;
-use crate::schema::type_name;
+use crate::schema::described;
 use crate::table_rows::{RowAt, gather};
 use crate::versions::{self, Versions};
 
@@ -28,15 +27,8 @@ pub(super) fn stores(join: &Join, history: History) -> Vec<StoreDeclaration> {
     let mut stores = vec![versions::declaration(&join.with, "-with", Some(RowsOf::Versions(1)))];
     if history.grace > 0 {
         let mut parts = vec!["join waiting 1".to_owned()];
-        let columns = join.from.columns.fields().iter();
-        parts.extend(columns.map(|field| format!("{} {}", field.name(), type_name(field.data_type()))));
-        let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
-        stores.push(StoreDeclaration {
-            suffix: "-waiting",
-            kind: StoreKind::KeyValue,
-            fingerprint: Fingerprint::of(&parts),
-            rows_of: None,
-        });
+        parts.extend(described(join.from.columns.fields()));
+        stores.push(StoreDeclaration::new("-waiting", StoreKind::KeyValue, &parts));
     }
     stores
 }
@@ -79,7 +71,7 @@ impl AsOf {
     ) -> Result<Batch, OperatorError> {
         let mut waited = self.codec.decoder()?;
         let mut due: Vec<Due> = Vec::with_capacity(stream.len());
-        let encoder = self.codec.encoder(&stream.rows)?;
+        let encoder = self.codec.encoder(stream.rows.columns())?;
         let row_keys = self.keys.encode_all(stream.rows.columns(), stream.len())?;
         let left = self.join.kind == JoinKind::Left;
         for (row, (&time, &seq)) in stream.time.iter().zip(&stream.seq).enumerate() {
@@ -129,7 +121,7 @@ impl AsOf {
             let (key, bytes) = entry?;
             let time = key.first_chunk().map_or(0, |time| i64::from_be_bytes(*time));
             rows_by_time::each(&bytes, |row| {
-                waited.push(row).map_err(|error| OperatorError::Stored(error.to_string()))?;
+                waited.push(row)?;
                 due.push(Due { row: RowAt::Stored(waited.len() - 1), time, seq });
                 Ok(())
             })?;
@@ -147,6 +139,10 @@ impl AsOf {
         written: &Batch,
         context: &mut Context<'_>,
     ) -> Result<Batch, OperatorError> {
+        // Often all rows wait.
+        if due.is_empty() {
+            return Ok(Batch::empty(&self.join.schema.columns));
+        }
         let all = concat_batches(&self.join.from.columns, [&stream.rows, &waited])?;
         let of_due: Vec<usize> = due
             .iter()

@@ -8,17 +8,16 @@
 
 use arrow::array::{Array, ArrayRef};
 use arrow::compute::interleave;
-use millstream_state::Fingerprint;
 
 use super::{Join, JoinKind, Marks, Side, Window, keys, values};
-use crate::batch::{Batch, record_batch};
+use crate::batch::Batch;
 use crate::diagnostic::Code;
 use crate::filter::kept;
 use crate::key::{KeyDecoder, KeyEncoder};
 use crate::operator::{Advance, Context, DropReason, Operator, OperatorError, StoreDeclaration, StoreKind};
 use crate::row::{RowCodec, RowDecoder, RowEncoder};
 use crate::rows_by_time;
-use crate::schema::{Schema, type_name};
+use crate::schema::{Schema, described};
 use crate::table_rows::{RowAt, gather};
 
 /// Where a side keeps its largest event time.
@@ -53,12 +52,10 @@ pub(super) fn stores(join: &Join, window: Window) -> Vec<StoreDeclaration> {
     let store = |suffix, schemas: &[&Schema], what: &str, kind| {
         let mut parts = vec![what.to_owned(), window.bucket().to_string()];
         for schema in schemas {
-            parts.extend(schema.key_fields().iter().map(|field| type_name(field.data_type())));
-            let value = schema.value_fields().iter();
-            parts.extend(value.map(|field| format!("{} {}", field.name(), type_name(field.data_type()))));
+            parts.extend(schema.key_types());
+            parts.extend(described(schema.value_fields()));
         }
-        let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
-        StoreDeclaration { suffix, kind, fingerprint: Fingerprint::of(&parts), rows_of: None }
+        StoreDeclaration::new(suffix, kind, &parts)
     };
     let rows = StoreKind::Window { retention: window.retention() };
     let mut stores =
@@ -110,7 +107,7 @@ impl Results {
     fn read(&mut self, side: usize, bytes: &[u8]) -> Result<RowAt, OperatorError> {
         let [from, with] = &mut self.decoders;
         let decoder = if side == FROM { from } else { with };
-        decoder.push(bytes).map_err(|error| OperatorError::Stored(error.to_string()))?;
+        decoder.push(bytes)?;
         Ok(RowAt::Stored(decoder.len() - 1))
     }
 }
@@ -166,9 +163,11 @@ impl StreamStream {
         let [from, with] = inputs;
         let encode = |batch: &Batch| self.keys.encode_all(batch.rows.columns(), batch.len());
         let row_keys = [encode(from)?, encode(with)?];
-        let value_rows = [self.value_rows(from, FROM)?, self.value_rows(with, WITH)?];
         let [from_codec, with_codec] = &self.codecs;
-        let encoders = [from_codec.encoder(&value_rows[FROM])?, with_codec.encoder(&value_rows[WITH])?];
+        let encoders = [
+            from_codec.encoder(values(from, &self.join.from))?,
+            with_codec.encoder(values(with, &self.join.with))?,
+        ];
         let mut side_times = match self.side_times {
             Some(times) => times,
             None => [side_time(context, FROM)?, side_time(context, WITH)?],
@@ -209,12 +208,6 @@ impl StreamStream {
         }
         self.side_times = Some(side_times);
         self.finish(results, inputs, context)
-    }
-
-    /// The value columns of a side's rows.
-    fn value_rows(&self, batch: &Batch, side: usize) -> Result<arrow::array::RecordBatch, OperatorError> {
-        let schema = self.schema(side);
-        Ok(record_batch(&schema.value_columns(), values(batch, schema).to_vec(), batch.len())?)
     }
 
     fn schema(&self, side: usize) -> &Schema {
@@ -381,7 +374,7 @@ impl StreamStream {
                 earliest = earliest.min(time);
                 continue;
             }
-            results.keys.push(key).map_err(|error| OperatorError::Stored(error.to_string()))?;
+            results.keys.push(key)?;
             let key_number = results.keys.len() - 1;
             rows_by_time::each(&bytes, |row| {
                 let row = Some(results.read(side, row)?);
