@@ -7,7 +7,7 @@ use millstream::engine::plan::Plan;
 use millstream::engine::runtime::check_topics;
 use millstream::engine::settings::Flags;
 use millstream::engine::topology::{Topology, place_of, to_json};
-use millstream::operators::diagnostic::{Diagnostic, Severity};
+use millstream::operators::diagnostic::{Code, Diagnostic, Severity};
 
 use crate::arguments::{Check, Format};
 use crate::failure::{Exit, Failure};
@@ -76,5 +76,9 @@ fn on_cluster(
         severity: finding.severity,
         ..Diagnostic::error(finding.code, place_of(text, &finding.node, "topic"), finding.message)
     });
-    Ok(diagnostics.collect())
+    let schemas = topology.check_registry().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    let of_schemas = schemas.into_iter().map(|(node, option, why)| {
+        Diagnostic::error(Code::RegistrySchema, place_of(text, &node, option), why)
+    });
+    Ok(diagnostics.chain(of_schemas).collect())
 }

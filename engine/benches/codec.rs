@@ -1,14 +1,17 @@
-//! What a record costs from JSON to columns and back, by batch size.
+//! What a record costs from its bytes to columns and back, by format and batch size.
 
 #![expect(clippy::expect_used, reason = "a benchmark that cannot run has nothing to say")]
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use millstream_engine::codec::layout::{FieldLayout, Format, SinkLayout, SourceLayout};
+use millstream_engine::codec::schemas::SchemaFormat;
 use millstream_engine::codec::{SinkEncoder, SourceDecoder};
 use millstream_engine::record::Record;
+use millstream_engine::registry::SchemaKind;
 use millstream_operators::schema::{Kind, Schema, TIMESTAMP, column};
 
 fn layout() -> SourceLayout {
@@ -56,32 +59,61 @@ fn record(index: i64) -> Record {
     }
 }
 
-fn codec(criterion: &mut Criterion) {
-    let layout = layout();
-    let records: Vec<Record> = (0..1_024).map(record).collect();
-    let mut decoder = SourceDecoder::new(&layout, "payments").expect("column types");
-    let mut encoder = SinkEncoder::new(&SinkLayout {
+fn sink(layout: &SourceLayout) -> SinkLayout {
+    SinkLayout {
         schema: layout.schema.clone(),
         key: layout.key.clone(),
-        key_format: layout.key_format,
+        key_format: layout.key_format.clone(),
         value: layout.value.clone(),
-        value_format: layout.value_format,
+        value_format: layout.value_format.clone(),
         headers: Vec::new(),
         time: None,
-    });
-    for count in [1, 64, 1_024] {
-        let records = records.get(..count).unwrap_or_default();
-        let mut group = criterion.benchmark_group("json");
-        group.throughput(Throughput::Elements(count as u64));
-        group.bench_with_input(BenchmarkId::new("decode", count), records, |bench, records| {
-            bench.iter(|| decoder.decode(black_box(records), 0).expect("columns"));
-        });
-        let rows = decoder.decode(records, 0).expect("columns").columns;
-        assert_eq!(rows.num_rows(), count);
-        group.bench_with_input(BenchmarkId::new("encode", count), &rows, |bench, rows| {
-            bench.iter(|| encoder.encode(black_box(rows), |_| false).expect("columns").len());
-        });
-        group.finish();
+    }
+}
+
+/// The layout in another format, and the records in it.
+fn converted(kind: SchemaKind, layout: &SourceLayout, records: &[Record]) -> (SourceLayout, Vec<Record>) {
+    let format = SchemaFormat {
+        kind,
+        subject: "payments-value".to_owned(),
+        name: "payments".to_owned(),
+        given: None,
+        message: None,
+        framed: true,
+        registry: Arc::default(),
+    };
+    let other = SourceLayout { value_format: Format::Schema(Arc::new(format)), ..layout.clone() };
+    let rows = SourceDecoder::new(layout, "payments").expect("column types").decode(records, 0);
+    let mut encoder = SinkEncoder::new(&sink(&other));
+    let encoded = encoder.encode(&rows.expect("columns").columns, |_| false).expect("columns");
+    let values = encoded.iter().map(|row| row.expect("a row").value.map(<[u8]>::to_vec));
+    let records = records.iter().zip(values).map(|(record, value)| Record { value, ..record.clone() });
+    let records = records.collect();
+    (other, records)
+}
+
+fn codec(criterion: &mut Criterion) {
+    let json = layout();
+    let records: Vec<Record> = (0..1_024).map(record).collect();
+    let avro = converted(SchemaKind::Avro, &json, &records);
+    let protobuf = converted(SchemaKind::Protobuf, &json, &records);
+    for (name, (layout, records)) in [("json", (json, records)), ("avro", avro), ("protobuf", protobuf)] {
+        let mut decoder = SourceDecoder::new(&layout, "payments").expect("column types");
+        let mut encoder = SinkEncoder::new(&sink(&layout));
+        for count in [1, 64, 1_024] {
+            let records = records.get(..count).unwrap_or_default();
+            let mut group = criterion.benchmark_group(name);
+            group.throughput(Throughput::Elements(count as u64));
+            group.bench_with_input(BenchmarkId::new("decode", count), records, |bench, records| {
+                bench.iter(|| decoder.decode(black_box(records), 0).expect("columns"));
+            });
+            let rows = decoder.decode(records, 0).expect("columns").columns;
+            assert_eq!(rows.num_rows(), count);
+            group.bench_with_input(BenchmarkId::new("encode", count), &rows, |bench, rows| {
+                bench.iter(|| encoder.encode(black_box(rows), |_| false).expect("columns").len());
+            });
+            group.finish();
+        }
     }
 }
 

@@ -12,6 +12,7 @@ pub mod partitioner;
 pub mod plan;
 pub mod record;
 pub mod reference;
+pub mod registry;
 pub mod runtime;
 pub mod settings;
 pub mod task;

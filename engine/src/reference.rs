@@ -31,6 +31,11 @@ pub const TABLES: &[Table] = &[
         fields: KAFKA_TOPICS,
     },
     Table {
+        name: "kafka.registry",
+        doc: "The schema registry that formats with schemas ask, one that speaks Confluent's protocol.",
+        fields: KAFKA_REGISTRY,
+    },
+    Table {
         name: "runtime",
         doc: "How a process runs the application, never what it computes. Flags and variables of the environment, such as \
               `MILLSTREAM_MAX_BATCH_ROWS`, beat the file.",
@@ -88,16 +93,20 @@ const DEAD_LETTER: Field = optional(
     FieldKind::String,
     "The topic of dead letters; default: `<app>-<node>-dead-letter`.",
 );
-const FORMATS: FieldKind = FieldKind::Choice(&["json", "string", "bytes", "int32", "int64"]);
+const FORMATS: FieldKind =
+    FieldKind::ChoiceOrTable(&["json", "avro", "protobuf", "string", "bytes", "int32", "int64"]);
 const FORMAT: Field = optional(
     "format",
     FORMATS,
-    "The format of values; default: `json`. All others hold exactly one column of their type.",
+    "The format of values; default: `json`. `avro` and `protobuf` take their schema from the registry, or from a file: \
+     `{ type = \"avro\", schema = \"schemas/payment.avsc\" }`, with `message` for Protobuf, `subject` (default: \
+     `TOPIC-value`, `TOPIC-key`), and `registry = false` for records without a schema's id. All others hold exactly one \
+     column of their type.",
 );
 const KEY_FORMAT: Field = optional(
     "key-format",
     FORMATS,
-    "The format of keys; default: the bytes themselves for one string, int32, int64 or bytes column, else a JSON object.",
+    "The format of keys, as `format`; default: the bytes themselves for one string, int32, int64 or bytes column, else a JSON object.",
 );
 
 const APP: &[Field] = &[
@@ -119,6 +128,7 @@ const KAFKA: &[Field] = &[
     ),
     optional("properties", FieldKind::Table, "Properties of the client library: `[kafka.properties]`."),
     optional("topics", FieldKind::Table, "How topics are made: `[kafka.topics]`."),
+    optional("registry", FieldKind::Table, "The schema registry: `[kafka.registry]`."),
 ];
 
 // Choices are strings in the schema, since they may hold variables.
@@ -163,6 +173,22 @@ const KAFKA_TOPICS: &[Field] = &[
         "max-message-bytes",
         FieldKind::String,
         "The largest batch of records that an internal topic takes, such as `4MiB`.",
+    ),
+];
+
+const KAFKA_REGISTRY: &[Field] = &[
+    required("url", FieldKind::String, "Its address, `http://host:port`; several are separated by commas."),
+    optional("username", FieldKind::String, "The user, if it asks for one."),
+    optional("password", FieldKind::String, "The user's password, as `\"${file:PATH}\"`."),
+    optional(
+        "ca",
+        FieldKind::String,
+        "PEM file of the authorities that sign its certificate; default: the system's.",
+    ),
+    optional(
+        "register",
+        FieldKind::Boolean,
+        "Whether schemas of sinks are registered that it does not have; default: true.",
     ),
 ];
 
@@ -577,6 +603,7 @@ fn kind_name(kind: FieldKind) -> String {
         FieldKind::Choice(choices) => {
             choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(" or ")
         }
+        FieldKind::ChoiceOrTable(choices) => format!("{}, or table", kind_name(FieldKind::Choice(choices))),
         FieldKind::Table => "table".to_owned(),
         FieldKind::Tables => "list of tables".to_owned(),
     }

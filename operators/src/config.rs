@@ -129,6 +129,8 @@ pub enum FieldKind {
     Boolean,
     /// One of the given words.
     Choice(&'static [&'static str]),
+    /// One of the given words, or a table whose content the documentation of the field explains.
+    ChoiceOrTable(&'static [&'static str]),
     /// A table whose content the documentation of the field explains.
     Table,
     /// A list of tables.
@@ -605,6 +607,7 @@ pub fn json_schema(field: &Field) -> Json {
         FieldKind::Integer => json!({ "type": "integer" }),
         FieldKind::Boolean => json!({ "type": "boolean" }),
         FieldKind::Choice(choices) => json!({ "enum": choices }),
+        FieldKind::ChoiceOrTable(choices) => json!({ "oneOf": [{ "enum": choices }, { "type": "object" }] }),
         FieldKind::Table => json!({ "type": "object" }),
         FieldKind::Tables => json!({ "type": "array", "items": { "type": "object" } }),
     };

@@ -74,6 +74,9 @@ codes! {
     ColumnClash = "M0207", "two columns have one name";
     UnknownColumn = "M0208", "a column is not known";
     NoColumns = "M0209", "no column is left";
+    SchemaFile = "M0211", "a schema cannot be used";
+    SchemaColumns = "M0212", "a schema does not fit the columns";
+    SchemaSubject = "M0213", "no subject names a schema";
     // Nodes and the graph.
     UnknownNode = "M0301", "a node is not known";
     UnknownOutput = "M0302", "a node has no such output";
@@ -151,6 +154,9 @@ codes! {
     TopicPermission = "M0914", "a permission for a topic is missing";
     TableTopic = "M0915", "a table's topic forgets rows";
     ListenAddress = "M0920", "the address of the HTTP server cannot be had";
+    RegistryMissing = "M0941", "the topology names no schema registry";
+    RegistrySchema = "M0942", "a schema of the registry does not fit";
+    RegistryFailed = "M0943", "the schema registry has no answer";
 }
 
 impl fmt::Display for Code {

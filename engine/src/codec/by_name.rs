@@ -125,8 +125,8 @@ impl RecordBuilder {
     /// For the records of a source.
     pub fn new(layout: &SourceLayout) -> Result<Self, UnsupportedType> {
         Ok(RecordBuilder {
-            key: PartBuilder::new(&layout.key, layout.key_format, true)?,
-            value: PartBuilder::new(&layout.value, layout.value_format, false)?,
+            key: PartBuilder::new(&layout.key, &layout.key_format, true)?,
+            value: PartBuilder::new(&layout.value, &layout.value_format, false)?,
         })
     }
 
@@ -170,7 +170,7 @@ enum Writer {
 }
 
 impl PartBuilder {
-    fn new(fields: &[FieldLayout], format: Format, is_key: bool) -> Result<Self, UnsupportedType> {
+    fn new(fields: &[FieldLayout], format: &Format, is_key: bool) -> Result<Self, UnsupportedType> {
         let columns = fields.iter().enumerate();
         Ok(PartBuilder {
             columns: ColumnBuilder::all(fields.iter().map(|field| &field.data_type))?,
@@ -206,6 +206,11 @@ impl PartBuilder {
 
     /// The bytes of the `rows` rows that the columns hold; rows fail one by one.
     pub(crate) fn finish(&mut self, rows: usize) -> Result<Vec<PartBytes>, String> {
+        match &mut self.writer {
+            Writer::Key(writer) => writer.prepare(),
+            Writer::Value(writer) => writer.prepare(),
+        }
+        .map_err(|error| error.to_string())?;
         let arrays: Result<Vec<_>, _> = self.columns.iter_mut().map(ColumnBuilder::finish).collect();
         let arrays = arrays.map_err(|error| error.to_string())?;
         let columns = Column::all(&arrays).map_err(|error| error.to_string())?;

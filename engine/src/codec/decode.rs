@@ -6,16 +6,18 @@ use std::ops::Range;
 use arrow::array::RecordBatch;
 use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::SchemaRef;
-use arrow::error::ArrowError;
 use millstream_operators::batch::record_batch;
 use millstream_operators::columns::{ColumnBuilder, UnsupportedType, Values};
 use millstream_operators::diagnostic::Code;
 use millstream_operators::schema::type_name;
 
+use super::CodecError;
 use super::json_read::{Fault, Names, ObjectReader, Scanner, UnknownFields};
 use super::layout::{FieldLayout, Format, HeaderLayout, Metadata, SourceLayout};
 use super::plain_text::TextReader;
+use super::schemas::{ReadError, SchemaReader};
 use crate::record::Record;
+use crate::registry::RegistryError;
 
 /// Decodes the records of one source.
 #[derive(Debug)]
@@ -76,6 +78,7 @@ enum PartReader {
     Json(ObjectReader),
     /// One column in a raw format; `None` if it is read from somewhere else.
     Raw(Format, Option<usize>),
+    Schema(Box<SchemaReader>),
 }
 
 #[derive(Debug)]
@@ -86,7 +89,19 @@ struct HeaderReader {
 }
 
 /// Why a record has no row.
-type Failure = (Code, String);
+enum Failure {
+    Record(Code, String),
+    Registry(RegistryError),
+}
+
+impl Failure {
+    fn of_part(error: ReadError, code: Code, part: &str) -> Self {
+        match error {
+            ReadError::Record(fault) => Failure::Record(code, format!("the record's {part}: {fault}")),
+            ReadError::Registry(error) => Failure::Registry(error),
+        }
+    }
+}
 
 impl SourceDecoder {
     /// A decoder for records of `topic`.
@@ -102,8 +117,8 @@ impl SourceDecoder {
         Ok(SourceDecoder {
             schema: schema.columns.clone(),
             columns: ColumnBuilder::all(types)?,
-            key: (!layout.key.is_empty()).then(|| PartReader::new(layout.key_format, key_fields)),
-            value: PartReader::new(layout.value_format, value_fields),
+            key: (!layout.key.is_empty()).then(|| PartReader::new(&layout.key_format, key_fields)),
+            value: PartReader::new(&layout.value_format, value_fields),
             headers: layout.headers.iter().filter_map(|header| HeaderReader::new(header, layout)).collect(),
             metadata: metadata.filter_map(|(name, what)| Some((schema.index_of(name)?, *what))).collect(),
             time: layout.time,
@@ -114,12 +129,12 @@ impl SourceDecoder {
     /// Decodes records of one partition. A record that fails gives an error and no row, and changes nothing for the others.
     ///
     /// # Errors
-    /// Only if the columns do not fit one another, which is a fault of this program.
+    /// If the schema registry has no answer, or the columns do not fit one another, which is a fault of this program.
     pub fn decode<R: Borrow<Record>>(
         &mut self,
         records: &[R],
         partition: i32,
-    ) -> Result<Decoded, ArrowError> {
+    ) -> Result<Decoded, CodecError> {
         let mut time = Vec::with_capacity(records.len());
         let mut rows = Vec::with_capacity(records.len());
         let mut errors = Vec::new();
@@ -134,9 +149,13 @@ impl SourceDecoder {
                     time.push(event_time);
                     rows.push(index);
                 }
-                Err((code, message)) => {
+                Err(Failure::Record(code, message)) => {
                     self.columns.iter_mut().for_each(|column| column.truncate(row));
                     errors.push((index, code, message));
+                }
+                Err(Failure::Registry(error)) => {
+                    self.columns.iter_mut().for_each(|column| column.truncate(0));
+                    return Err(error.into());
                 }
             }
         }
@@ -155,15 +174,15 @@ impl SourceDecoder {
     }
 
     fn decode_record(&mut self, record: &Record, partition: i32, row: usize) -> Result<i64, Failure> {
-        if let (Some(reader), Some(key)) = (&self.key, &record.key) {
+        if let (Some(reader), Some(key)) = (&mut self.key, &record.key) {
             reader
                 .read(key, &mut self.columns, row)
-                .map_err(|fault| (Code::RecordKey, format!("the record's key: {fault}")))?;
+                .map_err(|error| Failure::of_part(error, Code::RecordKey, "key"))?;
         }
         if let Some(value) = &record.value {
             self.value
                 .read(value, &mut self.columns, row)
-                .map_err(|fault| (Code::RecordDecode, format!("the record's value: {fault}")))?;
+                .map_err(|error| Failure::of_part(error, Code::RecordDecode, "value"))?;
         }
         for header in &self.headers {
             header.read(record, &mut self.columns)?;
@@ -171,7 +190,7 @@ impl SourceDecoder {
         for (index, what) in &self.metadata {
             if let Some(column) = self.columns.get_mut(*index) {
                 add_metadata(column, *what, record, partition, &self.topic)
-                    .map_err(|message| (Code::RecordDecode, message))?;
+                    .map_err(|message| Failure::Record(Code::RecordDecode, message))?;
             }
         }
         // Columns of a null key, of a null value and of missing headers.
@@ -192,7 +211,7 @@ impl SourceDecoder {
             Some(None) => {
                 let message =
                     format!("the event time is null: column `{}` needs a timestamp", self.time_name());
-                return Err((Code::RecordTime, message));
+                return Err(Failure::Record(Code::RecordTime, message));
             }
             None => (record.timestamp, false),
         };
@@ -203,7 +222,7 @@ impl SourceDecoder {
                 "record's timestamp".into()
             };
             let message = format!("the event time is {time} (from the {origin}), expected 0 (1970) or later");
-            return Err((Code::RecordTime, message));
+            return Err(Failure::Record(Code::RecordTime, message));
         }
         Ok(time)
     }
@@ -234,23 +253,25 @@ fn add_metadata(
 }
 
 impl PartReader {
-    fn new<'f>(format: Format, fields: impl Iterator<Item = (usize, &'f FieldLayout)>) -> Self {
+    fn new<'f>(format: &Format, fields: impl Iterator<Item = (usize, &'f FieldLayout)>) -> Self {
         match format {
             Format::Json => PartReader::Json(ObjectReader::new(fields, Names::Fields, UnknownFields::Skip)),
-            raw => PartReader::Raw(raw, fields.map(|(column, _)| column).next()),
+            Format::Schema(format) => PartReader::Schema(Box::new(SchemaReader::new(format.clone(), fields))),
+            raw => PartReader::Raw(raw.clone(), fields.map(|(column, _)| column).next()),
         }
     }
 
     #[inline]
-    fn read(&self, bytes: &[u8], columns: &mut [ColumnBuilder], row: usize) -> Result<(), String> {
+    fn read(&mut self, bytes: &[u8], columns: &mut [ColumnBuilder], row: usize) -> Result<(), ReadError> {
         match self {
             PartReader::Json(reader) => {
-                read_object(reader, bytes, columns, row).map_err(|fault| fault.to_string())
+                read_object(reader, bytes, columns, row).map_err(|fault| ReadError::Record(fault.to_string()))
             }
             PartReader::Raw(format, column) => match column.and_then(|column| columns.get_mut(column)) {
-                Some(column) => read_raw(*format, bytes, column),
+                Some(column) => read_raw(format, bytes, column).map_err(ReadError::Record),
                 None => Ok(()),
             },
+            PartReader::Schema(reader) => reader.read(bytes, columns, row),
         }
     }
 }
@@ -269,8 +290,8 @@ fn read_object(
     scanner.end()
 }
 
-fn read_raw(format: Format, bytes: &[u8], column: &mut ColumnBuilder) -> Result<(), String> {
-    fn exactly<const N: usize>(bytes: &[u8], format: Format) -> Result<[u8; N], String> {
+fn read_raw(format: &Format, bytes: &[u8], column: &mut ColumnBuilder) -> Result<(), String> {
+    fn exactly<const N: usize>(bytes: &[u8], format: &Format) -> Result<[u8; N], String> {
         bytes.try_into().map_err(|_| format!("found {} bytes, expected {N} ({})", bytes.len(), format.name()))
     }
     match (format, column.values()) {
@@ -304,7 +325,7 @@ impl HeaderReader {
             return Ok(());
         };
         self.text.read_header(value, column).map_err(|message| {
-            (Code::RecordHeader, format!("the record's header `{}`: {message}", self.header))
+            Failure::Record(Code::RecordHeader, format!("the record's header `{}`: {message}", self.header))
         })
     }
 }

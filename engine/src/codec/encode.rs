@@ -3,13 +3,16 @@
 use std::ops::Range;
 
 use arrow::array::RecordBatch;
-use millstream_operators::columns::{Column, UnsupportedType, Value};
+use millstream_operators::columns::{Column, Value};
 use millstream_operators::diagnostic::Code;
 
+use super::CodecError;
 use super::json_read::Names;
 use super::json_write::{ObjectWriter, ValueWriter};
 use super::layout::{FieldLayout, Format, SinkLayout};
 use super::plain_text::write_header;
+use super::schemas::SchemaWriter;
+use crate::registry::RegistryError;
 
 /// Encodes the rows of one sink, in buffers that are used again and again.
 #[derive(Debug)]
@@ -47,6 +50,7 @@ pub(crate) struct KeyWriter {
 pub(crate) enum PartWriter {
     Json(ObjectWriter),
     Raw(Format, usize, String),
+    Schema(Box<SchemaWriter>),
 }
 
 #[derive(Debug)]
@@ -61,7 +65,7 @@ impl SinkEncoder {
     pub fn new(layout: &SinkLayout) -> Self {
         let schema = &layout.schema;
         let position = |name: &str| schema.index_of(name).unwrap_or(usize::MAX);
-        let key = |fields: &[FieldLayout], format| {
+        let key = |fields: &[FieldLayout], format: &Format| {
             KeyWriter::new(fields.iter().map(|field| (position(&field.name), field)), format)
         };
         let partition_key = schema.windowed.then(|| {
@@ -69,7 +73,7 @@ impl SinkEncoder {
                 schema.key_fields().iter().skip(schema.partition_key()).map(|f| f.name().as_str()).collect();
             let fields: Vec<FieldLayout> =
                 layout.key.iter().filter(|field| !window.contains(&field.name.as_str())).cloned().collect();
-            key(&fields, Format::default_for_key(&fields))
+            key(&fields, &Format::default_for_key(&fields))
         });
         let headers = layout.headers.iter().map(|header| HeaderWriter {
             header: header.header.clone(),
@@ -78,9 +82,9 @@ impl SinkEncoder {
         });
         let value = layout.value.iter().map(|field| (position(&field.name), field));
         SinkEncoder {
-            key: key(&layout.key, layout.key_format),
+            key: key(&layout.key, &layout.key_format),
             partition_key,
-            value: PartWriter::new(value, layout.value_format, Names::Fields),
+            value: PartWriter::new(value, &layout.value_format, Names::Fields),
             headers: headers.collect(),
             time: layout.time,
             bytes: Vec::new(),
@@ -92,16 +96,21 @@ impl SinkEncoder {
     /// Encodes rows; `null_value` says for which the record's value is null (deletes, null values).
     ///
     /// # Errors
-    /// Only if the rows have a type that no column can have, which is a fault of this program.
+    /// If the schema registry has no answer, or the rows have a type that no column can have, which is a fault of this
+    /// program.
     pub fn encode(
         &mut self,
         rows: &RecordBatch,
         null_value: impl Fn(usize) -> bool,
-    ) -> Result<Encoded<'_>, UnsupportedType> {
+    ) -> Result<Encoded<'_>, CodecError> {
         let columns = Column::all(rows.columns())?;
         self.bytes.clear();
         self.records.clear();
         self.header_spans.clear();
+        if rows.num_rows() > 0 {
+            self.key.prepare()?;
+            self.value.prepare()?;
+        }
         for row in 0..rows.num_rows() {
             let (start, headers) = (self.bytes.len(), self.header_spans.len());
             let record = self.encode_row(&columns, row, null_value(row));
@@ -174,10 +183,15 @@ fn appended<E>(
 impl KeyWriter {
     pub(crate) fn new<'f>(
         fields: impl Iterator<Item = (usize, &'f FieldLayout)> + Clone,
-        format: Format,
+        format: &Format,
     ) -> Self {
         let columns = fields.clone().map(|(column, _)| column).collect();
         KeyWriter { columns, part: PartWriter::new(fields, format, Names::Fields) }
+    }
+
+    /// Learns what must be known before a key is written: the id of its schema.
+    pub(crate) fn prepare(&mut self) -> Result<(), RegistryError> {
+        if self.columns.is_empty() { Ok(()) } else { self.part.prepare() }
     }
 
     /// Appends a key, unless all its columns are null or it has none.
@@ -198,16 +212,25 @@ impl KeyWriter {
 impl PartWriter {
     pub(crate) fn new<'f>(
         fields: impl Iterator<Item = (usize, &'f FieldLayout)>,
-        format: Format,
+        format: &Format,
         names: Names,
     ) -> Self {
         match format {
             Format::Json => PartWriter::Json(ObjectWriter::new(fields, names)),
+            Format::Schema(format) => PartWriter::Schema(Box::new(SchemaWriter::new(format.clone(), fields))),
             raw => {
                 let first = fields.map(|(column, field)| (column, field.name.clone())).next();
                 let (column, name) = first.unwrap_or((usize::MAX, String::new()));
-                PartWriter::Raw(raw, column, name)
+                PartWriter::Raw(raw.clone(), column, name)
             }
+        }
+    }
+
+    /// Learns what must be known before a row is written: the id of its schema.
+    pub(crate) fn prepare(&mut self) -> Result<(), RegistryError> {
+        match self {
+            PartWriter::Schema(writer) => writer.prepare(),
+            PartWriter::Json(_) | PartWriter::Raw(..) => Ok(()),
         }
     }
 
@@ -222,7 +245,10 @@ impl PartWriter {
                 writer.write(columns, row, out);
                 return Ok(());
             }
-            PartWriter::Raw(format, column, name) => (*format, *column, name),
+            PartWriter::Schema(writer) => {
+                return writer.write(columns, row, out).map_err(|message| (Code::RecordEncode, message));
+            }
+            PartWriter::Raw(format, column, name) => (format, *column, name),
         };
         match (format, columns.get(column).map_or(Value::Null, |column| column.value(row))) {
             (Format::String, Value::String(text)) => out.extend_from_slice(text.as_bytes()),

@@ -54,6 +54,16 @@ impl Fault {
         self
     }
 
+    /// The fault of a field's value.
+    pub(crate) fn within_field(self, name: &str) -> Self {
+        self.within(PathPart::Field(name.to_owned()))
+    }
+
+    /// The fault of a list's item.
+    pub(crate) fn within_item(self, index: usize) -> Self {
+        self.within(PathPart::Item(index))
+    }
+
     /// The place of the first wrong byte in the text.
     pub fn byte(&self) -> usize {
         self.0.byte

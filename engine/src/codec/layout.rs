@@ -1,10 +1,14 @@
 //! How the columns of a source or sink lie in the bytes of a record.
 
+use std::sync::Arc;
+
 use arrow::datatypes::DataType;
 use millstream_operators::schema::Schema;
 
+use super::schemas::SchemaFormat;
+
 /// A format of record keys or values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Format {
     /// A JSON object.
     Json,
@@ -16,17 +20,20 @@ pub enum Format {
     Int32,
     /// Eight bytes, big-endian, as Kafka's `LongSerializer` writes them; one int64 column.
     Int64,
+    /// A format with schemas: Avro or Protobuf.
+    Schema(Arc<SchemaFormat>),
 }
 
 impl Format {
     /// The name in the topology language.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Format::Json => "json",
             Format::String => "string",
             Format::Bytes => "bytes",
             Format::Int32 => "int32",
             Format::Int64 => "int64",
+            Format::Schema(format) => format.kind.name(),
         }
     }
 }

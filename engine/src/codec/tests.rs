@@ -39,9 +39,9 @@ fn sink(source: &SourceLayout) -> SinkLayout {
     SinkLayout {
         schema: source.schema.clone(),
         key: source.key.clone(),
-        key_format: source.key_format,
+        key_format: source.key_format.clone(),
         value: source.value.clone(),
-        value_format: source.value_format,
+        value_format: source.value_format.clone(),
         headers: source.headers.clone(),
         time: None,
     }

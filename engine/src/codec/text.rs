@@ -225,6 +225,27 @@ pub fn parse_decimal(text: &str, precision: u8, scale: i8) -> Result<i128, Decim
     }
 }
 
+/// The same decimal with another number of digits after the point.
+///
+/// # Errors
+/// If it would lose digits, or has more than `precision`.
+pub fn rescaled(number: i128, from: i8, to: i8, precision: u8) -> Result<i128, String> {
+    let power = |places: i16| 10i128.checked_pow(places.unsigned_abs().into());
+    let places = i16::from(to) - i16::from(from);
+    let scaled = if places >= 0 {
+        if number == 0 { Some(0) } else { power(places).and_then(|power| number.checked_mul(power)) }
+    } else {
+        match power(places) {
+            Some(power) if number % power == 0 => Some(number / power),
+            None if number == 0 => Some(0),
+            _ => return Err(format!("found a decimal with more than {to} digits after the point")),
+        }
+    };
+    let limit = 10u128.checked_pow(precision.into());
+    let fits = |number: &i128| limit.is_none_or(|limit| number.unsigned_abs() < limit);
+    scaled.filter(fits).ok_or_else(|| format!("found a decimal of more than {precision} digits"))
+}
+
 /// Appends a decimal, with all digits after the point.
 pub fn write_decimal(value: i128, scale: i8, out: &mut Vec<u8>) {
     let digits = value.unsigned_abs().to_string();

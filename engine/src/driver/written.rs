@@ -93,9 +93,9 @@ fn reading(sink: &SinkLayout) -> SourceLayout {
     SourceLayout {
         schema: sink.schema.clone(),
         key: sink.key.clone(),
-        key_format: sink.key_format,
+        key_format: sink.key_format.clone(),
         value: sink.value.clone(),
-        value_format: sink.value_format,
+        value_format: sink.value_format.clone(),
         headers: Vec::new(),
         metadata: Vec::new(),
         time: None,

@@ -12,6 +12,7 @@ use crate::http::HttpError;
 use crate::kafka::KafkaError;
 use crate::metrics::MetricsError;
 use crate::plan::PlanError;
+use crate::registry::RegistryError;
 use crate::task::{RecordError, TaskError};
 
 /// What ends a run.
@@ -234,9 +235,18 @@ impl RuntimeError {
         matches!(self, RuntimeError::Topics(TopicError::MadeAnew { .. }))
     }
 
+    /// The failure of the schema registry, if it is one.
+    fn registry(&self) -> Option<&RegistryError> {
+        match self {
+            RuntimeError::Task { error: TaskError::Registry(error), .. } => Some(error),
+            _ => None,
+        }
+    }
+
     /// The stable code, if the error has one.
     pub fn code(&self) -> Option<Code> {
         match self {
+            _ if self.registry().is_some() => Some(Code::RegistryFailed),
             RuntimeError::Plan(PlanError::PartitionCounts { .. }) => Some(Code::PartitionCounts),
             RuntimeError::Http(error) => Some(error.code()),
             RuntimeError::Topics(error) => error.code(),
@@ -257,8 +267,10 @@ pub(super) enum Trouble {
 
 impl From<RuntimeError> for Trouble {
     fn from(error: RuntimeError) -> Self {
-        if error.state().is_some_and(StateError::is_corruption) {
-            // The database is moved away when it is opened the next time.
+        // A registry that is away comes back, and no record is to blame.
+        let is_away = matches!(error.registry(), Some(RegistryError::Unreachable { .. }));
+        // A database that is damaged is moved away when it is opened the next time.
+        if is_away || error.state().is_some_and(StateError::is_corruption) {
             return Trouble::Again(error.to_string());
         }
         Trouble::Failed(Box::new(error))

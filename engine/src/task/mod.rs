@@ -22,9 +22,11 @@ use millstream_operators::schema::Kind;
 use millstream_state::{Changelog, Checkpoint, StateError, StoreId, StoreSpec, TaskState};
 
 use self::output::{OutputWriter, dead_letter};
+use crate::codec::CodecError;
 use crate::codec::decode::{Decoded, SourceDecoder};
 use crate::plan::{Origin, PREDICT, SubTopology};
 use crate::record::Record;
+use crate::registry::RegistryError;
 use crate::topology::{OnError, Source};
 
 pub use self::output::{OutputRecord, Rank};
@@ -46,9 +48,21 @@ pub enum TaskError {
     /// Arrays did not fit each other.
     #[error("internal error in a task (please report it): {0}")]
     Arrow(#[from] ArrowError),
+    /// The schema registry has no answer.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// A committed position cannot be read.
     #[error("the committed position of a task cannot be read: {0}")]
     Position(String),
+}
+
+impl From<CodecError> for TaskError {
+    fn from(error: CodecError) -> Self {
+        match error {
+            CodecError::Arrow(error) => TaskError::Arrow(error),
+            CodecError::Registry(error) => TaskError::Registry(error),
+        }
+    }
 }
 
 impl From<UnsupportedType> for TaskError {

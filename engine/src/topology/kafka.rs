@@ -8,15 +8,16 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::settings::report;
-use super::values::{brokers, size};
+use super::values::{address, brokers, size};
 use super::variables::{Variables, is_file};
 use super::{Kafka, Setting, TopicDefaults};
 use crate::kafka::{ALLOWED_PROPERTIES, Mechanism, OWNED_PROPERTIES, Protocol, Secret, Security};
+use crate::registry::RegistrySettings;
 
 /// `[kafka]`. What this machine does not have for it goes to `deferred`.
 pub(super) fn kafka(root: &Fields<'_>, variables: &Variables<'_>, deferred: &Diagnostics) -> Option<Kafka> {
     let fields = root.table("kafka", "`[kafka]`")?;
-    fields.deny_unknown(["brokers", "security", "properties", "topics"]);
+    fields.deny_unknown(["brokers", "security", "properties", "topics", "registry"]);
     let found = variables.deferred_text(&fields, "brokers", deferred);
     if let Some(found) = &found
         && let Err(misfit) = brokers(&found.value)
@@ -29,6 +30,7 @@ pub(super) fn kafka(root: &Fields<'_>, variables: &Variables<'_>, deferred: &Dia
         security: reader.security(&fields).unwrap_or_default(),
         properties: reader.properties(&fields),
         topics: reader.topics(&fields).unwrap_or_default(),
+        registry: reader.registry(&fields),
     })
 }
 
@@ -238,6 +240,53 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    /// `[kafka.registry]`.
+    fn registry(&self, kafka: &Fields<'_>) -> Option<RegistrySettings> {
+        let fields = kafka.table("registry", "`[kafka.registry]`")?;
+        fields.deny_unknown(["url", "username", "password", "ca", "register"]);
+        if !fields.has("url") {
+            fields.missing("url", "add `url = \"http://HOST:8081\"`");
+        }
+        let url = self.variables.deferred_text(&fields, "url", self.deferred);
+        let is_address = |url: &str| {
+            let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+            rest.is_some_and(|rest| address(rest.split('/').next().unwrap_or_default(), false).is_ok())
+        };
+        if let Some(url) = url.as_ref().filter(|url| !url.value.split(',').all(|url| is_address(url.trim())))
+        {
+            let message = format!("`{}` is not the address of a schema registry", url.shown());
+            fields
+                .diagnostics()
+                .push(Diagnostic::error(Code::InvalidAddress, url.text.span.clone(), message).help(
+                    "it is `http://host:port` or `https://host:port`; several are separated by commas",
+                ));
+        }
+        for (one, other) in [("username", "password"), ("password", "username")] {
+            if fields.has(one) && !fields.has(other) {
+                fields.diagnostics().push(
+                    Diagnostic::error(
+                        Code::SecurityFields,
+                        fields.key_span(one),
+                        format!("`{one}` needs `{other}`"),
+                    )
+                    .help(format!("add `{other}`, or remove `{one}`")),
+                );
+            }
+        }
+        let register = fields.boolean("register").is_none_or(|register| register.value);
+        let (username, password) = (self.word(&fields, "username"), self.secret(&fields, "password"));
+        let ca = self.file(&fields, "ca");
+        let url = url?;
+        Some(RegistrySettings {
+            shown: url.shown().to_owned(),
+            url: url.value,
+            username,
+            password,
+            ca,
+            register,
+        })
     }
 
     /// `[kafka.topics]`.

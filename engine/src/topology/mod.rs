@@ -5,6 +5,7 @@
 
 mod cases;
 pub mod explain;
+mod formats;
 mod kafka;
 mod partitions;
 mod read;
@@ -41,8 +42,9 @@ pub use self::render::{render, to_json};
 pub use self::settings::topic_name_error;
 pub use self::topics::{Taken, TakenTopics};
 pub use self::values::{Misfit, RuntimeKey, brokers, variable};
-use crate::codec::layout::{SinkLayout, SourceLayout};
+use crate::codec::layout::{Format, SinkLayout, SourceLayout};
 use crate::kafka::Security;
+use crate::registry::{Registry, RegistryError, RegistrySettings};
 
 /// A checked topology.
 #[derive(Debug)]
@@ -66,9 +68,62 @@ pub struct Topology {
     pub models: BTreeMap<String, Option<Arc<Model>>>,
     /// `[[tests]]`, in the order of the file.
     pub tests: Vec<Test>,
+    /// The schemas of formats; in memory until it is connected.
+    pub registry: Arc<Registry>,
 }
 
 impl Topology {
+    /// Takes the schemas of formats from the server of `[kafka.registry]` from now on, if there is one.
+    ///
+    /// # Errors
+    /// If its settings cannot be used; the server is not asked yet.
+    pub fn connect_registry(&self) -> Result<(), RegistryError> {
+        self.kafka.registry.as_ref().map_or(Ok(()), |settings| self.registry.connect(settings))
+    }
+
+    /// What the registry has that does not fit the columns: the node, its option, and why. The registry must be connected.
+    ///
+    /// # Errors
+    /// If it has no answer.
+    pub fn check_registry(&self) -> Result<Vec<(String, &'static str, String)>, RegistryError> {
+        let mut found = Vec::new();
+        for source in &self.sources {
+            let layout = &source.layout;
+            let parts = [
+                ("key-format", &layout.key_format, &layout.key),
+                ("format", &layout.value_format, &layout.value),
+            ];
+            for (option, format, fields) in parts {
+                let Format::Schema(format) = format else { continue };
+                if !format.framed {
+                    continue;
+                }
+                let why = match self.registry.latest(&format.subject) {
+                    Ok(schema) => format.check_read_of(&schema, fields).err().map(|why| {
+                        format!("the newest schema of `{}` does not fit the columns: {why}", format.subject)
+                    }),
+                    // Who writes to the topic may come later.
+                    Err(RegistryError::Unknown(_)) => None,
+                    Err(error) => return Err(error),
+                };
+                found.extend(why.map(|why| (source.name.clone(), option, why)));
+            }
+        }
+        for sink in &self.sinks {
+            let layout = &sink.layout;
+            let parts = [
+                ("key-format", &layout.key_format, &layout.key),
+                ("format", &layout.value_format, &layout.value),
+            ];
+            for (option, format, fields) in parts {
+                let Format::Schema(format) = format else { continue };
+                let why = if format.framed { format.check_registration(fields)? } else { None };
+                found.extend(why.map(|why| (sink.name.clone(), option, why)));
+            }
+        }
+        Ok(found)
+    }
+
     /// The columns of a source, or of an output of a step.
     pub fn output(&self, output: &OutputRef) -> Option<&Schema> {
         match self.source(&output.node) {
@@ -143,6 +198,8 @@ pub struct Kafka {
     pub properties: Vec<(String, Setting)>,
     /// `[kafka.topics]`.
     pub topics: TopicDefaults,
+    /// `[kafka.registry]`.
+    pub registry: Option<RegistrySettings>,
 }
 
 /// `[kafka.topics]`: how topics are made. What is absent is as the brokers have it by default.

@@ -14,6 +14,7 @@ use super::settings::topic_name_error;
 use super::types::Types;
 use super::variables::{Filled, Variables};
 use super::{App, OutputRef, Taken, TakenTopics, Topology, kafka, settings, syntax, variables};
+use crate::registry::Registry;
 
 /// Reads and checks a topology. Models and `${file:…}` are looked up from `directory`; `environment` answers `${VAR}`.
 ///
@@ -105,6 +106,8 @@ fn topology(root: &Fields<'_>, variables: &Variables<'_>, with_tests: bool) -> T
         topics_read: Vec::new(),
         topics_written: Vec::new(),
         taken: Arc::default(),
+        registry: Arc::default(),
+        registry_users: Vec::new(),
     };
     let all =
         [("source", &said_sources), ("table", &said_tables), ("step", &said_steps), ("sink", &said_sinks)];
@@ -125,6 +128,16 @@ fn topology(root: &Fields<'_>, variables: &Variables<'_>, with_tests: bool) -> T
     reader.note_topics();
     let sinks: Vec<_> = said_sinks.iter().filter_map(|(name, fields)| reader.sink(name, fields)).collect();
     reader.check_topics();
+    if let (Some(place), None) = (reader.registry_users.first(), &kafka.registry) {
+        deferred.push(
+            Diagnostic::error(
+                Code::RegistryMissing,
+                place.clone(),
+                "records have the ids of a schema registry, and the topology names none",
+            )
+            .help("add `[kafka.registry]` with `url = \"http://…:8081\"`, or `registry = false` to the format if records are bare"),
+        );
+    }
     let topology = Topology {
         app: app.clone(),
         kafka,
@@ -135,6 +148,7 @@ fn topology(root: &Fields<'_>, variables: &Variables<'_>, with_tests: bool) -> T
         sinks,
         models,
         tests: Vec::new(),
+        registry: reader.registry.clone(),
     };
     let tests = if with_tests { reader.tests(root, &topology) } else { Vec::new() };
     if !root.diagnostics().has_errors() {
@@ -202,6 +216,10 @@ pub(super) struct Reader<'a> {
     topics_written: Vec<(NamedTopic, Written)>,
     /// Where sinks must not write to; known once sources and steps are read.
     pub taken: Arc<TakenTopics>,
+    /// The schemas of formats.
+    pub registry: Arc<Registry>,
+    /// Formats whose records have the ids of a registry.
+    pub registry_users: Vec<Span>,
 }
 
 impl Reader<'_> {

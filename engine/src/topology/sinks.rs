@@ -7,8 +7,9 @@ use millstream_operators::operator::{Arity, report_sql};
 use millstream_operators::schema::{Schema, column};
 use millstream_operators::sql::{self, Expression, Scope};
 
+use super::formats::{Direction, Part};
 use super::read::{Reader, Written};
-use super::sources::{ColumnAt, check_header, format, time};
+use super::sources::{ColumnAt, check_header, time};
 use super::steps::inputs;
 use super::types::shown;
 use super::variables::find;
@@ -92,7 +93,12 @@ impl<'a> Reader<'a> {
                 .help("remove `include-key`, or put a `rekey` step before"),
             );
         }
-        let layout = self.sink_layout(fields, &mut rows, include_key.is_some_and(|include| include.value));
+        let written = match &topic {
+            SinkTopic::Fixed(topic) => Some(topic.as_str()),
+            SinkTopic::Expression(_) => None,
+        };
+        let include_key = include_key.is_some_and(|include| include.value);
+        let layout = self.sink_layout(fields, &mut rows, include_key, written);
         Some(Sink {
             name: name.value.clone(),
             description,
@@ -183,7 +189,13 @@ impl<'a> Reader<'a> {
         complete.then_some(columns)
     }
 
-    fn sink_layout(&self, fields: &Fields<'a>, rows: &mut Rows<'_>, include_key: bool) -> SinkLayout {
+    fn sink_layout(
+        &mut self,
+        fields: &Fields<'a>,
+        rows: &mut Rows<'_>,
+        include_key: bool,
+        topic: Option<&str>,
+    ) -> SinkLayout {
         let headers =
             if fields.has("headers") { fields.text_table("headers").unwrap_or_default() } else { Vec::new() };
         for (_, column) in &headers {
@@ -200,31 +212,23 @@ impl<'a> Reader<'a> {
         let key: Vec<&FieldRef> = rows.input.key_fields().iter().collect();
         let included = if include_key { key.clone() } else { Vec::new() };
         let value: Vec<&FieldRef> = included.into_iter().chain(&rows.value).collect();
-        let placed = |columns: &[&FieldRef]| -> Vec<ColumnAt> {
-            columns.iter().map(|column| placed_at(column, &place)).collect()
+        let layouts = |columns: &[&FieldRef]| -> Vec<FieldLayout> {
+            columns.iter().map(|column| FieldLayout::of_column(column.name(), column.data_type())).collect()
         };
-        let key_format = format(fields, "key-format", &placed(&key), rows.input.key > 0);
-        let value_format = format(fields, "format", &placed(&value), true);
-        let layouts = |columns: Vec<&FieldRef>| {
-            columns
-                .into_iter()
-                .map(|column| FieldLayout::of_column(column.name(), column.data_type()))
-                .collect()
+        let (key_layouts, value_layouts) = (layouts(&key), layouts(&value));
+        let mut format = |option, columns: &[&FieldRef], layouts: &[FieldLayout], exists| {
+            let placed: Vec<ColumnAt> = columns.iter().map(|column| placed_at(column, &place)).collect();
+            let part = Part { option, direction: Direction::Write, topic, columns: &placed, layouts, exists };
+            self.format(fields, &part)
         };
+        let key_format = format("key-format", &key, &key_layouts, rows.input.key > 0);
+        let value_format = format("format", &value, &value_layouts, true);
         let all_value = rows.value.iter().chain(&rows.extra).cloned().collect();
         let schema = Schema {
             windowed: rows.input.windowed,
             ..Schema::new(rows.input.kind, rows.input.key_fields().to_vec(), all_value)
         };
-        SinkLayout {
-            schema,
-            key: layouts(key),
-            key_format,
-            value: layouts(value),
-            value_format,
-            headers,
-            time,
-        }
+        SinkLayout { schema, key: key_layouts, key_format, value: value_layouts, value_format, headers, time }
     }
 
     /// A header that is written from a column.

@@ -8,20 +8,12 @@ use millstream_operators::diagnostic::{Code, Diagnostic, Diagnostics, Span, did_
 use millstream_operators::schema::{Kind, Schema, TIMESTAMP, column};
 use millstream_operators::to_table::ToTable;
 
+use super::formats::{Direction, Part};
 use super::read::{Node, Reader, Written};
 use super::times;
 use super::types::{Column, shown};
 use super::{OnError, Source, Start};
-use crate::codec::layout::{FieldLayout, Format, HeaderLayout, Metadata, SourceLayout};
-
-/// The formats, as `format` and `key-format` name them.
-pub(super) const FORMATS: [(&str, Format); 5] = [
-    ("json", Format::Json),
-    ("string", Format::String),
-    ("bytes", Format::Bytes),
-    ("int32", Format::Int32),
-    ("int64", Format::Int64),
-];
+use crate::codec::layout::{FieldLayout, HeaderLayout, Metadata, SourceLayout};
 
 const METADATA: [(&str, Metadata, DataType); 4] = [
     ("topic", Metadata::Topic, DataType::Utf8),
@@ -98,7 +90,8 @@ impl<'a> Reader<'a> {
         let idle_after = positive(fields, "idle-after");
         let max_ahead = fields.duration("max-ahead").map(|duration| duration.value);
         let description = fields.text("description").map(|text| text.value);
-        let layout = self.source_layout(fields)?;
+        let read = topic.as_ref().map_or("", |(topic, _)| topic);
+        let layout = self.source_layout(fields, read)?;
         Some(Source {
             name: name.value.clone(),
             description,
@@ -113,7 +106,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn source_layout(&mut self, fields: &Fields<'a>) -> Option<SourceLayout> {
+    fn source_layout(&mut self, fields: &Fields<'a>, topic: &str) -> Option<SourceLayout> {
         if !fields.has("value") {
             fields.missing("value", "add the columns: `value = { name = \"string\", amount = \"float64\" }`");
         }
@@ -166,8 +159,21 @@ impl<'a> Reader<'a> {
         }
 
         let placed = |columns: &[Column]| -> Vec<ColumnAt> { columns.iter().map(column_at).collect() };
-        let key_format = format(fields, "key-format", &placed(&key), fields.has("key"));
-        let value_format = format(fields, "format", &placed(&value), true);
+        let has_key = fields.has("key");
+        let mut format = |option, columns: &[Column], exists| {
+            let layouts: Vec<FieldLayout> = columns.iter().map(|column| column.layout.clone()).collect();
+            let part = Part {
+                option,
+                direction: Direction::Read,
+                topic: Some(topic),
+                columns: &placed(columns),
+                layouts: &layouts,
+                exists,
+            };
+            self.format(fields, &part)
+        };
+        let key_format = format("key-format", &key, has_key);
+        let value_format = format("format", &value, true);
         let time = time(fields, &columns);
         let (of_key, of_value) = columns.split_at(key.len().min(columns.len()));
         let arrow = |columns: &[ColumnAt]| {
@@ -308,66 +314,6 @@ fn metadata(fields: &Fields<'_>) -> Option<Vec<(String, Metadata, DataType, Span
         }
     }
     (columns.len() == count).then_some(columns)
-}
-
-/// The format of a key or value: as said, else the default for its columns; reports columns that it cannot hold.
-pub(super) fn format(fields: &Fields<'_>, option: &str, columns: &[ColumnAt], has_columns: bool) -> Format {
-    let of_key = option == "key-format";
-    // What a single column of a key is written as by default is the one format, besides JSON, that can hold it.
-    let raw = |columns: &[ColumnAt]| {
-        let layouts: Vec<FieldLayout> =
-            columns.iter().map(|column| FieldLayout::of_column(&column.name, &column.data_type)).collect();
-        Format::default_for_key(&layouts)
-    };
-    let default = if of_key { raw(columns) } else { Format::Json };
-    let Some(choice) = fields.choice(option, &FORMATS.map(|(name, _)| name)) else { return default };
-    let format =
-        FORMATS.iter().find(|(name, _)| *name == choice.value).map_or(default, |(_, format)| *format);
-    let wanted = match format {
-        Format::Json => None,
-        Format::String => Some("string"),
-        Format::Bytes => Some("bytes"),
-        Format::Int32 => Some("int32"),
-        Format::Int64 => Some("int64"),
-    };
-    match (columns, wanted) {
-        _ if !has_columns => fields.diagnostics().push(
-            Diagnostic::error(
-                Code::NoKey,
-                choice.span,
-                format!("{} has no key that could have a format", fields.what),
-            )
-            .help(format!("remove `{option}`, or give it a key")),
-        ),
-        (_, None) => {}
-        ([_], Some(_)) if raw(columns) == format => {}
-        ([column], Some(wanted)) => fields.diagnostics().push(
-            Diagnostic::error(
-                Code::FormatTypeMismatch,
-                choice.span,
-                format!("the format `{}` cannot hold the column `{}`", format.name(), column.name),
-            )
-            .also(
-                column.span.clone(),
-                format!("`{}` is {}, not {wanted}", column.name, shown(&column.data_type)),
-            )
-            .help(format!("use `{option} = \"json\"`, or a column of type {wanted}")),
-        ),
-        (columns, Some(wanted)) => fields.diagnostics().push(
-            Diagnostic::error(
-                Code::FormatNeedsOneColumn,
-                choice.span,
-                format!(
-                    "the format `{}` holds exactly one column, and the {} has {}",
-                    format.name(),
-                    if of_key { "key" } else { "value" },
-                    columns.len()
-                ),
-            )
-            .help(format!("use `{option} = \"json\"`, or a single column of type {wanted}")),
-        ),
-    }
-    format
 }
 
 /// The position of the column that `time` names.

@@ -200,6 +200,7 @@ pub(super) fn deny_elsewhere(fields: &Fields<'_>, path: &mut Vec<String>) {
                 | ["sources" | "sinks", _, "topic"]
                 | ["sources" | "steps", _, "dead-letter"]
                 | ["models", _, "path"]
+                | ["sources" | "tables" | "sinks", _, "format" | "key-format", "schema"]
         );
         let prose = matches!(parts.as_slice(), ["tests", ..] | [.., "description"]);
         if !prose {

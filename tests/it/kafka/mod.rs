@@ -12,6 +12,8 @@ mod flights;
 mod harness;
 pub mod java;
 mod proxy;
+mod registry;
 mod run;
+mod schemas;
 mod topics;
 mod verifier;

@@ -1,0 +1,172 @@
+//! Schemas by id and subject.
+//!
+//! A topology has one [`Registry`]. It lives in memory, so that whatever needs no cluster needs no server either, until it is
+//! connected to a server that speaks Confluent's protocol.
+
+mod http;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use self::http::Client;
+use crate::kafka::Secret;
+
+/// `[kafka.registry]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistrySettings {
+    /// `http://host:port`, or several separated by commas.
+    pub url: String,
+    /// The address as messages may show it.
+    pub shown: String,
+    /// The user, for a server that asks for one.
+    pub username: Option<String>,
+    /// The user's password.
+    pub password: Option<Secret>,
+    /// Certificates in PEM of the authorities that the server's certificate may come from; default: the system's.
+    pub ca: Option<PathBuf>,
+    /// Whether schemas are registered that the registry does not have.
+    pub register: bool,
+}
+
+/// The language of a schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SchemaKind {
+    /// A schema in JSON.
+    Avro,
+    /// The descriptor of a `.proto` file, in base64.
+    Protobuf,
+}
+
+impl SchemaKind {
+    /// The name in the topology language.
+    pub fn name(self) -> &'static str {
+        match self {
+            SchemaKind::Avro => "avro",
+            SchemaKind::Protobuf => "protobuf",
+        }
+    }
+}
+
+/// A schema as a registry has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchemaText {
+    /// Its language.
+    pub kind: SchemaKind,
+    /// The schema itself.
+    pub text: String,
+    /// The schemas that it refers to, with the names it knows them by; each before those that refer to it.
+    pub references: Vec<(String, String)>,
+}
+
+impl SchemaText {
+    /// A schema that stands alone.
+    pub fn new(kind: SchemaKind, text: impl Into<String>) -> Self {
+        SchemaText { kind, text: text.into(), references: Vec::new() }
+    }
+}
+
+/// Why a registry has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryError {
+    /// It does not know the schema or the subject. Another question may be answered.
+    #[error("the schema registry does not know {0}")]
+    Unknown(String),
+    /// It does not answer, after all attempts.
+    #[error("the schema registry {url} cannot be reached: {why}")]
+    Unreachable {
+        /// Its address.
+        url: String,
+        /// What happened last.
+        why: String,
+    },
+    /// It refuses, and will again.
+    #[error("the schema registry refused to {action}: {why}")]
+    Refused {
+        /// What was tried, as a verb.
+        action: String,
+        /// What it said.
+        why: String,
+    },
+    /// The settings cannot be used.
+    #[error("`[kafka.registry]` cannot be used: {0}")]
+    Settings(String),
+}
+
+/// The schemas of a topology's formats.
+#[derive(Default)]
+pub struct Registry {
+    memory: Mutex<Vec<(String, Arc<SchemaText>)>>,
+    client: OnceLock<Client>,
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Registry")
+    }
+}
+
+impl Registry {
+    /// Asks a server from now on.
+    ///
+    /// # Errors
+    /// If the settings cannot be used; the server is not asked yet.
+    pub fn connect(&self, settings: &RegistrySettings) -> Result<(), RegistryError> {
+        let client = Client::new(settings)?;
+        // Whoever was first has the same settings.
+        let _ = self.client.set(client);
+        Ok(())
+    }
+
+    /// The schema of an id. May wait for a server.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unknown`] if there is none.
+    pub fn schema(&self, id: u32) -> Result<Arc<SchemaText>, RegistryError> {
+        if let Some(client) = self.client.get() {
+            return client.schema(id).map(Arc::new);
+        }
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = usize::try_from(id).ok().and_then(|id| id.checked_sub(1));
+        let found = place.and_then(|place| memory.get(place)).map(|(_, schema)| schema.clone());
+        found.ok_or_else(|| RegistryError::Unknown(format!("the schema id {id}")))
+    }
+
+    /// The newest schema of a subject. May wait for a server.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unknown`] if there is none.
+    pub fn latest(&self, subject: &str) -> Result<Arc<SchemaText>, RegistryError> {
+        if let Some(client) = self.client.get() {
+            return client.latest(subject).map(Arc::new);
+        }
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = memory.iter().rev().find(|(of, _)| of == subject).map(|(_, schema)| schema.clone());
+        found.ok_or_else(|| RegistryError::Unknown(format!("the subject `{subject}`")))
+    }
+
+    /// The id of a schema under a subject; registers it where it is new and that is allowed. May wait for a server.
+    ///
+    /// # Errors
+    /// If it is not known and may not be registered, or does not fit the subject's other schemas.
+    pub fn id(&self, subject: &str, schema: &SchemaText) -> Result<u32, RegistryError> {
+        if let Some(client) = self.client.get() {
+            return client.id(subject, schema);
+        }
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = memory.iter().position(|(of, known)| of == subject && **known == *schema);
+        let place = known.unwrap_or_else(|| {
+            memory.push((subject.to_owned(), Arc::new(schema.clone())));
+            memory.len() - 1
+        });
+        Ok(u32::try_from(place + 1).unwrap_or(u32::MAX))
+    }
+
+    /// Why a schema could not be registered under a subject; `None` if it could. Registers nothing.
+    ///
+    /// # Errors
+    /// If the server does not answer.
+    pub fn fits(&self, subject: &str, schema: &SchemaText) -> Result<Option<String>, RegistryError> {
+        self.client.get().map_or(Ok(None), |client| client.fits(subject, schema))
+    }
+}
