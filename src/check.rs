@@ -76,7 +76,7 @@ fn on_cluster(
         severity: finding.severity,
         ..Diagnostic::error(finding.code, place_of(text, &finding.node, "topic"), finding.message)
     });
-    let schemas = topology.check_registry().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    let schemas = topology.check_registry()?;
     let of_schemas = schemas.into_iter().map(|(node, option, why)| {
         Diagnostic::error(Code::RegistrySchema, place_of(text, &node, option), why)
     });

@@ -10,6 +10,7 @@ use millstream::engine::driver::pipe::PipeError;
 use millstream::engine::feed::FeedError;
 use millstream::engine::kafka::KafkaError;
 use millstream::engine::plan::PlanError;
+use millstream::engine::registry::RegistryError;
 use millstream::engine::runtime::RuntimeError;
 use millstream::engine::settings::SettingError;
 use millstream::engine::task::RecordError;
@@ -177,6 +178,13 @@ impl From<PipeError> for Failure {
 impl From<FeedError> for Failure {
     fn from(error: FeedError) -> Self {
         Failure::new(Exit::Failed, error.to_string()).code(Some(Code::FeedInput))
+    }
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        let exit = if matches!(error, RegistryError::Settings(_)) { Exit::Usage } else { Exit::Failed };
+        Failure::new(exit, error.to_string()).code(Some(Code::RegistryFailed))
     }
 }
 

@@ -31,6 +31,8 @@ const LOOK_EVERY: u64 = 1_000;
 pub fn feed(arguments: &Feed) -> Result<(), Failure> {
     let loaded = load(&arguments.file)?;
     let fed = sources_of(&arguments.feeds, &loaded.topology)?;
+    // Records are written as their files are read, with the ids of the registry.
+    loaded.topology.connect_registry()?;
     let mut files = Vec::with_capacity(fed.len());
     let mut sources = Vec::with_capacity(fed.len());
     for (position, path) in &fed {

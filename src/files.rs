@@ -93,7 +93,7 @@ pub fn settings(path: &Path, topology: &Topology, flags: &Flags) -> Result<RunSe
         io::stderr().lock().write_all(rendered.as_bytes())?;
         return Err(Failure::said(Exit::Usage));
     }
-    topology.connect_registry().map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
+    topology.connect_registry()?;
     Ok(RunSettings::resolve(topology, flags, &|name| std::env::var(name).ok())?)
 }
 

@@ -7,7 +7,9 @@ mod http;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use hashbrown::HashMap;
 
 use self::http::Client;
 use crate::kafka::Secret;
@@ -97,7 +99,18 @@ pub enum RegistryError {
 #[derive(Default)]
 pub struct Registry {
     memory: Mutex<Vec<(String, Arc<SchemaText>)>>,
-    client: OnceLock<Client>,
+    server: OnceLock<Server>,
+}
+
+/// A server, and its answers, which never change.
+struct Server {
+    client: Client,
+    schemas: Mutex<HashMap<u32, Arc<SchemaText>>>,
+    ids: Mutex<Vec<(String, SchemaText, u32)>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Registry {
@@ -114,7 +127,7 @@ impl Registry {
     pub fn connect(&self, settings: &RegistrySettings) -> Result<(), RegistryError> {
         let client = Client::new(settings)?;
         // Whoever was first has the same settings.
-        let _ = self.client.set(client);
+        let _ = self.server.set(Server { client, schemas: Mutex::default(), ids: Mutex::default() });
         Ok(())
     }
 
@@ -123,10 +136,15 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Unknown`] if there is none.
     pub fn schema(&self, id: u32) -> Result<Arc<SchemaText>, RegistryError> {
-        if let Some(client) = self.client.get() {
-            return client.schema(id).map(Arc::new);
+        if let Some(server) = self.server.get() {
+            if let Some(known) = locked(&server.schemas).get(&id) {
+                return Ok(known.clone());
+            }
+            let schema = Arc::new(server.client.schema(id)?);
+            locked(&server.schemas).insert(id, schema.clone());
+            return Ok(schema);
         }
-        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let memory = locked(&self.memory);
         let place = usize::try_from(id).ok().and_then(|id| id.checked_sub(1));
         let found = place.and_then(|place| memory.get(place)).map(|(_, schema)| schema.clone());
         found.ok_or_else(|| RegistryError::Unknown(format!("the schema id {id}")))
@@ -137,10 +155,10 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Unknown`] if there is none.
     pub fn latest(&self, subject: &str) -> Result<Arc<SchemaText>, RegistryError> {
-        if let Some(client) = self.client.get() {
-            return client.latest(subject).map(Arc::new);
+        if let Some(server) = self.server.get() {
+            return server.client.latest(subject).map(Arc::new);
         }
-        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let memory = locked(&self.memory);
         let found = memory.iter().rev().find(|(of, _)| of == subject).map(|(_, schema)| schema.clone());
         found.ok_or_else(|| RegistryError::Unknown(format!("the subject `{subject}`")))
     }
@@ -150,10 +168,16 @@ impl Registry {
     /// # Errors
     /// If it is not known and may not be registered, or does not fit the subject's other schemas.
     pub fn id(&self, subject: &str, schema: &SchemaText) -> Result<u32, RegistryError> {
-        if let Some(client) = self.client.get() {
-            return client.id(subject, schema);
+        if let Some(server) = self.server.get() {
+            let is_known = |(of, known, _): &&(String, SchemaText, u32)| of == subject && known == schema;
+            if let Some((.., id)) = locked(&server.ids).iter().find(is_known) {
+                return Ok(*id);
+            }
+            let id = server.client.id(subject, schema)?;
+            locked(&server.ids).push((subject.to_owned(), schema.clone(), id));
+            return Ok(id);
         }
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = locked(&self.memory);
         let known = memory.iter().position(|(of, known)| of == subject && **known == *schema);
         let place = known.unwrap_or_else(|| {
             memory.push((subject.to_owned(), Arc::new(schema.clone())));
@@ -167,6 +191,6 @@ impl Registry {
     /// # Errors
     /// If the server does not answer.
     pub fn fits(&self, subject: &str, schema: &SchemaText) -> Result<Option<String>, RegistryError> {
-        self.client.get().map_or(Ok(None), |client| client.fits(subject, schema))
+        self.server.get().map_or(Ok(None), |server| server.client.fits(subject, schema))
     }
 }

@@ -179,7 +179,7 @@ impl<'a> Reader<'a> {
                     span,
                     "the records have no schema's id, and no schema is given that they could have",
                 )
-                .help("name the file with the schema: `schema = \"schemas/….avsc\"` (`.proto`, `.desc` for Protobuf)"),
+                .help("name the file with the schema: `schema = \"schemas/….avsc\"` (for Protobuf a descriptor file)"),
             );
             return None;
         }
