@@ -106,7 +106,7 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
         })
         .collect();
     let definition = std::sync::Arc::new(Branch { conditions, otherwise: has_otherwise });
-    Some(Resolved { outputs, regroup: None, rekeys: None, definition })
+    Some(Resolved::new(outputs, definition))
 }
 
 #[derive(Clone, Debug)]

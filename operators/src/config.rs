@@ -113,6 +113,8 @@ pub enum FieldKind {
     Sql,
     /// Names with SQL expressions.
     SqlTable,
+    /// A scalar SQL expression, or names with some.
+    SqlOrSqlTable,
     /// A list of column names.
     Columns,
     /// A list of column names, or names with SQL expressions.
@@ -595,6 +597,10 @@ pub fn json_schema(field: &Field) -> Json {
         FieldKind::String | FieldKind::Node | FieldKind::Sql => json!({ "type": "string" }),
         FieldKind::Nodes | FieldKind::Columns => json!({ "type": "array", "items": { "type": "string" } }),
         FieldKind::SqlTable => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
+        FieldKind::SqlOrSqlTable => json!({ "oneOf": [
+            { "type": "string" },
+            { "type": "object", "additionalProperties": { "type": "string" } },
+        ] }),
         FieldKind::ColumnsOrSql => json!({ "oneOf": [
             { "type": "array", "items": { "type": "string" } },
             { "type": "object", "additionalProperties": { "type": "string" } },

@@ -118,7 +118,7 @@ impl CommitMetadata {
     /// Whether the metadata of this sub-topology's tasks always fits into what brokers take.
     pub fn fits(sub: &SubTopology) -> bool {
         // An id, a name with its length and a time for each step, a name, a fingerprint, an offset and an id for each store.
-        let steps: usize = sub.nodes.iter().map(|node| node.name.len() + "/group-by".len() + 3 + 10).sum();
+        let steps: usize = sub.nodes.iter().map(|node| node.label().len() + 3 + 10).sum();
         let stores: usize = sub.stores.iter().map(|store| store.spec.name.len() + 3 + 17 + 10 + ID).sum();
         (steps + stores + 32 + ID) * 4 / 3 + 4 <= LONGEST
     }

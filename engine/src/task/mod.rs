@@ -311,12 +311,12 @@ impl Task {
 
     fn positions(&self) -> BTreeMap<String, i64> {
         let nodes = self.sub.nodes.iter().zip(&self.operators);
-        nodes.filter_map(|(node, operator)| Some((position::name(node), operator.position()?))).collect()
+        nodes.filter_map(|(node, operator)| Some((node.label(), operator.position()?))).collect()
     }
 
     fn reset(&mut self, positions: &BTreeMap<String, i64>) {
         for (node, operator) in self.sub.nodes.iter().zip(&mut self.operators) {
-            operator.reset(positions.get(&position::name(node)).copied());
+            operator.reset(positions.get(&node.label()).copied());
         }
     }
 

@@ -16,7 +16,7 @@ use crate::batch::Batch;
 use crate::config::{Field, FieldKind, format_duration};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::operator::{
-    Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Output, Regroup, Resolved, Step,
+    Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Output, Resolved, Step,
     StoreDeclaration, StoreKind, Wanted,
 };
 use crate::rekey::Rekey;
@@ -208,12 +208,11 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     }
     let definition =
         Arc::new(Aggregate { input, schema, plan, window, retain: retain.map(|placed| placed.value) });
-    let regroup = regroup.map(|rekey| Regroup {
-        schema: rekey.schema.clone(),
-        partitions: None,
-        definition: Arc::new(rekey),
-    });
-    Some(Resolved { outputs, regroup, rekeys: None, definition })
+    let resolved = Resolved::new(outputs, definition);
+    Some(match regroup {
+        Some(rekey) => rekey.before(resolved, None),
+        None => resolved,
+    })
 }
 
 /// Whether all fields make sense for an aggregate over a table.
