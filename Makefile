@@ -3,7 +3,7 @@
 # make soak          a process under load for MINUTES: how memory, files, disk and lag grow
 # make kafka         a local Kafka broker for trying things, in the background
 # make chaos         more of the faults that the tests inject: SEEDS of the simulation, then MINUTES on real brokers
-# make lint          format, clippy, and the dependencies' licences if cargo-deny is installed
+# make lint          format, clippy, the schema of topologies, and the dependencies' licences if cargo-deny is installed
 # make bench-engine  records a second in one process
 # make bench         Millstream beside Kafka Streams on a real broker, more than an hour
 #
@@ -33,6 +33,7 @@ demo: build
 
 test: prerequisites
 	@scripts/kafka fetch
+	@scripts/tombi fetch
 	cargo test --locked --workspace
 	cargo build --locked --workspace --bins
 	$(millstream) test $(examples)
@@ -64,6 +65,7 @@ kafka:
 lint:
 	@scripts/prerequisites lint
 	cargo fmt --all --check
+	@scripts/tombi lint --offline --error-on-warnings $(examples) src/new/topology.toml
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	@if cargo deny --version > /dev/null 2>&1; then cargo deny check licenses bans sources; else echo "cargo-deny is not installed: licences are not checked"; fi
 
