@@ -377,8 +377,19 @@ impl<'a> Fields<'a> {
 
     /// Reports that a text is no duration.
     pub fn report_duration(&self, text: &str, span: Span) {
-        let message = format!("`{text}` is not a duration");
-        self.diagnostics.push(Diagnostic::error(Code::InvalidDuration, span, message).help(DURATION_HELP));
+        // The same with other numbers would be one.
+        let ones: String = text
+            .split(|c: char| c.is_ascii_digit())
+            .filter(|unit| !unit.is_empty())
+            .fold(String::new(), |ones, unit| ones + "1" + unit);
+        let (message, help) = match parse_duration(&ones) {
+            Some(_) if text.starts_with(|c: char| c.is_ascii_digit()) => (
+                format!("`{text}` is too long"),
+                format!("the longest duration is {}", format_duration(i64::MAX)),
+            ),
+            _ => (format!("`{text}` is not a duration"), DURATION_HELP.to_owned()),
+        };
+        self.diagnostics.push(Diagnostic::error(Code::InvalidDuration, span, message).help(help));
     }
 
     /// A size in bytes, more than none: `"512MiB" "2GB"`.

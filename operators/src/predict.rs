@@ -74,7 +74,10 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     let name = step.fields.require_text("model", "name a model of `[models]`: model = \"fraud\"")?;
     let Some(model) = step.models.get(&name.value) else {
         let names = || step.models.keys().map(String::as_str);
-        let help = did_you_mean(&name, names()).unwrap_or_else(|| format!("models are {}", listed(names())));
+        let help = did_you_mean(&name, names()).unwrap_or_else(|| match step.models.is_empty() {
+            true => format!("declare it: [models.{}] with its `path` and `version`", name.value),
+            false => format!("models are {}", listed(names())),
+        });
         step.error(Code::UnknownModel, name.span.clone(), format!("no model `{}`", name.value), help);
         return None;
     };

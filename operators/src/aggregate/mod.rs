@@ -164,7 +164,15 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     }
     let mut key = input.key_fields().to_vec();
     if window.is_some() {
-        key.extend([column("window_start", TIMESTAMP), column("window_end", TIMESTAMP)]);
+        for name in ["window_start", "window_end"] {
+            if key.iter().any(|field| field.name() == name) {
+                let message = format!("the key has a column `{name}` already, which windows add to it");
+                let help = "give the key's column another name: with `group-by` or a `rekey` before, or `field` in its source";
+                step.error(Code::ColumnClash, fields.key_span("window"), message, help);
+                fits = false;
+            }
+            key.push(column(name, TIMESTAMP));
+        }
     }
     for (name, _) in &columns {
         if key.iter().any(|field| *field.name() == name.value) {
