@@ -38,6 +38,8 @@ import org.apache.kafka.streams.kstream.KStream;
 import org.apache.kafka.streams.kstream.KTable;
 import org.apache.kafka.streams.kstream.Materialized;
 import org.apache.kafka.streams.kstream.Produced;
+import org.apache.kafka.streams.kstream.Repartitioned;
+import org.apache.kafka.streams.kstream.SessionWindows;
 import org.apache.kafka.streams.kstream.StreamJoined;
 import org.apache.kafka.streams.kstream.TimeWindows;
 import org.apache.kafka.streams.kstream.WindowedSerdes;
@@ -177,6 +179,27 @@ public final class Streams {
                     .mapValues(Streams::rows)
                     .to(output, Produced.with(WindowedSerdes.timeWindowedSerdeFrom(String.class, 60_000), bytes));
                 break;
+            case "hopping-count":
+                events.groupByKey(Grouped.with(strings, bytes))
+                    .windowedBy(TimeWindows.ofSizeWithNoGrace(Duration.ofMinutes(1)).advanceBy(Duration.ofSeconds(20)))
+                    .count()
+                    .toStream()
+                    .mapValues(Streams::rows)
+                    .to(output, Produced.with(WindowedSerdes.timeWindowedSerdeFrom(String.class, 60_000), bytes));
+                break;
+            case "session-count":
+                events.groupByKey(Grouped.with(strings, bytes))
+                    .windowedBy(SessionWindows.ofInactivityGapWithNoGrace(Duration.ofSeconds(20)))
+                    .count()
+                    .toStream()
+                    .mapValues(rows -> rows == null ? null : rows(rows))
+                    .to(output, Produced.with(WindowedSerdes.sessionWindowedSerdeFrom(String.class), bytes));
+                break;
+            case "dedup":
+                builder.addStateStore(Stores.keyValueStoreBuilder(Stores.persistentKeyValueStore("kept"), strings, Serdes.Long())
+                    .withCachingEnabled());
+                events.processValues(Dedup::new, "kept").to(output, Produced.with(strings, bytes));
+                break;
             case "stream-table-join":
                 events.leftJoin(last(events.filter((key, value) -> Features.amount(value) > 500), "large"),
                         (event, large) -> amounts("amount", event, "large", large), Joined.with(strings, bytes, bytes))
@@ -194,6 +217,15 @@ public final class Streams {
                     .join(events.filter((key, value) -> Features.amount(value) <= 500),
                         (large, small) -> amounts("large", large, "small", small),
                         JoinWindows.ofTimeDifferenceWithNoGrace(Duration.ofSeconds(10)), StreamJoined.with(strings, bytes, bytes))
+                    .to(output, Produced.with(strings, bytes));
+                break;
+            case "foreign-key-join":
+                last(events, "last")
+                    .join(last(events.filter((key, value) -> Features.amount(value) > 900)
+                            .selectKey((key, value) -> merchant(value))
+                            .repartition(Repartitioned.with(strings, bytes)), "large"),
+                        Streams::merchant, (payment, large) -> amounts("amount", payment, "large", large))
+                    .toStream()
                     .to(output, Produced.with(strings, bytes));
                 break;
             case "trailing-features":
@@ -261,6 +293,44 @@ public final class Streams {
         result[value.length - 1] = ',';
         System.arraycopy(added, 0, result, value.length, added.length);
         return result;
+    }
+
+    private static String merchant(byte[] value) {
+        try (JsonParser parser = JSON.createParser(value)) {
+            parser.nextToken();
+            for (String name = parser.nextFieldName(); name != null; name = parser.nextFieldName()) {
+                parser.nextToken();
+                if (name.equals("merchant")) {
+                    return parser.getText();
+                }
+            }
+            throw new IllegalArgumentException("a record without merchant");
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
+    /** The first record of a key in ten seconds: of each key the time of the last one that was kept. */
+    private static final class Dedup implements FixedKeyProcessor<String, byte[], byte[]> {
+        private static final long WITHIN = 10_000;
+
+        private FixedKeyProcessorContext<String, byte[]> context;
+        private KeyValueStore<String, Long> kept;
+
+        @Override
+        public void init(FixedKeyProcessorContext<String, byte[]> context) {
+            this.context = context;
+            this.kept = context.getStateStore("kept");
+        }
+
+        @Override
+        public void process(FixedKeyRecord<String, byte[]> record) {
+            Long last = kept.get(record.key());
+            if (last == null || record.timestamp() - last >= WITHIN) {
+                kept.put(record.key(), record.timestamp());
+                context.forward(record);
+            }
+        }
     }
 
     /**

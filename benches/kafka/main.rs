@@ -75,6 +75,23 @@ const WORKLOADS: &[Workload] = &[
         target: 4.0,
         ..USUAL
     },
+    Workload {
+        name: "hopping-count",
+        program: "hopping-count",
+        keys: Some(10_000),
+        exact: false,
+        target: 3.0,
+        ..USUAL
+    },
+    Workload {
+        name: "session-count",
+        program: "session-count",
+        keys: Some(10_000),
+        exact: false,
+        target: 3.0,
+        ..USUAL
+    },
+    Workload { name: "dedup", program: "dedup", keys: Some(10_000), target: 3.0, ..USUAL },
     Workload { name: "trailing-features", program: "trailing-features", target: 7.0, ..USUAL },
     Workload { name: "stream-table-join", program: "stream-table-join", target: 3.0, ..USUAL },
     Workload { name: "table-table-join", program: "table-table-join", exact: false, target: 3.0, ..USUAL },
@@ -82,6 +99,14 @@ const WORKLOADS: &[Workload] = &[
         name: "stream-stream-join",
         program: "stream-stream-join",
         keys: Some(10_000),
+        target: 3.0,
+        ..USUAL
+    },
+    Workload {
+        name: "foreign-key-join",
+        program: "foreign-key-join",
+        keys: Some(10_000),
+        exact: false,
         target: 3.0,
         ..USUAL
     },

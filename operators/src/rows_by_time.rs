@@ -14,15 +14,22 @@ pub(crate) fn append(
     key: &[u8],
     row: &[u8],
 ) -> Result<(), OperatorError> {
-    let mut bytes = match state.get(store, key)? {
-        Some(bytes) => bytes.to_vec(),
-        None => vec![LAYOUT],
+    let Some(mut bytes) = state.get(store, key)?.map(|before| before.to_vec()) else {
+        put_first(state, store, key, row);
+        return Ok(());
     };
     let mut added = Vec::new();
     ValueWriter::new(&mut added, LAYOUT).put_bytes(row);
     bytes.extend_from_slice(added.get(1..).unwrap_or_default());
     state.put(store, key, &bytes);
     Ok(())
+}
+
+/// Puts a row under a key that has none.
+pub(crate) fn put_first(state: &mut TaskState, store: StoreId, key: &[u8], row: &[u8]) {
+    let mut bytes = Vec::new();
+    ValueWriter::new(&mut bytes, LAYOUT).put_bytes(row);
+    state.put(store, key, &bytes);
 }
 
 /// Calls `row` with the bytes of each row under a key.

@@ -2,14 +2,14 @@
 //! `TopologyTestDriver` gives (`tests/kafka-streams`), record by record. Where they differ on purpose is said in
 //! docs/semantics.md.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use chrono::DateTime;
-use millstream::engine::driver::{Driver, DriverOptions, SourceRecord};
+use millstream::engine::driver::{Driver, DriverOptions, SourceRecord, StateLocation};
 use millstream::engine::plan::Plan;
 use millstream::engine::record::Record;
 use millstream::engine::topology;
@@ -106,6 +106,18 @@ struct Scenario {
     steps: Vec<Step>,
     payments: Vec<Payment>,
 }
+
+/// How records are processed: so many at once, and perhaps everything begins anew after each time.
+#[derive(Clone, Copy, Debug)]
+struct How {
+    batch: usize,
+    restart: bool,
+    partitions: u32,
+    /// Whether the stores are on disk, with hardly any memory in front of it.
+    spilled: bool,
+}
+
+const ONE_BY_ONE: How = How { batch: 1, restart: false, partitions: 1, spilled: false };
 
 /// What a node gives.
 #[derive(Clone, Copy, PartialEq)]
@@ -388,13 +400,18 @@ impl Scenario {
         json!({ "steps": steps.collect::<Vec<_>>(), "records": records.collect::<Vec<_>>() })
     }
 
-    /// What Millstream writes when so many records are processed at once, and perhaps everything begins anew after each time.
-    fn ours(&self, batch: usize, restart: bool) -> Vec<Json> {
+    /// What Millstream writes.
+    fn ours(&self, how: How) -> Vec<Json> {
+        let How { batch, restart, partitions, spilled } = how;
         let text = self.toml();
         let (topology, findings) = topology::read(&text, Path::new("."), &|_| None);
         let topology = Arc::new(topology.unwrap_or_else(|| panic!("{findings:?}\n{text}")));
         let plan = Arc::new(Plan::new(&topology).unwrap());
-        let options = DriverOptions { fold: batch > 1, ..DriverOptions::default() };
+        let directory = spilled.then(|| tempfile::tempdir().unwrap());
+        let state = directory
+            .as_ref()
+            .map(|directory| StateLocation { directory: directory.path().to_owned(), memory: 1 << 10 });
+        let options = DriverOptions { fold: batch > 1, partitions, state };
         let mut driver = Driver::new(topology.clone(), plan, options).unwrap();
         let mut written = Vec::new();
         for (number, payments) in self.payments.chunks(batch).enumerate() {
@@ -412,6 +429,8 @@ impl Scenario {
             );
             if restart {
                 driver.restart().unwrap();
+            } else if spilled {
+                driver.commit().unwrap();
             }
         }
         written
@@ -437,6 +456,26 @@ impl Scenario {
         newest.into_iter().map(|(key, output)| json!({ "key": key, "output": output })).collect()
     }
 
+    /// The same records in order of time: none is late for any partition.
+    fn in_order_of_time(&self) -> Scenario {
+        let mut scenario = self.clone();
+        scenario.payments.sort_by_key(|payment| payment.timestamp);
+        scenario
+    }
+
+    /// Whether what a step gives, and when, depends on how far time has gone on with the rows of other keys.
+    fn waits_for_time(&self) -> bool {
+        self.steps.iter().any(|step| match step {
+            Step::Aggregate { window: Some(Window { shape, close, .. }) } => {
+                *close || matches!(shape, Shape::Session { .. })
+            }
+            Step::JoinAsOf { grace, .. } => *grace > 0,
+            // A side keeps rows as long as a window and no longer, by the time of all of its keys.
+            Step::JoinStream { .. } | Step::Suppress { .. } => true,
+            _ => false,
+        })
+    }
+
     fn failure(&self, what: &str, found: &[Json], expected: &[Json]) -> TestCaseError {
         let differs = found.iter().zip(expected).position(|(found, expected)| found != expected);
         let at = differs.unwrap_or(found.len().min(expected.len()));
@@ -449,6 +488,12 @@ impl Scenario {
             self.block()
         ))
     }
+}
+
+/// Those of each key in their order: the partitions know no other.
+fn per_key(mut outputs: Vec<Json>) -> Vec<Json> {
+    outputs.sort_by_key(|output| output["key"].to_string());
+    outputs
 }
 
 fn time(millis: i64) -> String {
@@ -601,24 +646,44 @@ fn scenarios() -> impl Strategy<Value = Scenario> {
 #[test]
 fn random_topologies_give_what_kafka_streams_gives() {
     let cases = std::env::var("MILLSTREAM_SCENARIOS").ok().and_then(|text| text.parse().ok()).unwrap_or(2000);
+    let number = Cell::new(0);
     let oracle = RefCell::new(Java::start("Scenarios", "-Xmx512m"));
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let compare = |scenario: Scenario| {
         let expected = scenario.comparable(run(&mut oracle.borrow_mut(), &scenario));
-        let single = scenario.ours(1, false);
+        let single = scenario.ours(ONE_BY_ONE);
         let found = scenario.comparable(single.clone());
         if found != expected {
             return Err(scenario.failure("Kafka Streams", &found, &expected));
         }
-        let expected = scenario.visible(single);
-        for (batch, restart) in [(1, true), (2, false), (7, true), (usize::MAX, false)] {
-            let found = scenario.visible(scenario.ours(batch, restart));
-            if found != expected {
-                let what = format!(
-                    "one record after the other, instead of batches of {batch}, restarts: {restart},"
-                );
-                return Err(scenario.failure(&what, &found, &expected));
+        let same = |scenario: &Scenario, expected: Vec<Json>, hows: &[How]| {
+            let expected = scenario.visible(expected);
+            for how in hows {
+                let mut found = scenario.visible(scenario.ours(*how));
+                let mut expected = expected.clone();
+                if how.partitions > 1 {
+                    (found, expected) = (per_key(found), per_key(expected));
+                }
+                if found != expected {
+                    return Err(scenario.failure(&format!("another order than {how:?}"), &found, &expected));
+                }
             }
+            Ok(())
+        };
+        let (batches, restarts) = ([2, 7, usize::MAX], How { restart: true, ..ONE_BY_ONE });
+        let [two, seven, all] = batches.map(|batch| How { batch, ..ONE_BY_ONE });
+        let seven = How { restart: true, ..seven };
+        same(&scenario, single, &[restarts, two, seven, all])?;
+        let partitions = How { partitions: 4, ..ONE_BY_ONE };
+        same(&scenario, scenario.ours(partitions), &[How { partitions: 4, ..seven }])?;
+        if !scenario.waits_for_time() {
+            let scenario = scenario.in_order_of_time();
+            same(&scenario, scenario.ours(ONE_BY_ONE), &[partitions])?;
+        }
+        // Disks are slow.
+        number.set(number.get() + 1);
+        if number.get() % 100 == 0 {
+            same(&scenario, scenario.ours(ONE_BY_ONE), &[How { spilled: true, ..ONE_BY_ONE }])?;
         }
         Ok(())
     };

@@ -4,6 +4,7 @@
 //! comes, or as they were at its event time, and the rows of two tables meet as long as they are there.
 
 mod as_of;
+mod keys_in_use;
 mod stream_stream;
 mod stream_table;
 mod table_table;

@@ -9,6 +9,7 @@
 use arrow::array::{Array, ArrayRef};
 use arrow::compute::interleave;
 
+use super::keys_in_use::{self, KeysInUse};
 use super::{Join, JoinKind, Marks, Side, Window, keys, values};
 use crate::batch::Batch;
 use crate::diagnostic::Code;
@@ -77,6 +78,8 @@ pub(super) struct StreamStream {
     side_times: Option<[Option<i64>; 2]>,
     /// No row without a match is earlier; `None`: unknown.
     earliest: Option<i64>,
+    /// Of which keys each side has rows.
+    keys_in_use: [KeysInUse; 2],
 }
 
 /// The key of a result.
@@ -117,6 +120,7 @@ struct Row<'a> {
     side: usize,
     row: usize,
     key: &'a [u8],
+    key_hash: u64,
     time: i64,
     seq: u32,
 }
@@ -138,6 +142,7 @@ impl StreamStream {
             stream_time: None,
             side_times: None,
             earliest: None,
+            keys_in_use: Default::default(),
         })
     }
 
@@ -190,7 +195,8 @@ impl StreamStream {
                 context.count(DropReason::NullValue, 1);
                 continue;
             }
-            let row = Row { side, row, key: keys.get(row), time, seq };
+            let key = keys.get(row);
+            let row = Row { side, row, key, key_hash: keys_in_use::hash(key), time, seq };
             if !has_key {
                 if self.stands_alone(side) {
                     results.found.push(alone(&row));
@@ -223,7 +229,7 @@ impl StreamStream {
         results: &mut Results,
         context: &mut Context<'_>,
     ) -> Result<(), OperatorError> {
-        let Row { side, time, key, seq, .. } = *row;
+        let Row { side, time, key, key_hash, seq, .. } = *row;
         let [from, with] = side_times;
         let (own, other) = if side == FROM { (from, with) } else { (with, from) };
         let Some(matches) = self.matches(row, other, context)? else {
@@ -236,8 +242,15 @@ impl StreamStream {
         let mut bytes = Vec::new();
         encoder.encode(row.row, &mut bytes);
         if is_kept {
-            let store = context.store(side);
-            rows_by_time::append(context.state, store, &self.row_key(time, key), &bytes)?;
+            let (store, bucket) = (context.store(side), time / self.window.bucket());
+            let row_key = self.row_key(time, key);
+            let in_use = if side == FROM { &mut self.keys_in_use[FROM] } else { &mut self.keys_in_use[WITH] };
+            if in_use.may_have(bucket, key_hash) {
+                rows_by_time::append(context.state, store, &row_key, &bytes)?;
+            } else {
+                rows_by_time::put_first(context.state, store, &row_key, &bytes);
+            }
+            in_use.insert(bucket, key_hash);
         } else {
             context.count(DropReason::Late, 1);
         }
@@ -288,7 +301,8 @@ impl StreamStream {
         if from > to {
             return Ok(Some(matches));
         }
-        for number in from / bucket..=to / bucket {
+        let in_use = if row.side == FROM { &self.keys_in_use[WITH] } else { &self.keys_in_use[FROM] };
+        for number in (from / bucket..=to / bucket).filter(|number| in_use.may_have(*number, row.key_hash)) {
             let first = self.row_key(from.max(number * bucket), row.key);
             let end = self.row_key(to.min(number.saturating_mul(bucket).saturating_add(bucket - 1)), row.key);
             let mut past = end;
@@ -323,7 +337,7 @@ impl StreamStream {
     }
 
     /// The largest event time of a side goes on.
-    fn pass(&self, side: usize, time: i64, before: Option<i64>, context: &mut Context<'_>) {
+    fn pass(&mut self, side: usize, time: i64, before: Option<i64>, context: &mut Context<'_>) {
         let store = context.store(side);
         context.state.put(store, &TIME, &time.to_be_bytes());
         let over = |time: i64| (time - self.window.retention()).max(0) / self.window.bucket();
@@ -331,6 +345,9 @@ impl StreamStream {
             let mut end = vec![ROWS];
             end.extend_from_slice(&over(time).to_be_bytes());
             context.state.expire(store, &[ROWS], &end);
+            if let Some(in_use) = self.keys_in_use.get_mut(side) {
+                in_use.drop_before(over(time));
+            }
         }
     }
 
@@ -510,5 +527,7 @@ impl Operator for StreamStream {
         self.stream_time = position;
         self.side_times = None;
         self.earliest = None;
+        let empty_from = position.map_or(0, |time| time / self.window.bucket() + 1);
+        self.keys_in_use = [empty_from; 2].map(KeysInUse::empty_from);
     }
 }

@@ -267,7 +267,9 @@ public final class Client {
         Set<ByteBuffer> keys = new HashSet<>();
         read(record -> {
             records[0]++;
-            if (record.key() != null) {
+            if (record.value() == null && record.key() != null) {
+                keys.remove(ByteBuffer.wrap(record.key()));
+            } else if (record.key() != null) {
                 keys.add(ByteBuffer.wrap(record.key()));
             }
         });
