@@ -98,7 +98,7 @@ const CASES: &[Case] = &[
     Case {
         changes: &[("window  = { tumbling = \"1m\" }", "window  = { tumbling = \"1m\" }\ngrace = \"7d\"")],
         code: 3,
-        rolling: true,
+        rolling: false,
         becomes: &[("internal_topics", "cards-per_minute-changelog", "changed")],
         findings: &[("refused", "M0912", "topic cards-per_minute-changelog", "retention.ms = 604800000")],
     },

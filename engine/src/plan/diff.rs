@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, SecondsFormat};
 use millstream_operators::config::format_duration;
 use millstream_operators::diagnostic::{Code, listed};
@@ -158,13 +159,16 @@ impl<'a> Side<'a> {
         self.plan.sub_topologies.iter().map(|sub| &**sub).find(|sub| sub.name == name)
     }
 
-    /// The rows of a repartition topic.
-    fn rows(&self, topic: &str) -> Option<&'a Schema> {
+    /// The rows of each repartition topic: their kind, how many columns are the key, and the columns.
+    fn repartitions(&self) -> BTreeMap<&'a str, (Kind, usize, SchemaRef)> {
         let inputs = self.plan.sub_topologies.iter().flat_map(|sub| &sub.inputs);
-        inputs.filter(|input| input.topic == topic).find_map(|input| match &input.origin {
-            Origin::Repartition { schema, .. } => Some(schema),
+        let of = inputs.filter_map(|input| match &input.origin {
+            Origin::Repartition { schema, .. } => {
+                Some((input.topic.as_str(), (schema.kind, schema.key, schema.columns.clone())))
+            }
             Origin::Source(_) => None,
-        })
+        });
+        of.collect()
     }
 
     /// The topics that it reads.
@@ -211,13 +215,14 @@ impl Diff {
         let sinks = comparison.sinks();
         let Comparison { same_app, old, new, mut findings } = comparison;
         findings.sort_by_key(|finding| finding.effect);
+        let loses = findings.first().is_some_and(|worst| worst.effect != Effect::Note);
         let all_kept = |entries: &[Entry]| entries.iter().all(|entry| entry.change == Change::Kept);
-        let repartitions = internal_topics.iter().filter(|entry| entry.detail.starts_with("repartition"));
         let rolling = same_app
+            && !loses
             && old.topology.app.guarantee == new.topology.app.guarantee
             && all_kept(&stores)
             && all_kept(&sub_topologies)
-            && repartitions.clone().all(|entry| entry.change == Change::Kept);
+            && old.repartitions() == new.repartitions();
         Ok(Diff {
             app: new.plan.app.clone(),
             old_app: old.plan.app.clone(),
@@ -571,9 +576,7 @@ impl<'a> Comparison<'a> {
             self.say(Effect::Refused, Some(Code::TopicSetting), subject, message, help);
             return Change::Changed;
         }
-        let rows = |schema: &Schema| (schema.kind, schema.key, schema.columns.clone());
-        let (was, is) = (self.old.rows(&new.topic).map(rows), self.new.rows(&new.topic).map(rows));
-        if was != is {
+        if self.old.repartitions().get(&*new.topic) != self.new.repartitions().get(&*new.topic) {
             let message = "its rows have other columns now: those that the old topology has not processed when it stops would be misread";
             self.say(Effect::Lost, None, subject, message, drain());
             return Change::Incompatible;
