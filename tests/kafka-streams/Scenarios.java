@@ -142,6 +142,9 @@ public final class Scenarios {
         settings.put("application.id", "scenario");
         settings.put("bootstrap.servers", "nowhere:1");
         settings.put("statestore.cache.max.bytes", "0");
+        settings.put("dsl.store.suppliers.class", BuiltInDslStoreSuppliers.InMemoryDslStoreSuppliers.class.getName());
+        // Of this process alone: others may run scenarios at the same time.
+        settings.put("state.dir", System.getProperty("java.io.tmpdir") + "/scenarios-" + ProcessHandle.current().pid());
         // Some tables do not know of what they are.
         settings.put("default.key.serde", Serdes.StringSerde.class.getName());
         settings.put("default.value.serde", Values.class.getName());

@@ -5,6 +5,8 @@
 
 mod build;
 pub mod describe;
+pub mod diff;
+pub mod internal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -291,6 +293,11 @@ impl PlanNode {
 }
 
 impl SubTopology {
+    /// The nodes that use the store at this position: the one that writes it first.
+    pub fn keepers(&self, store: usize) -> impl Iterator<Item = &PlanNode> {
+        self.nodes.iter().filter(move |node| node.stores.contains(&store))
+    }
+
     /// The columns of a slot's rows.
     pub fn slot_columns(&self, slot: usize) -> arrow::datatypes::SchemaRef {
         let inputs = self.inputs.iter().filter(|input| input.slot == slot).map(|input| match &input.origin {

@@ -1,7 +1,7 @@
 //! What the metadata of a committed offset says: the truth of which the state directory is a cache.
 //!
-//! The first input of a task carries it all; its other inputs carry the commit's id only. Kafka wants a text, so the bytes
-//! are base64.
+//! Every input of a task carries it all: the next topology may read another one first, or none of the others. Kafka wants a text,
+//! so the bytes are base64.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

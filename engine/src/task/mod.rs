@@ -219,14 +219,14 @@ impl Task {
         sub.stores.iter().map(|store| store.spec.clone()).collect()
     }
 
-    /// Opens a task over restored `state`; `offsets` and `metadata` are what was committed last, if anything was. Without
-    /// `fold` every update of a table is sent, also where an epoch's updates of a key could be folded into one.
+    /// Opens a task over restored `state`; `offsets` and `metadata` are what was committed last, the latter with each input
+    /// for which there is some. Without `fold` every update of a table is sent, also where an epoch's updates of a key could be folded into one.
     pub fn open(
         sub: Arc<SubTopology>,
         partition: i32,
         state: TaskState,
         offsets: Vec<i64>,
-        metadata: Option<&[u8]>,
+        metadata: &[&[u8]],
         fold: bool,
     ) -> Result<Self, TaskError> {
         let mut readers = Vec::with_capacity(sub.inputs.len());
@@ -266,10 +266,15 @@ impl Task {
             counters,
             taps: Vec::new(),
         };
-        let positions = match metadata {
-            Some(bytes) => position::decode(bytes).map_err(|error| TaskError::Position(error.to_string()))?,
-            None => BTreeMap::new(),
-        };
+        let mut positions: BTreeMap<String, i64> = BTreeMap::new();
+        for bytes in metadata.iter().filter(|bytes| !bytes.is_empty()) {
+            let times = position::decode(bytes).map_err(|error| TaskError::Position(error.to_string()))?;
+            for (node, time) in times {
+                // Time only goes on.
+                let known = positions.entry(node).or_insert(time);
+                *known = time.max(*known);
+            }
+        }
         task.reset(&positions);
         Ok(task)
     }

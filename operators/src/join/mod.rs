@@ -28,6 +28,12 @@ use crate::schema::{Kind, Schema, column, type_name};
 use crate::sql::{self, Expression, Scope};
 use crate::table_rows;
 
+/// The keys of `within` as a table.
+const BOUNDS: &[Field] = &[
+    Field::required("before", FieldKind::Duration, "How far before the row of `from`."),
+    Field::required("after", FieldKind::Duration, "How far after it."),
+];
+
 /// The registry's entry.
 pub const SPEC: OperatorSpec = OperatorSpec {
     name: "join",
@@ -57,7 +63,7 @@ pub const SPEC: OperatorSpec = OperatorSpec {
         },
         Field {
             name: "within",
-            kind: FieldKind::DurationOrTable,
+            kind: FieldKind::OneOf(&[FieldKind::Duration, FieldKind::Keys(BOUNDS)]),
             required: false,
             doc: "Of two streams: how far apart in event time rows match, `\"10m\"`, or `{ before = \"10m\", after = \"0s\" }`: how far \
                   before and after the row of `from` that of `with` may be. Both bounds count.",
@@ -308,7 +314,7 @@ fn window(step: &Step<'_>) -> Option<Window> {
     };
     let (before, after) = if within.get_ref().is_table() {
         let table = fields.table("within", "`within`")?;
-        table.deny_unknown(["before", "after"]);
+        table.deny_unknown(BOUNDS.iter().map(|field| field.name));
         let bound = |key: &str| match table.has(key) {
             true => table.duration(key).map(|bound| bound.value),
             false => {
