@@ -122,7 +122,7 @@ pub fn recomputed(
     written: &mut Written,
 ) -> Result<Task, TaskError> {
     let state = TaskState::in_memory(&Task::store_specs(sub));
-    let mut task = Task::open(sub.clone(), partition, state, vec![0; sub.inputs.len()], None, false)?;
+    let mut task = Task::open(sub.clone(), partition, state, vec![0; sub.inputs.len()], &[], false)?;
     let records = inputs(cluster, sub, partition);
     let mut own: BTreeMap<Partition, Vec<(Kind, Record)>> = BTreeMap::new();
     let outputs = if records.is_empty() { Vec::new() } else { task.process(records, 0)?.outputs };

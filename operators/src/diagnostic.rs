@@ -157,6 +157,7 @@ codes! {
     RegistryMissing = "M0941", "the topology names no schema registry";
     RegistrySchema = "M0942", "a schema of the registry does not fit";
     RegistryFailed = "M0943", "the schema registry has no answer";
+    OffsetsForgotten = "M0951", "there is state, and no committed offset";
 }
 
 impl fmt::Display for Code {

@@ -364,8 +364,8 @@ impl Driver {
             );
         }
         let offsets = committed.map_or_else(|| vec![0; sub.inputs.len()], |(offsets, _)| offsets.clone());
-        let metadata = committed.map(|(_, metadata)| metadata.as_slice());
-        Ok(Task::open(sub.clone(), partition as i32, state, offsets, metadata, self.options.fold)?)
+        let metadata: Vec<&[u8]> = committed.iter().map(|(_, metadata)| metadata.as_slice()).collect();
+        Ok(Task::open(sub.clone(), partition as i32, state, offsets, &metadata, self.options.fold)?)
     }
 
     /// The topology that runs.

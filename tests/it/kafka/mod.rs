@@ -16,4 +16,5 @@ mod registry;
 mod run;
 mod schemas;
 mod topics;
+mod upgrade;
 mod verifier;
