@@ -9,6 +9,7 @@ mod disk;
 mod endurance;
 mod faults;
 mod flights;
+mod foreign_keys;
 mod harness;
 pub mod java;
 mod proxy;
