@@ -15,7 +15,7 @@ use serde_json::Value as Json;
 
 use super::written::LineWriter;
 use super::{Driver, DriverError, DriverOptions, Ran, SourceRecord, Written};
-use crate::plan::{GROUP_BY, Plan};
+use crate::plan::{GROUP_BY, Plan, TABLE};
 use crate::record::Record;
 use crate::task::{NodeCounters, RecordError};
 use crate::topology::{SinkTopic, Topology};
@@ -220,7 +220,8 @@ impl Dev {
     /// What has happened so far.
     pub fn account(&mut self) -> &Account {
         let nodes = self.plan.sub_topologies.iter().flat_map(|sub| &sub.nodes);
-        let named = nodes.zip(self.driver.counters()).map(|(node, (name, counters))| match node.op {
+        let ops = nodes.map(|node| node.op).chain(self.plan.globals.iter().map(|_| TABLE));
+        let named = ops.zip(self.driver.counters()).map(|(op, (name, counters))| match op {
             GROUP_BY => (format!("{name} (group-by)"), counters),
             _ => (name, counters),
         });

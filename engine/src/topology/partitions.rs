@@ -21,10 +21,10 @@ pub(crate) fn rekeys_with_topic(steps: &[StepNode]) -> BTreeSet<&str> {
             .iter()
             .filter(|consumer| consumer.inputs.iter().any(|input| input.node == step.name))
             .any(|consumer| {
+                let by_key = consumer.spec.keyed && consumer.global.is_none();
                 let regroups = consumer.resolved.regroup.is_some();
                 let rekeys = consumer.resolved.rekeys.is_some();
-                !regroups
-                    && (consumer.spec.keyed || (!rekeys && needed.get(consumer.name.as_str()) == Some(&true)))
+                !regroups && (by_key || (!rekeys && needed.get(consumer.name.as_str()) == Some(&true)))
             });
         needed.insert(&step.name, needs);
         if needs && step.resolved.rekeys.is_some() {

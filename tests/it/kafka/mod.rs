@@ -9,6 +9,7 @@ mod disk;
 mod endurance;
 mod faults;
 mod flights;
+mod globals;
 mod harness;
 pub mod java;
 mod proxy;
