@@ -171,7 +171,7 @@ mod tests {
         from    = "known"
         with    = { node = "customers", as = "c" }
         on      = { customer = "customer" }
-        columns = { country = "country", again = "c.country" }
+        columns = { country = "known.country", again = "c.country" }
         [sinks.out]
         from  = "twice"
         topic = "out"
@@ -237,5 +237,42 @@ mod tests {
         let mut state = states.write(0).unwrap();
         assert_eq!(state.checkpoint().input_offsets.values().collect::<Vec<_>>(), [&2]);
         assert_eq!(state.scan(STORE, &[], &[0xff; 64]).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_batch_sees_one_moment_of_a_table_that_changes_meanwhile() {
+        let plan = plan(TOPOLOGY);
+        let states = GlobalStates::new(&plan);
+        let mut table = GlobalTable::new(plan.globals[0].clone()).unwrap();
+        let sub = plan.sub_topologies[0].clone();
+        let state = TaskState::in_memory(&Task::store_specs(&sub));
+        let mut task = Task::open(sub, 0, state, vec![0], None, states.clone(), true).unwrap();
+        let mut update = |round: usize| {
+            let value = format!("{{\"country\":\"{round}\"}}");
+            let records = (0..50).map(|key| record(&format!("k{key}"), Some(&value), round as i64));
+            table.update(&states, 0, 0, &records.collect::<Vec<_>>(), 0).unwrap();
+        };
+        update(0);
+        let orders = || {
+            let order = |key| record("o", Some(&format!("{{\"customer\":\"k{key}\",\"amount\":1}}")), 0);
+            (0..50).map(|key| (0, order(key))).collect::<Vec<_>>()
+        };
+        let mut seen = std::collections::BTreeSet::new();
+        std::thread::scope(|scope| {
+            let updating = std::thread::Builder::new().name("updates".to_owned());
+            let updating = updating.spawn_scoped(scope, move || (1..300).for_each(&mut update)).unwrap();
+            while !updating.is_finished() {
+                let epoch = task.process(orders(), 0).unwrap();
+                let values: Vec<_> =
+                    epoch.outputs.into_iter().filter_map(|output| output.record.value).collect();
+                assert_eq!(values.len(), 50);
+                let text = String::from_utf8(values[0].clone()).unwrap();
+                let row: serde_json::Value = serde_json::from_str(&text).unwrap();
+                assert_eq!(row["country"], row["again"], "the two joins");
+                assert!(values.iter().all(|value| *value == values[0]), "the rows of a batch");
+                seen.insert(text);
+            }
+        });
+        assert!(seen.len() > 1, "{seen:?}");
     }
 }
