@@ -499,6 +499,12 @@ impl Scenario {
         })
     }
 
+    /// Whether the two groups that a row moves between come together again: from several partitions they do in another order.
+    fn regroups(&self) -> bool {
+        let mut after = self.steps.iter().skip_while(|step| !matches!(step, Step::Group { .. })).skip(1);
+        after.any(|step| matches!(step, Step::Group { .. } | Step::Rekey { .. }))
+    }
+
     fn failure(&self, what: &str, found: &[Json], expected: &[Json]) -> TestCaseError {
         let differs = found.iter().zip(expected).position(|(found, expected)| found != expected);
         let at = differs.unwrap_or(found.len().min(expected.len()));
@@ -701,7 +707,7 @@ fn random_topologies_give_what_kafka_streams_gives() {
         same(&scenario, single, &[restarts, two, seven, all])?;
         let partitions = How { partitions: 4, ..ONE_BY_ONE };
         same(&scenario, scenario.ours(partitions), &[How { partitions: 4, ..seven }])?;
-        if !scenario.waits_for_time() {
+        if !scenario.waits_for_time() && !scenario.regroups() {
             let scenario = scenario.in_order_of_time();
             same(&scenario, scenario.ours(ONE_BY_ONE), &[partitions])?;
         }

@@ -27,7 +27,7 @@ use crate::to_table::{RunningToTable, ToTable};
 
 pub(super) fn resolve(step: &Step<'_>, from: &Input, with: &Input) -> Option<Resolved> {
     let fields = &step.fields;
-    for key in ["within", "grace", "max-matches"].into_iter().filter(|key| fields.has(key)) {
+    if let Some(key) = ["within", "grace", "max-matches"].into_iter().find(|key| fields.has(key)) {
         let help = format!("rows are joined with the global table as it is when they come: remove `{key}`");
         step.error(
             Code::Within,

@@ -222,6 +222,25 @@ fn a_record_of_a_global_table_that_fails_ends_the_process() {
     let (mut one, _) = shops.start("one");
     shops.tell([(1, Some("{".to_owned()))].into_iter());
     assert_eq!(one.code(), Some(1), "{}", shops.application.log());
-    let said = format!("error[M0801] in `shops`, record {}/", shops.application.topic("shops"));
+    let said = format!("error[M0801]: `shops` stopped at record {}/", shops.application.topic("shops"));
     assert!(shops.application.log().contains(&said), "{}", shops.application.log());
+}
+
+#[test]
+fn a_table_whose_topic_is_made_anew_under_a_running_process_is_read_anew() {
+    let mut shops = Shops::new(Broker::shared(), "global-under");
+    shops.move_all("oslo");
+    let (one, _) = shops.start("one");
+    shops.check("oslo");
+    let before = shops.application.log().len();
+    let topic = shops.application.topic("shops");
+    java::call(shops.broker, json!({ "do": "delete-topic", "topic": topic }));
+    shops.application.wait_until("the topic to be gone", || {
+        java::try_call(shops.broker, json!({ "do": "ends", "topic": topic })).get("error").is_some()
+    });
+    java::create_topic(shops.broker, &topic, PARTITIONS);
+    shops.move_all("bergen");
+    shops.application.wait_until("the table to be read anew", || shops.restored(before) == Some(SHOPS));
+    shops.check("bergen");
+    assert_eq!(one.end(), Some(0), "{}", shops.application.log());
 }
