@@ -3,8 +3,9 @@
 # make soak          a process under load for MINUTES: how memory, files, disk and lag grow
 # make kafka         a local Kafka broker for trying things, in the background
 # make chaos         more of the faults that the tests inject: SEEDS of the simulation, then MINUTES on real brokers
-# make lint          format, clippy, and the dependencies' licences if cargo-deny is installed
+# make lint          format, clippy, the schema of topologies, and the dependencies' licences if cargo-deny is installed
 # make bench-engine  records a second in one process
+# make bench-operators  a row in each operator at 1, 64 and 1,024 rows, and access to stores
 # make bench         Millstream beside Kafka Streams on a real broker, more than an hour
 #
 # The first build compiles RocksDB and DataFusion; later ones take seconds. Everything that is built goes to
@@ -18,7 +19,7 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 millstream := $(CARGO_TARGET_DIR)/debug/millstream
 examples := $(wildcard topology-examples/*/topology.toml)
 
-.PHONY: help demo test chaos soak kafka lint bench bench-engine build prerequisites
+.PHONY: help demo test chaos soak kafka lint bench bench-engine bench-operators build prerequisites
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -33,6 +34,7 @@ demo: build
 
 test: prerequisites
 	@scripts/kafka fetch
+	@scripts/tombi fetch
 	cargo test --locked --workspace
 	cargo build --locked --workspace --bins
 	$(millstream) test $(examples)
@@ -64,17 +66,22 @@ kafka:
 lint:
 	@scripts/prerequisites lint
 	cargo fmt --all --check
+	@scripts/tombi lint --offline --error-on-warnings $(examples) src/new/topology.toml
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	@if cargo deny --version > /dev/null 2>&1; then cargo deny check licenses bans sources; else echo "cargo-deny is not installed: licences are not checked"; fi
 
 # The dependencies of the tests, and our own code as a release builds it: no second build of everything.
-bench bench-engine: export CARGO_PROFILE_DEV_OPT_LEVEL = 3
-bench bench-engine: export CARGO_PROFILE_DEV_CODEGEN_UNITS = 1
-bench bench-engine: export CARGO_PROFILE_DEV_DEBUG_ASSERTIONS = false
-bench bench-engine: export CARGO_PROFILE_DEV_OVERFLOW_CHECKS = false
-bench bench-engine: export CARGO_PROFILE_DEV_INCREMENTAL = false
+bench bench-engine bench-operators: export CARGO_PROFILE_DEV_OPT_LEVEL = 3
+bench bench-engine bench-operators: export CARGO_PROFILE_DEV_CODEGEN_UNITS = 1
+bench bench-engine bench-operators: export CARGO_PROFILE_DEV_DEBUG_ASSERTIONS = false
+bench bench-engine bench-operators: export CARGO_PROFILE_DEV_OVERFLOW_CHECKS = false
+bench bench-engine bench-operators: export CARGO_PROFILE_DEV_INCREMENTAL = false
 bench-engine: prerequisites
 	cargo bench --locked --workspace --profile dev --bench engine
+
+# BENCH_FLAGS names some of them, such as "operator/join".
+bench-operators: prerequisites
+	cargo bench --locked --workspace --profile dev --bench operators --bench state -- $(BENCH_FLAGS)
 
 # Millstream beside Kafka Streams on a real broker: BENCH_FLAGS names some of it, such as "json-filter --rounds 1".
 bench: prerequisites

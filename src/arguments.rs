@@ -59,6 +59,8 @@ pub enum Command {
     New(New),
     /// Shows what runs: sub-topologies, tasks, stores, internal topics
     Describe(Describe),
+    /// Says what a change of a topology does to its state
+    Diff(Diff),
     /// Explains an error code or an operator
     Explain(Explain),
     /// Prints the JSON Schema of topology files, for editors
@@ -66,7 +68,7 @@ pub enum Command {
 Example:
   millstream schema > topology.schema.json
 
-Then, in the first line of a topology, for editors with Taplo:
+Then, in the first line of a topology, for editors with Tombi or Taplo (Even Better TOML):
   #:schema ./topology.schema.json")]
     Schema,
     /// Prints the completions for a shell
@@ -386,6 +388,31 @@ pub enum DescribeFormat {
     Dot,
     /// A drawing that Markdown viewers show
     Mermaid,
+}
+
+/// `diff`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+OLD is the topology that has run, NEW the one that is to take its place. The exit code is 3 where state would be lost or a start
+be refused, and 0 where NEW goes on with everything.
+
+Examples:
+  millstream diff old.toml topology.toml
+  git show HEAD:topology.toml > old.toml && millstream diff old.toml topology.toml
+  millstream diff --partitions 8 --format json old.toml topology.toml | jq -r '.findings[].message'")]
+pub struct Diff {
+    /// The topology that has run
+    #[arg(value_name = "OLD")]
+    pub old: PathBuf,
+    /// The topology that is to take its place
+    #[arg(value_name = "NEW")]
+    pub new: PathBuf,
+    /// How it is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// Partitions of the sources' topics
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub partitions: u32,
 }
 
 /// `explain`.

@@ -4,6 +4,7 @@ mod arguments;
 mod check;
 mod describe;
 mod dev;
+mod diff;
 mod explain;
 mod failure;
 mod feed;
@@ -72,6 +73,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Feed(arguments) => feed::feed(&arguments),
         Command::New(arguments) => new::new(&arguments),
         Command::Describe(arguments) => describe::describe(&arguments),
+        Command::Diff(arguments) => diff::diff(&arguments),
         Command::Explain(arguments) => explain::explain(&arguments),
         Command::Schema => {
             let schema = millstream::engine::reference::json_schema();

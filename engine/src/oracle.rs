@@ -127,7 +127,7 @@ pub fn recomputed(
         partition,
         state,
         vec![0; sub.inputs.len()],
-        None,
+        &[],
         GlobalStates::default(),
         false,
     )?;

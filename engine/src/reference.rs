@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use millstream_operators::config::{Field, FieldKind, json_schema as field_schema};
+use millstream_operators::config::{Field, FieldKind, table_schema};
 use millstream_operators::operator::{Arity, OperatorSpec};
 use millstream_operators::registry::OPERATORS;
 use serde_json::{Map, Value as Json, json};
@@ -67,42 +67,34 @@ pub struct Table {
 /// The name of the table whose keys are [`ALLOWED_PROPERTIES`].
 const PROPERTIES: &str = "kafka.properties";
 
-const fn required(name: &'static str, kind: FieldKind, doc: &'static str) -> Field {
-    Field { name, kind, required: true, doc }
-}
-
-const fn optional(name: &'static str, kind: FieldKind, doc: &'static str) -> Field {
-    Field { name, kind, required: false, doc }
-}
-
 const DESCRIPTION: Field =
-    optional("description", FieldKind::String, "For readers; `describe` and `dev` show it.");
-const ON_ERROR: Field = optional(
+    Field::optional("description", FieldKind::String, "For readers; `describe` and `dev` show it.");
+const ON_ERROR: Field = Field::optional(
     "on-error",
     FieldKind::Choice(&["fail", "skip", "dead-letter"]),
     "What happens to a record that fails here: `fail` (default) stops before it, `skip` counts it, `dead-letter` writes it to \
      a topic. Only its path through this node ends.",
 );
-const DEAD_LETTER: Field = optional(
+const DEAD_LETTER: Field = Field::optional(
     "dead-letter",
     FieldKind::String,
     "The topic of dead letters; default: `<app>-<node>-dead-letter`.",
 );
 const FORMATS: FieldKind = FieldKind::Choice(&["json", "string", "bytes", "int32", "int64"]);
-const FORMAT: Field = optional(
+const FORMAT: Field = Field::optional(
     "format",
     FORMATS,
     "The format of values; default: `json`. All others hold exactly one column of their type.",
 );
-const KEY_FORMAT: Field = optional(
+const KEY_FORMAT: Field = Field::optional(
     "key-format",
     FORMATS,
     "The format of keys; default: the bytes themselves for one string, int32, int64 or bytes column, else a JSON object.",
 );
 
 const APP: &[Field] = &[
-    required("id", FieldKind::String, "The prefix of the consumer group and of every internal topic."),
-    optional(
+    Field::required("id", FieldKind::String, "The prefix of the consumer group and of every internal topic."),
+    Field::optional(
         "guarantee",
         FieldKind::Choice(&["exactly-once", "at-least-once"]),
         "What a crash may do to results; default: `exactly-once`.",
@@ -111,35 +103,47 @@ const APP: &[Field] = &[
 ];
 
 const KAFKA: &[Field] = &[
-    optional("brokers", FieldKind::String, "The bootstrap servers, `host:port,host:port`."),
-    optional(
+    Field::optional("brokers", FieldKind::String, "The bootstrap servers, `host:port,host:port`."),
+    Field::optional(
         "security",
         FieldKind::Table,
         "How connections are protected, and who this is: `[kafka.security]`.",
     ),
-    optional("properties", FieldKind::Table, "Properties of the client library: `[kafka.properties]`."),
-    optional("topics", FieldKind::Table, "How topics are made: `[kafka.topics]`."),
+    Field::optional(
+        "properties",
+        FieldKind::Table,
+        "Properties of the client library: `[kafka.properties]`.",
+    ),
+    Field::optional("topics", FieldKind::Table, "How topics are made: `[kafka.topics]`."),
 ];
 
 // Choices are strings in the schema, since they may hold variables.
 const KAFKA_SECURITY: &[Field] = &[
-    optional("protocol", FieldKind::String, "`plaintext` (default), `ssl`, `sasl-plaintext` or `sasl-ssl`."),
-    optional(
+    Field::optional(
+        "protocol",
+        FieldKind::String,
+        "`plaintext` (default), `ssl`, `sasl-plaintext` or `sasl-ssl`.",
+    ),
+    Field::optional(
         "ca",
         FieldKind::String,
         "PEM file or folder of the authorities that sign the brokers' certificates; default: the system's.",
     ),
-    optional("certificate", FieldKind::String, "PEM file of this client's certificate chain."),
-    optional("key", FieldKind::String, "PEM file of its private key."),
-    optional("key-password", FieldKind::String, "What the key is encrypted with, as `\"${file:PATH}\"`."),
-    optional(
+    Field::optional("certificate", FieldKind::String, "PEM file of this client's certificate chain."),
+    Field::optional("key", FieldKind::String, "PEM file of its private key."),
+    Field::optional(
+        "key-password",
+        FieldKind::String,
+        "What the key is encrypted with, as `\"${file:PATH}\"`.",
+    ),
+    Field::optional(
         "mechanism",
         FieldKind::String,
         "How SASL authenticates: `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`.",
     ),
-    optional("username", FieldKind::String, "The user of PLAIN and SCRAM."),
-    optional("password", FieldKind::String, "Its password, as `\"${file:PATH}\"`."),
-    optional(
+    Field::optional("username", FieldKind::String, "The user of PLAIN and SCRAM."),
+    Field::optional("password", FieldKind::String, "Its password, as `\"${file:PATH}\"`."),
+    Field::optional(
         "token-file",
         FieldKind::String,
         "The file with the token of OAUTHBEARER, a JSON web token; it is read again before the token expires.",
@@ -147,19 +151,19 @@ const KAFKA_SECURITY: &[Field] = &[
 ];
 
 const KAFKA_TOPICS: &[Field] = &[
-    optional("replication-factor", FieldKind::Integer, "Replicas of each partition."),
-    optional(
+    Field::optional("replication-factor", FieldKind::Integer, "Replicas of each partition."),
+    Field::optional(
         "min-insync-replicas",
         FieldKind::Integer,
         "Replicas that must have a record before it counts as written; at most `replication-factor`.",
     ),
-    optional(
+    Field::optional(
         "partitions",
         FieldKind::Integer,
         "Partitions of topics of sources and sinks that `run --create-topics` and `feed` make. Internal topics have as many as \
          what writes them.",
     ),
-    optional(
+    Field::optional(
         "max-message-bytes",
         FieldKind::String,
         "The largest batch of records that an internal topic takes, such as `4MiB`.",
@@ -168,67 +172,77 @@ const KAFKA_TOPICS: &[Field] = &[
 
 // Durations and sizes are strings in the schema, since they may hold variables.
 const RUNTIME: &[Field] = &[
-    optional("threads", FieldKind::Integer, "Worker threads; default: the cores available."),
-    optional("state-dir", FieldKind::String, "Where local state lives; default: `./.millstream`."),
-    optional(
+    Field::optional("threads", FieldKind::Integer, "Worker threads; default: the cores available."),
+    Field::optional("state-dir", FieldKind::String, "Where local state lives; default: `./.millstream`."),
+    Field::optional(
         "instance",
         FieldKind::String,
         "The name of the process, unique in the application; default: made once in `state-dir`.",
     ),
-    optional("commit-every", FieldKind::String, "The time between two commits; default: `100ms`."),
-    optional(
+    Field::optional("commit-every", FieldKind::String, "The time between two commits; default: `100ms`."),
+    Field::optional(
         "memory",
         FieldKind::String,
         "One budget for caches, write buffers, staged writes and queues; default: `1GiB`.",
     ),
-    optional("listen", FieldKind::String, "The address of the HTTP server; default: `127.0.0.1:7780`."),
-    optional(
+    Field::optional(
+        "listen",
+        FieldKind::String,
+        "The address of the HTTP server; default: `127.0.0.1:7780`.",
+    ),
+    Field::optional(
         "max-batch-rows",
         FieldKind::Integer,
         "The largest number of records that a task processes at once; default: 1024.",
     ),
-    optional(
+    Field::optional(
         "max-task-idle",
         FieldKind::String,
         "How long a partition without lag is waited for; default: not at all.",
     ),
-    optional(
+    Field::optional(
         "max-poll-interval",
         FieldKind::String,
         "Without progress for so long a process leaves the group; default: `5m`.",
     ),
-    optional(
+    Field::optional(
         "session-timeout",
         FieldKind::String,
         "After so long a silence the group takes a process for gone; default: `45s`.",
     ),
-    optional(
+    Field::optional(
         "transaction-timeout",
         FieldKind::String,
         "After so long the brokers end a transaction that nobody ends; default: `30s`.",
     ),
 ];
 
-const VALUE: Field =
-    required("value", FieldKind::Table, "The value's columns: name = type, or the name of one of `[types]`.");
-const TIME: Field = optional(
+const VALUE: Field = Field::required(
+    "value",
+    FieldKind::Types,
+    "The value's columns: name = type, or the name of one of `[types]`.",
+);
+const TIME: Field = Field::optional(
     "time",
     FieldKind::String,
     "The column that holds the event time; default: the record's timestamp.",
 );
-const HEADERS: Field =
-    optional("headers", FieldKind::Table, "Columns that are read from headers: name = type.");
-const METADATA: Field = optional(
+const HEADERS: Field = Field::optional(
+    "headers",
+    FieldKind::Named(&FieldKind::Types),
+    "Columns that are read from headers: name = type.",
+);
+const METADATA: Field = Field::optional(
     "metadata",
-    FieldKind::SqlTable,
+    FieldKind::Named(&FieldKind::Choice(&["topic", "partition", "offset", "timestamp"])),
     "Columns with `topic`, `partition`, `offset` or `timestamp` of the record.",
 );
-const IDLE_AFTER: Field = optional(
+const IDLE_AFTER: Field = Field::optional(
     "idle-after",
     FieldKind::Duration,
     "After so long a silence of all inputs, stream time follows the wall clock.",
 );
-const MAX_AHEAD: Field = optional(
+const MAX_AHEAD: Field = Field::optional(
     "max-ahead",
     FieldKind::Duration,
     "How far an event time may lie beyond the wall clock; more is an error of the record.",
@@ -236,19 +250,19 @@ const MAX_AHEAD: Field = optional(
 
 const SOURCE: &[Field] = &[
     DESCRIPTION,
-    required("topic", FieldKind::String, "The topic to read. A topic belongs to one source or table."),
-    optional(
+    Field::required("topic", FieldKind::String, "The topic to read. A topic belongs to one source or table."),
+    Field::optional(
         "key",
-        FieldKind::Table,
+        FieldKind::Types,
         "The key's columns: name = type, or the name of one of `[types]`. Without: unkeyed.",
     ),
     VALUE,
     FORMAT,
     KEY_FORMAT,
     TIME,
-    optional(
+    Field::optional(
         "start",
-        FieldKind::String,
+        FieldKind::OneOf(&[FieldKind::Choice(&["earliest", "latest"]), FieldKind::Time]),
         "Where to start without a committed offset: `earliest` (default), `latest` or a time.",
     ),
     HEADERS,
@@ -261,12 +275,16 @@ const SOURCE: &[Field] = &[
 
 const TABLE: &[Field] = &[
     DESCRIPTION,
-    required(
+    Field::required(
         "topic",
         FieldKind::String,
         "The topic to read, from its start. A topic belongs to one source or table.",
     ),
-    required("key", FieldKind::Table, "The key's columns: name = type, or the name of one of `[types]`."),
+    Field::required(
+        "key",
+        FieldKind::Types,
+        "The key's columns: name = type, or the name of one of `[types]`.",
+    ),
     VALUE,
     FORMAT,
     KEY_FORMAT,
@@ -275,13 +293,13 @@ const TABLE: &[Field] = &[
     METADATA,
     IDLE_AFTER,
     MAX_AHEAD,
-    optional(
+    Field::optional(
         "scope",
         FieldKind::Choice(&["global"]),
         "`global`: every process holds all of the table, read before anything is processed and on while it runs, and a `join` looks \
          its rows up under any value (`on`). Nothing else can read it. Default: each process has the partitions of its tasks.",
     ),
-    optional(
+    Field::optional(
         "history",
         FieldKind::Duration,
         "How long, in event time, older versions of rows are kept: joins of streams then see the table as of the event's time, and \
@@ -292,8 +310,8 @@ const TABLE: &[Field] = &[
 ];
 
 const STEP: &[Field] = &[
-    required("op", FieldKind::String, "The operator."),
-    required(
+    Field::required("op", FieldKind::String, "The operator."),
+    Field::required(
         "from",
         FieldKind::Node,
         "The input: a source or step, `step.output`, or `{ node = \"…\", as = \"…\" }`.",
@@ -305,64 +323,109 @@ const STEP: &[Field] = &[
 
 const MODEL: &[Field] = &[
     DESCRIPTION,
-    required(
+    Field::required(
         "path",
         FieldKind::String,
         "The folder that holds a folder for each version, relative to this file.",
     ),
-    required(
+    Field::required(
         "version",
         FieldKind::String,
         "The version: a folder with `model.onnx`, `model.toml` and `golden.jsonl`, which are checked before anything runs.",
     ),
 ];
 
+const EXPRESSION: Field =
+    Field::required("expression", FieldKind::Sql, "SQL that gives the name of a topic that exists.");
+
 const SINK: &[Field] = &[
     DESCRIPTION,
-    required("from", FieldKind::Node, "What is written: a source or step, or `step.output`."),
-    optional(
+    Field::required("from", FieldKind::Node, "What is written: a source or step, or `step.output`."),
+    Field::optional(
         "topic",
-        FieldKind::String,
+        FieldKind::OneOf(&[FieldKind::String, FieldKind::Keys(&[EXPRESSION])]),
         "The topic; default: the sink's name. `{ expression = \"…\" }` chooses it for each row.",
     ),
     FORMAT,
     KEY_FORMAT,
-    optional("columns", FieldKind::SqlTable, "The value's columns, exactly these: name = expression."),
-    optional(
+    Field::optional("columns", FieldKind::SqlTable, "The value's columns, exactly these: name = expression."),
+    Field::optional(
         "include-key",
         FieldKind::Boolean,
         "Whether the key's columns stand in the value too; default: `false`.",
     ),
-    optional(
+    Field::optional(
         "time",
         FieldKind::String,
         "The column that becomes the record's timestamp; default: the row's event time.",
     ),
-    optional("headers", FieldKind::SqlTable, "Headers to write: name = column."),
+    Field::optional("headers", FieldKind::SqlTable, "Headers to write: name = column."),
+];
+
+const KEY_BYTES: Field = Field::optional("key-bytes", FieldKind::String, "The key's bytes, in base64.");
+const VALUE_BYTES: Field = Field::optional("value-bytes", FieldKind::String, "The value's bytes, in base64.");
+
+/// What may go into a test.
+const INPUTS: &[FieldKind] = &[
+    FieldKind::Keys(&[
+        Field::required("to", FieldKind::String, "A source or table."),
+        Field::optional("key", FieldKind::Table, "The key's columns; without: a null key."),
+        KEY_BYTES,
+        Field::optional("value", FieldKind::Table, "The value's columns."),
+        VALUE_BYTES,
+        Field::optional("delete", FieldKind::Boolean, "`true`: a null value."),
+        Field::optional("at", FieldKind::Time, "The timestamp; default: that of the input before."),
+        Field::optional("headers", FieldKind::Named(&FieldKind::String), "Its headers."),
+    ]),
+    FieldKind::Keys(&[Field::required("advance", FieldKind::Duration, "How far stream time goes on.")]),
+    FieldKind::Keys(&[Field::required("wall-clock", FieldKind::Duration, "How far the clock goes on.")]),
+    FieldKind::Keys(&[Field::required("restart", FieldKind::Boolean, "`true`: everything is restored.")]),
+];
+
+/// What a test may expect.
+const EXPECTED: &[Field] = &[
+    Field::required(
+        "from",
+        FieldKind::String,
+        "A source, step or sink, `step.output`, or `NODE.dead-letter`.",
+    ),
+    Field::optional("key", FieldKind::Table, "Columns of the key."),
+    KEY_BYTES,
+    Field::optional("value", FieldKind::Table, "Columns of the value."),
+    VALUE_BYTES,
+    Field::optional("null", FieldKind::Columns, "Columns that must be null."),
+    Field::optional("delete", FieldKind::Boolean, "Whether it is a delete."),
+    Field::optional("at", FieldKind::Time, "The event time."),
+    Field::optional("code", FieldKind::String, "Of a dead letter: the error's code."),
+    Field::optional("message", FieldKind::String, "Of a dead letter: a part of the error's message."),
 ];
 
 const TEST: &[Field] = &[
-    required("name", FieldKind::String, "What is so, in words."),
-    required(
+    Field::required("name", FieldKind::String, "What is so, in words."),
+    Field::required(
         "input",
-        FieldKind::Tables,
+        FieldKind::List(&FieldKind::OneOf(INPUTS)),
         "What goes in, in order: records (`to`, `key`, `value` or `delete = true`, `at`, `headers`; `key-bytes` and \
          `value-bytes` are raw bytes in base64), `{ advance = \"5m\" }`, `{ wall-clock = \"10s\" }`, `{ restart = true }`.",
     ),
-    optional(
+    Field::optional(
         "expect",
-        FieldKind::Tables,
+        FieldKind::List(&FieldKind::Keys(EXPECTED)),
         "The rows of steps and sinks, in order: `from`, `key`, `value`, `null`, `delete`, `at`. Only the named columns are \
          compared; all rows of the named nodes must be here. `from = \"NODE.dead-letter\"` is a record that was set aside; it \
          may have `code`, `message` (a part of it), `key-bytes` and `value-bytes` too.",
     ),
-    optional("none", FieldKind::Nodes, "The nodes that give no row; `NODE.dead-letter` for no dead letter."),
-    optional(
+    Field::optional(
+        "none",
+        FieldKind::Nodes,
+        "The nodes that give no row; `NODE.dead-letter` for no dead letter.",
+    ),
+    Field::optional(
         "partial",
         FieldKind::Boolean,
         "Whether rows may come out that are not expected; default: `false`.",
     ),
-    optional("error", FieldKind::String, "The code of the error with which the test must stop."),
+    Field::optional("error", FieldKind::String, "The code of the error with which the test must stop."),
 ];
 
 /// The JSON Schema (draft 2020-12) of a topology file.
@@ -370,13 +433,11 @@ pub fn json_schema() -> Json {
     let mut properties = Map::new();
     for table in TABLES {
         let mut schema = match table.name {
-            "sources" | "tables" | "models" | "sinks" => {
-                json!({ "type": "object", "additionalProperties": object(table.fields) })
-            }
-            "steps" => json!({ "type": "object", "additionalProperties": { "oneOf": steps() } }),
-            "tests" => json!({ "type": "array", "items": object(table.fields) }),
+            "sources" | "tables" | "sinks" | "models" => named(&table_schema(table.fields)),
+            "steps" => named(&json!({ "oneOf": steps() })),
+            "tests" => json!({ "type": "array", "items": table_schema(table.fields) }),
             PROPERTIES => client_properties(),
-            _ => object(table.fields),
+            _ => table_schema(table.fields),
         };
         describe(&mut schema, table.doc);
         match table.name.split_once('.') {
@@ -390,11 +451,8 @@ pub fn json_schema() -> Json {
             }
         }
     }
-    let types = json!({
-        "type": "object",
-        "additionalProperties": { "$ref": "#/$defs/columns" },
-        "description": "Named structs, which may stand wherever a type or a `value` stands.",
-    });
+    let mut types = named(&json!({ "$ref": "#/$defs/columns" }));
+    describe(&mut types, "Named structs, which may stand wherever a type or a `value` stands.");
     properties.insert("types".to_owned(), types);
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -426,48 +484,42 @@ pub fn json_schema() -> Json {
     })
 }
 
+/// A table of names, each with a table of this schema.
+fn named(schema: &Json) -> Json {
+    json!({ "type": "object", "patternProperties": { "^[a-z][a-z0-9_]*$": schema }, "additionalProperties": false })
+}
+
 /// The properties of the client library. Written without quotes, `linger.ms` is a table `linger` with a key `ms`.
 fn client_properties() -> Json {
-    let properties: Map<String, Json> = ALLOWED_PROPERTIES
-        .iter()
-        .map(|(name, doc)| {
-            let types = json!(["string", "integer", "boolean"]);
-            ((*name).to_owned(), json!({ "type": types, "description": doc }))
-        })
-        .collect();
-    json!({ "type": "object", "properties": properties, "additionalProperties": { "type": "object" } })
-}
-
-/// A closed object with these fields.
-fn object(fields: &[Field]) -> Json {
-    let properties: Map<String, Json> =
-        fields.iter().map(|field| (field.name.to_owned(), of_field(field))).collect();
-    let required: Vec<&str> = fields.iter().filter(|field| field.required).map(|field| field.name).collect();
-    json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
-}
-
-/// The schema of a field. A few hold more than their kind says.
-fn of_field(field: &Field) -> Json {
-    let mut schema = match field.name {
-        "key" | "value" if field.kind == FieldKind::Table => {
-            json!({ "oneOf": [{ "type": "string" }, { "$ref": "#/$defs/columns" }] })
+    let mut quoted = Map::new();
+    let mut nested = Json::Object(Map::new());
+    for (name, doc) in ALLOWED_PROPERTIES {
+        let schema = json!({ "type": ["string", "integer", "boolean"], "description": doc });
+        let mut table = &mut nested;
+        for part in name.split('.') {
+            table = &mut table[part];
         }
-        "headers" if field.kind == FieldKind::Table => json!({ "$ref": "#/$defs/columns" }),
-        "topic" => json!({ "oneOf": [
-            { "type": "string" },
-            {
-                "type": "object",
-                "properties": { "expression": { "type": "string" } },
-                "required": ["expression"],
-                "additionalProperties": false,
-            },
-        ] }),
-        "start" => json!({ "type": "string" }),
-        "from" | "with" => json!({ "$ref": "#/$defs/input" }),
-        _ => field_schema(field),
-    };
-    describe(&mut schema, field.doc);
+        table["schema"] = schema.clone();
+        quoted.insert((*name).to_owned(), schema);
+    }
+    let mut schema = nested_properties(&nested);
+    if let Some(properties) = schema.get_mut("properties").and_then(Json::as_object_mut) {
+        properties.append(&mut quoted);
+    }
     schema
+}
+
+/// The schema of a table of property names that are split at their dots; `schema` is that of the name that ends there.
+fn nested_properties(names: &Json) -> Json {
+    let inner = names.as_object().into_iter().flatten().filter(|(name, _)| *name != "schema");
+    let properties: Map<String, Json> =
+        inner.map(|(name, names)| (name.clone(), nested_properties(names))).collect();
+    let table = json!({ "type": "object", "properties": properties, "additionalProperties": false });
+    match (names.get("schema"), properties.is_empty()) {
+        (Some(value), true) => value.clone(),
+        (Some(value), false) => json!({ "oneOf": [value, table] }),
+        (None, _) => table,
+    }
 }
 
 fn describe(schema: &mut Json, doc: &str) {
@@ -480,7 +532,7 @@ fn describe(schema: &mut Json, doc: &str) {
 fn steps() -> Vec<Json> {
     let of_operator = |spec: &&OperatorSpec| {
         let fields: Vec<Field> = STEP.iter().chain(spec.fields).copied().collect();
-        let mut schema = object(&fields);
+        let mut schema = table_schema(&fields);
         describe(&mut schema, spec.summary);
         if let Some(properties) = schema.get_mut("properties").and_then(Json::as_object_mut) {
             properties.insert("op".to_owned(), json!({ "const": spec.name, "description": spec.summary }));
@@ -574,17 +626,25 @@ fn kind_name(kind: FieldKind) -> String {
         FieldKind::Sql => "SQL".to_owned(),
         FieldKind::SqlTable => "table of name = text".to_owned(),
         FieldKind::Columns => "list of columns".to_owned(),
+        FieldKind::SqlOrSqlTable => "SQL, or table of name = SQL".to_owned(),
         FieldKind::ColumnsOrSql => "list of columns, or table of name = SQL".to_owned(),
         FieldKind::Duration => "duration".to_owned(),
-        FieldKind::DurationOrTable => "duration, or table".to_owned(),
         FieldKind::Size => "size".to_owned(),
+        FieldKind::Time => "time".to_owned(),
         FieldKind::Integer => "integer".to_owned(),
         FieldKind::Boolean => "`true` or `false`".to_owned(),
         FieldKind::Choice(choices) => {
             choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(" or ")
         }
-        FieldKind::Table => "table".to_owned(),
-        FieldKind::Tables => "list of tables".to_owned(),
+        FieldKind::Table | FieldKind::Keys(_) => "table".to_owned(),
+        FieldKind::Types => "table of name = type".to_owned(),
+        FieldKind::Named(kind) => format!("table of name = {}", kind_name(*kind)),
+        FieldKind::List(kind) => format!("list of {}", kind_name(*kind)),
+        FieldKind::OneOf(kinds) => {
+            let mut names: Vec<String> = kinds.iter().map(|kind| kind_name(*kind)).collect();
+            names.dedup();
+            names.join(", or ")
+        }
     }
 }
 

@@ -5,6 +5,9 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic")]
 
+#[path = "diagnostics/rules.rs"]
+mod rules;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -10,6 +10,12 @@ use crate::operator::{
 use crate::schema::Kind;
 use crate::sql::Expression;
 
+/// The keys of a branch.
+const BRANCH: &[Field] = &[
+    Field::required("name", FieldKind::String, "The branch's name: `STEP.NAME` is its stream."),
+    Field::required("where", FieldKind::Sql, "The condition."),
+];
+
 /// The registry's entry.
 pub const SPEC: OperatorSpec = OperatorSpec {
     name: "branch",
@@ -19,7 +25,7 @@ pub const SPEC: OperatorSpec = OperatorSpec {
     fields: &[
         Field {
             name: "branches",
-            kind: FieldKind::Tables,
+            kind: FieldKind::List(&FieldKind::Keys(BRANCH)),
             required: true,
             doc: "The branches in the order in which they are tried: `{ name, where }`.",
         },
@@ -59,7 +65,7 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
             fields.wrong_type("branches", item, "`{ name, where }`");
             continue;
         };
-        branch.deny_unknown(["name", "where"]);
+        branch.deny_unknown(BRANCH.iter().map(|field| field.name));
         let name = branch.require_text("name", "add a name for the branch");
         let condition = branch.require_text("where", "add a condition; for all other rows use `otherwise`");
         if let (Some(name), Some(text)) = (name, condition) {
@@ -106,7 +112,7 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
         })
         .collect();
     let definition = std::sync::Arc::new(Branch { conditions, otherwise: has_otherwise });
-    Some(Resolved { outputs, regroup: None, rekeys: None, definition })
+    Some(Resolved::new(outputs, definition))
 }
 
 #[derive(Clone, Debug)]

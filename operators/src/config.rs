@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use datafusion_sql::sqlparser::keywords::{Keyword, RESERVED_FOR_TABLE_ALIAS};
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json, json};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -113,16 +113,18 @@ pub enum FieldKind {
     Sql,
     /// Names with SQL expressions.
     SqlTable,
+    /// A scalar SQL expression, or names with some.
+    SqlOrSqlTable,
     /// A list of column names.
     Columns,
     /// A list of column names, or names with SQL expressions.
     ColumnsOrSql,
     /// A duration: `"10s"`.
     Duration,
-    /// A duration, or a table whose content the documentation of the field explains.
-    DurationOrTable,
     /// A size in bytes: `"64MiB"`.
     Size,
+    /// A point in time: RFC 3339 text, or TOML's own.
+    Time,
     /// An integer.
     Integer,
     /// `true` or `false`.
@@ -131,12 +133,20 @@ pub enum FieldKind {
     Choice(&'static [&'static str]),
     /// A table whose content the documentation of the field explains.
     Table,
-    /// A list of tables.
-    Tables,
+    /// Columns with their types, or the name of such a table.
+    Types,
+    /// A table with these keys.
+    Keys(&'static [Field]),
+    /// A table of names, each with a value of this kind.
+    Named(&'static FieldKind),
+    /// A list of values of this kind.
+    List(&'static FieldKind),
+    /// One of these kinds.
+    OneOf(&'static [FieldKind]),
 }
 
 /// A field that a table of the file may have.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
     /// The key.
     pub name: &'static str,
@@ -146,6 +156,18 @@ pub struct Field {
     pub required: bool,
     /// What it means: one or two sentences in Markdown.
     pub doc: &'static str,
+}
+
+impl Field {
+    /// A field that must be there.
+    pub const fn required(name: &'static str, kind: FieldKind, doc: &'static str) -> Self {
+        Field { name, kind, required: true, doc }
+    }
+
+    /// A field that may be left out.
+    pub const fn optional(name: &'static str, kind: FieldKind, doc: &'static str) -> Self {
+        Field { name, kind, required: false, doc }
+    }
 }
 
 /// A table of the file, as its reader sees it.
@@ -357,8 +379,19 @@ impl<'a> Fields<'a> {
 
     /// Reports that a text is no duration.
     pub fn report_duration(&self, text: &str, span: Span) {
-        let message = format!("`{text}` is not a duration");
-        self.diagnostics.push(Diagnostic::error(Code::InvalidDuration, span, message).help(DURATION_HELP));
+        // The same with other numbers would be one.
+        let ones: String = text
+            .split(|c: char| c.is_ascii_digit())
+            .filter(|unit| !unit.is_empty())
+            .fold(String::new(), |ones, unit| ones + "1" + unit);
+        let (message, help) = match parse_duration(&ones) {
+            Some(_) if text.starts_with(|c: char| c.is_ascii_digit()) => (
+                format!("`{text}` is too long"),
+                format!("the longest duration is {}", format_duration(i64::MAX)),
+            ),
+            _ => (format!("`{text}` is not a duration"), DURATION_HELP.to_owned()),
+        };
+        self.diagnostics.push(Diagnostic::error(Code::InvalidDuration, span, message).help(help));
     }
 
     /// A size in bytes, more than none: `"512MiB" "2GB"`.
@@ -587,32 +620,60 @@ pub fn format_size(bytes: u64) -> String {
     unit.map_or_else(|| format!("{bytes}B"), |(name, unit)| format!("{}{name}", bytes / unit))
 }
 
-/// The JSON Schema of a field.
+/// The JSON Schema of a field, with what it means.
 pub fn json_schema(field: &Field) -> Json {
-    use serde_json::json;
-    let duration = || json!({ "type": "string", "pattern": "^([0-9]+(d|h|m|s|ms))+$" });
-    let mut schema = match field.kind {
-        FieldKind::String | FieldKind::Node | FieldKind::Sql => json!({ "type": "string" }),
-        FieldKind::Nodes | FieldKind::Columns => json!({ "type": "array", "items": { "type": "string" } }),
-        FieldKind::SqlTable => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
-        FieldKind::ColumnsOrSql => json!({ "oneOf": [
-            { "type": "array", "items": { "type": "string" } },
-            { "type": "object", "additionalProperties": { "type": "string" } },
-        ] }),
-        FieldKind::Duration => duration(),
-        FieldKind::DurationOrTable => json!({ "oneOf": [duration(), { "type": "object" }] }),
-        FieldKind::Size => json!({ "type": "string", "pattern": "^[0-9]+ *[KMGTk]?i?B$" }),
-        FieldKind::Integer => json!({ "type": "integer" }),
-        FieldKind::Boolean => json!({ "type": "boolean" }),
-        FieldKind::Choice(choices) => json!({ "enum": choices }),
-        FieldKind::Table => json!({ "type": "object" }),
-        FieldKind::Tables => json!({ "type": "array", "items": { "type": "object" } }),
-    };
+    let mut schema = kind_schema(field.kind);
     if let Json::Object(map) = &mut schema {
         map.insert("description".to_owned(), Json::String(field.doc.to_owned()));
     }
     schema
 }
+
+/// The JSON Schema of a table with these keys and no others.
+pub fn table_schema(fields: &[Field]) -> Json {
+    let properties: Map<String, Json> =
+        fields.iter().map(|field| (field.name.to_owned(), json_schema(field))).collect();
+    let required: Vec<&str> = fields.iter().filter(|field| field.required).map(|field| field.name).collect();
+    json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
+}
+
+/// `#/$defs/input` and `#/$defs/columns` are parts of the whole schema.
+fn kind_schema(kind: FieldKind) -> Json {
+    match kind {
+        FieldKind::String | FieldKind::Sql => json!({ "type": "string" }),
+        FieldKind::Node => json!({ "$ref": "#/$defs/input" }),
+        FieldKind::Nodes | FieldKind::Columns => json!({ "type": "array", "items": { "type": "string" } }),
+        FieldKind::SqlTable => kind_schema(FieldKind::Named(&FieldKind::Sql)),
+        FieldKind::SqlOrSqlTable => kind_schema(FieldKind::OneOf(&[FieldKind::Sql, FieldKind::SqlTable])),
+        FieldKind::ColumnsOrSql => kind_schema(FieldKind::OneOf(&[FieldKind::Columns, FieldKind::SqlTable])),
+        FieldKind::Duration => json!({ "type": "string", "pattern": DURATION_PATTERN }),
+        // TOML has times of its own, which are no strings.
+        FieldKind::Time => json!({ "anyOf": [
+            { "type": "string", "format": "date-time" },
+            { "type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]" },
+        ] }),
+        FieldKind::Size => json!({ "type": "string", "pattern": "^0*[1-9][0-9]* *([KMGT]i|[kKMGT])?B$" }),
+        FieldKind::Integer => json!({ "type": "integer" }),
+        FieldKind::Boolean => json!({ "type": "boolean" }),
+        FieldKind::Choice(choices) => json!({ "type": "string", "enum": choices }),
+        FieldKind::Table => json!({ "type": "object", "additionalProperties": true }),
+        FieldKind::Types => json!({ "oneOf": [{ "type": "string" }, { "$ref": "#/$defs/columns" }] }),
+        FieldKind::Keys(fields) => table_schema(fields),
+        FieldKind::Named(kind) => json!({ "type": "object", "additionalProperties": kind_schema(*kind) }),
+        FieldKind::List(kind) => json!({ "type": "array", "items": kind_schema(*kind) }),
+        FieldKind::OneOf(kinds) => {
+            let kinds: Vec<Json> = kinds.iter().map(|kind| kind_schema(*kind)).collect();
+            json!({ "oneOf": kinds })
+        }
+    }
+}
+
+/// Each unit at most once, the largest first, and one at least.
+const DURATION_PATTERN: &str = "^([0-9]+d([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?\
+                                 |[0-9]+h([0-9]+m)?([0-9]+s)?([0-9]+ms)?\
+                                 |[0-9]+m([0-9]+s)?([0-9]+ms)?\
+                                 |[0-9]+s([0-9]+ms)?\
+                                 |[0-9]+ms)$";
 
 #[cfg(test)]
 mod tests {

@@ -154,6 +154,7 @@ codes! {
     TopicPermission = "M0914", "a permission for a topic is missing";
     TableTopic = "M0915", "a table's topic forgets rows";
     ListenAddress = "M0920", "the address of the HTTP server cannot be had";
+    OffsetsForgotten = "M0951", "there is state, and no committed offset";
 }
 
 impl fmt::Display for Code {

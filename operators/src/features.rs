@@ -25,6 +25,13 @@ use crate::operator::{
 use crate::schema::{Kind, Schema, column};
 use crate::sql::Expression;
 
+/// The keys of a feature.
+const FEATURE: &[Field] = &[
+    Field::required("value", FieldKind::Sql, "SQL with aggregates: `count(*)`."),
+    Field::required("last", FieldKind::Duration, "How far back the window reaches."),
+    Field::optional("where", FieldKind::Sql, "Which rows count; default: all."),
+];
+
 /// The registry's entry.
 pub const SPEC: OperatorSpec = OperatorSpec {
     name: "features",
@@ -34,7 +41,7 @@ pub const SPEC: OperatorSpec = OperatorSpec {
     fields: &[
         Field {
             name: "columns",
-            kind: FieldKind::Table,
+            kind: FieldKind::Named(&FieldKind::Keys(FEATURE)),
             required: true,
             doc: "The columns to add: `NAME = { value = \"sum(amount)\", last = \"1h\", where = \"…\" }`. `value` is SQL with \
                   aggregates, `last` how far back the window reaches, `where` which rows count.",
@@ -158,7 +165,7 @@ struct Said {
 }
 
 fn said(step: &Step<'_>, name: &Text, fields: &Fields<'_>) -> Option<Said> {
-    fields.deny_unknown(["value", "last", "where"]);
+    fields.deny_unknown(FEATURE.iter().map(|field| field.name));
     let value = fields.require_text("value", "say what to compute: value = \"count(*)\"");
     let condition = match fields.text("where") {
         Some(text) => Some(step.condition(&text)?),
@@ -232,7 +239,8 @@ impl Definition for Features {
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {
-        let mut facts = vec![("longest window", format_duration(self.longest))];
+        let lengths: Vec<String> = self.windows.iter().map(|window| format_duration(window.last)).collect();
+        let mut facts = vec![("windows", lengths.join(", "))];
         if self.grace > 0 {
             facts.push(("grace", format_duration(self.grace)));
         }

@@ -178,8 +178,10 @@ pub struct Input {
 pub struct Resolved {
     /// Its outputs: the unnamed one first; branches and `late` by name.
     pub outputs: Vec<Output>,
-    /// What runs before a repartition topic that the step needs for itself (`group-by`, `partition-by`): rows under another key.
-    pub regroup: Option<Regroup>,
+    /// What runs before the repartition topics that the step needs for itself, in the order in which it runs.
+    pub stages: Vec<Stage>,
+    /// What its definition reads. Without stages: the step's inputs, in their order.
+    pub reads: Vec<Feed>,
     /// Whether the output is under another key than the input, so that keyed steps after it need a repartition topic.
     pub rekeys: Option<Rekeys>,
     /// What runs.
@@ -187,26 +189,46 @@ pub struct Resolved {
 }
 
 impl Resolved {
+    /// A step that needs nothing special.
+    pub fn new(outputs: Vec<Output>, definition: Arc<dyn Definition>) -> Self {
+        Resolved { outputs, stages: Vec::new(), reads: Vec::new(), rekeys: None, definition }
+    }
+
     /// A step with one output that needs nothing special.
     pub fn simple(schema: Schema, definition: impl Definition + 'static) -> Self {
-        Resolved {
-            outputs: vec![Output::main(schema)],
-            regroup: None,
-            rekeys: None,
-            definition: Arc::new(definition),
-        }
+        Resolved::new(vec![Output::main(schema)], Arc::new(definition))
+    }
+
+    /// Whether its definition reads this input itself, not only what comes before its topics.
+    pub fn reads_input(&self, number: usize) -> bool {
+        self.stages.is_empty() || self.reads.contains(&Feed::Input(number))
     }
 }
 
-/// The half of a step that brings rows together (`group-by`, `partition-by`): what is before its repartition topic.
+/// A part of a step that writes a repartition topic for what comes after it.
 #[derive(Clone, Debug)]
-pub struct Regroup {
-    /// The rows in the repartition topic.
+pub struct Stage {
+    /// What it does; stands after the step's name where the part has one of its own: `spend/group-by`.
+    pub name: &'static str,
+    /// Between the step's name and `-repartition` in the topic's name.
+    pub topic: &'static str,
+    /// What it reads.
+    pub reads: Vec<Feed>,
+    /// The rows in the topic.
     pub schema: Schema,
     /// The topic's partition count, if it has to have one of its own.
     pub partitions: Option<u32>,
     /// What makes them.
     pub definition: Arc<dyn Definition>,
+}
+
+/// What a part of a step reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feed {
+    /// An input of the step.
+    Input(usize),
+    /// The topic of a stage that comes before it.
+    Stage(usize),
 }
 
 /// A change of key.

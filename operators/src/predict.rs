@@ -21,6 +21,14 @@ use crate::operator::{
 };
 use crate::schema::{Kind, Schema, column, type_name};
 
+/// The keys of an output.
+const OUTPUT: &[Field] = &[
+    Field::required("tensor", FieldKind::String, "An output of the model."),
+    Field::optional("class", FieldKind::String, "The value of this class, a label in `model.toml`."),
+    Field::optional("index", FieldKind::Integer, "The value at this position, from 0."),
+    Field::optional("label", FieldKind::Boolean, "The class with the highest value."),
+];
+
 /// The registry's entry.
 pub const SPEC: OperatorSpec = OperatorSpec {
     name: "predict",
@@ -31,7 +39,7 @@ pub const SPEC: OperatorSpec = OperatorSpec {
         Field { name: "model", kind: FieldKind::String, required: true, doc: "A model of `[models]`." },
         Field {
             name: "inputs",
-            kind: FieldKind::Table,
+            kind: FieldKind::Named(&FieldKind::Columns),
             required: false,
             doc: "The columns of each input tensor, in the model's order: `{ features = [\"amount\", \"usage\"] }`; \
                   default: the columns with the names in `model.toml`. A bool becomes 0 or 1, integers and float64 \
@@ -39,7 +47,7 @@ pub const SPEC: OperatorSpec = OperatorSpec {
         },
         Field {
             name: "outputs",
-            kind: FieldKind::Table,
+            kind: FieldKind::Named(&FieldKind::Keys(OUTPUT)),
             required: true,
             doc: "The columns to add: `NAME = { tensor = \"probabilities\", class = \"1\" }`. One of `class` (a label in \
                   `model.toml`), `index` (from 0) and `label = true` (the class with the highest score) says which value; \
@@ -66,7 +74,10 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     let name = step.fields.require_text("model", "name a model of `[models]`: model = \"fraud\"")?;
     let Some(model) = step.models.get(&name.value) else {
         let names = || step.models.keys().map(String::as_str);
-        let help = did_you_mean(&name, names()).unwrap_or_else(|| format!("models are {}", listed(names())));
+        let help = did_you_mean(&name, names()).unwrap_or_else(|| match step.models.is_empty() {
+            true => format!("declare it: [models.{}] with its `path` and `version`", name.value),
+            false => format!("models are {}", listed(names())),
+        });
         step.error(Code::UnknownModel, name.span.clone(), format!("no model `{}`", name.value), help);
         return None;
     };
@@ -232,7 +243,7 @@ fn outputs(step: &Step<'_>, model: &Model) -> Option<Vec<(Pick, arrow::datatypes
 /// What one output takes.
 fn pick(step: &Step<'_>, fields: &Fields<'_>, model: &Model) -> Option<(Pick, DataType)> {
     const WHICH: [&str; 3] = ["class", "index", "label"];
-    fields.deny_unknown(std::iter::once("tensor").chain(WHICH));
+    fields.deny_unknown(OUTPUT.iter().map(|field| field.name));
     let names = || model.outputs().iter().map(|output| output.tensor.as_str());
     let name = fields.require_text("tensor", &format!("the model's outputs are {}", listed(names())))?;
     let Some((tensor, output)) =

@@ -1,5 +1,7 @@
 //! `rekey`: puts a stream under another key; also the first half of a step with `group-by`.
 
+use std::sync::Arc;
+
 use arrow::datatypes::FieldRef;
 
 use crate::batch::Batch;
@@ -7,7 +9,8 @@ use crate::config::{Field, FieldKind};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::key::normalised;
 use crate::operator::{
-    Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Rekeys, Resolved, Step, Wanted,
+    Arity, Context, Definition, Feed, Operator, OperatorError, OperatorSpec, Rekeys, Resolved, Stage, Step,
+    Wanted,
 };
 use crate::schema::{Kind, Schema, column};
 use crate::sql::Expression;
@@ -135,6 +138,19 @@ impl Rekey {
         let expressions =
             (0..fields.len()).map(|index| Expression::column(input, index)).collect::<Option<_>>()?;
         Some(Rekey { expressions, schema: Schema::new(input.kind, Vec::new(), fields.to_vec()) })
+    }
+
+    /// Puts this and a repartition topic before a step (`group-by`, `partition-by`).
+    pub fn before(self, step: Resolved, partitions: Option<u32>) -> Resolved {
+        let stage = Stage {
+            name: "group-by",
+            topic: "",
+            reads: vec![Feed::Input(0)],
+            schema: self.schema.clone(),
+            partitions,
+            definition: Arc::new(self),
+        };
+        Resolved { stages: vec![stage], reads: vec![Feed::Stage(0)], ..step }
     }
 
     /// The same for the rows of a stream, or for the changes of a table.

@@ -74,6 +74,11 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     let mut keep: Vec<usize> = (input.key..input.columns.fields().len()).collect();
     for name in fields.texts("drop").unwrap_or_default() {
         match step.column(&name, input) {
+            Some(index) if index >= input.key && !keep.contains(&index) => {
+                let message = format!("`{}` is there twice", name.value);
+                step.error(Code::ColumnClash, name.span.clone(), message, "remove one");
+                complete = false;
+            }
             Some(index) if index < input.key => {
                 let message = format!("`{}` is a key column and cannot be dropped", name.value);
                 step.error(Code::UnknownColumn, name.span.clone(), message, "change the key with `rekey`");

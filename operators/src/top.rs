@@ -15,8 +15,8 @@ use crate::config::{Field, FieldKind, Text};
 use crate::diagnostic::Code;
 use crate::key::{KeyEncoder, Keys};
 use crate::operator::{
-    Arity, Context, Definition, DropReason, Operator, OperatorError, OperatorSpec, Output, Regroup, Resolved,
-    Step, StoreDeclaration, StoreKind, Wanted,
+    Arity, Context, Definition, DropReason, Operator, OperatorError, OperatorSpec, Resolved, Step,
+    StoreDeclaration, StoreKind, Wanted,
 };
 use crate::rekey::Rekey;
 use crate::row::{RowCodec, RowDecoder, RowEncoder};
@@ -113,11 +113,6 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     let mut key = fields_at(&partition);
     key.push(column(RANK, DataType::Int64));
     let schema = Schema { ranked: true, ..Schema::new(Kind::Table, key, fields_at(&rest)) };
-    let regroup = regroup.map(|rekey| Regroup {
-        schema: rekey.schema.clone(),
-        partitions: names.is_empty().then_some(1),
-        definition: std::sync::Arc::new(rekey),
-    });
     let definition = Top {
         needs_key: regroup.is_none(),
         input,
@@ -128,11 +123,10 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
         tie,
         rest,
     };
-    Some(Resolved {
-        outputs: vec![Output::main(schema)],
-        regroup,
-        rekeys: None,
-        definition: std::sync::Arc::new(definition),
+    let resolved = Resolved::simple(schema, definition);
+    Some(match regroup {
+        Some(rekey) => rekey.before(resolved, names.is_empty().then_some(1)),
+        None => resolved,
     })
 }
 

@@ -214,3 +214,95 @@ fn a_cluster_that_nothing_names_or_that_this_machine_cannot_log_in_to() {
     let said = ["error[M0112]", "topology.toml:5", "`secrets/password` cannot be read"];
     millstream(&["feed", &file, "--feed", &feed, "--brokers", "127.0.0.1:1"]).expect_code(2).says(&said);
 }
+
+/// Every step that finds rows by their key.
+const KEYED: &str = r#"
+[app]
+id = "cards"
+
+[sources.payments]
+topic = "payments"
+key   = { card = "string" }
+value = { amount = "int64" }
+
+[tables.limits]
+topic = "limits"
+key   = { card = "string" }
+value = { most = "int64" }
+
+[steps.counted]
+op = "aggregate"
+from = "payments"
+columns = { n = "count(*)" }
+
+[steps.per_minute]
+op = "aggregate"
+from = "payments"
+window = { tumbling = "1m" }
+columns = { n = "count(*)" }
+
+[steps.sliding]
+op = "aggregate"
+from = "payments"
+window = { sliding = "1m" }
+columns = { n = "count(*)" }
+
+[steps.visits]
+op = "aggregate"
+from = "payments"
+window = { session = "1m" }
+columns = { n = "count(*)" }
+
+[steps.recent]
+op = "features"
+from = "payments"
+columns.n = { value = "count(*)", last = "1m" }
+
+[steps.once]
+op = "dedup"
+from = "payments"
+within = "1m"
+
+[steps.newest]
+op = "to-table"
+from = "payments"
+
+[steps.largest]
+op = "top"
+from = "payments"
+n = 3
+order-by = "amount"
+partition-by = ["card"]
+
+[steps.limited]
+op = "join"
+from = "payments"
+with = "limits"
+
+[steps.near]
+op = "join"
+from = { node = "payments", as = "a" }
+with = { node = "once", as = "b" }
+within = "1m"
+columns = { both = "a.amount + b.amount" }
+"#;
+
+#[test]
+fn rows_without_a_key_are_dropped_where_one_is_needed_and_counted() {
+    let folder = Folder::new();
+    let file = folder.write("topology.toml", KEYED);
+    let record = |topic: &str, time: i64, key: Json| {
+        let value = json!({ if topic == "limits" { "most" } else { "amount" }: 1 });
+        format!("{}\n", json!({ "topic": topic, "timestamp": time, "key": key, "value": value }))
+    };
+    let with_key = record("payments", 1_001, json!({ "card": "c" }));
+    let payments = folder.write("payments.jsonl", record("payments", 1_000, Json::Null) + &with_key);
+    let limits = folder.write("limits.jsonl", record("limits", 1_000, Json::Null));
+    let feeds = [format!("payments={payments}"), format!("limits={limits}")];
+    let ran = millstream(&["dev", &file, "--feed", &feeds[0], "--feed", &feeds[1]]).expect_code(0);
+    let (_, account) = ran.stdout.split_once("\nstep ").unwrap();
+    let (steps, _) = account.split_once("\n\n").unwrap();
+    let counted: Vec<&str> = steps.lines().skip(1).filter(|line| line.contains(" 1 null-key")).collect();
+    assert_eq!(counted.len(), 11, "{}", ran.stdout);
+    assert_eq!(steps.lines().count(), 12, "{}", ran.stdout);
+}

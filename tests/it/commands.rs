@@ -4,8 +4,8 @@ use serde_json::Value as Json;
 
 use crate::support::{Folder, PAYMENTS, command, examples, millstream, payment, run, with_input};
 
-const COMMANDS: [&str; 9] =
-    ["check", "test", "pipe", "dev", "new", "describe", "explain", "schema", "completions"];
+const COMMANDS: [&str; 10] =
+    ["check", "test", "pipe", "dev", "new", "describe", "diff", "explain", "schema", "completions"];
 
 #[test]
 fn help_has_examples_everywhere() {
@@ -189,6 +189,41 @@ fn describe_names_what_will_run() {
 }
 
 #[test]
+fn describe_shows_windows_stores_and_internal_topics_in_every_form() {
+    let folder = Folder::new();
+    let text = PAYMENTS.replace("\"per_card\"", "\"per_country\"").replace(
+        "[steps.per_card]\nop      = \"aggregate\"",
+        "[steps.per_country]\nop = \"aggregate\"\ngroup-by = [\"amount\"]\non-error = \"dead-letter\"",
+    );
+    let file = folder.write("topology.toml", text);
+    for format in ["text", "json", "dot", "mermaid"] {
+        let shown = millstream(&["describe", &file, "--format", format]).expect_code(0).stdout;
+        for part in ["tumbling 1m", "per_minute", "key-value", "cards-per_country-repartition", "dead-letter"]
+        {
+            assert!(shown.contains(part), "`{part}` is not in\n{shown}");
+        }
+        // How long a window is kept, by the store and by its changelog; and what every internal topic is made with.
+        let (kept, settings) = match format {
+            "json" => (
+                "\"retention\": 60000",
+                [
+                    "\"cleanup.policy\": \"compact,delete\"",
+                    "\"retention.ms\": \"604800000\"",
+                    "\"retention.ms\": \"-1\"",
+                ],
+            ),
+            _ => (
+                "window, kept 1m",
+                ["cleanup.policy=compact,delete", "retention.ms=604800000", "retention.ms=-1"],
+            ),
+        };
+        for part in settings.into_iter().chain([kept]) {
+            assert!(shown.contains(part), "`{part}` is not in\n{shown}");
+        }
+    }
+}
+
+#[test]
 fn explain_knows_codes_operators_and_tables() {
     for (what, part) in
         [("M0402", "# M0402"), ("m0402", "# M0402"), ("aggregate", "## aggregate"), ("sources", "`on-error`")]
@@ -206,7 +241,13 @@ fn explain_knows_codes_operators_and_tables() {
 #[test]
 fn schema_and_completions_are_printed() {
     let schema: Json = serde_json::from_str(&millstream(&["schema"]).expect_code(0).stdout).unwrap();
-    assert!(schema["properties"]["steps"]["additionalProperties"]["oneOf"].as_array().unwrap().len() > 5);
+    assert!(
+        schema["properties"]["steps"]["patternProperties"]["^[a-z][a-z0-9_]*$"]["oneOf"]
+            .as_array()
+            .unwrap()
+            .len()
+            > 5
+    );
     for shell in ["bash", "zsh", "fish"] {
         assert!(millstream(&["completions", shell]).expect_code(0).stdout.contains("millstream"));
     }

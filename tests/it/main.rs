@@ -4,10 +4,12 @@
 mod bad_input;
 mod commands;
 mod dev;
+mod diff;
 mod examples;
 mod kafka;
 mod kafka_streams;
 #[path = "../../engine/src/oracle.rs"]
 mod oracle;
 mod pipe;
+mod schema;
 mod support;

@@ -15,6 +15,7 @@ import java.util.Iterator;
 import java.util.Map;
 import java.util.Properties;
 import java.util.Set;
+import java.util.function.Function;
 import java.util.TreeMap;
 import java.util.function.Predicate;
 import java.util.stream.Collectors;
@@ -143,6 +144,9 @@ public final class Scenarios {
         settings.put("application.id", "scenario");
         settings.put("bootstrap.servers", "nowhere:1");
         settings.put("statestore.cache.max.bytes", "0");
+        settings.put("dsl.store.suppliers.class", BuiltInDslStoreSuppliers.InMemoryDslStoreSuppliers.class.getName());
+        // Of this process alone: others may run scenarios at the same time.
+        settings.put("state.dir", System.getProperty("java.io.tmpdir") + "/scenarios-" + ProcessHandle.current().pid());
         // Some tables do not know of what they are.
         settings.put("default.key.serde", Serdes.StringSerde.class.getName());
         settings.put("default.value.serde", Values.class.getName());
@@ -221,13 +225,13 @@ public final class Scenarios {
                     : table.join(cards, Scenarios::both);
             }
             case "join-global": {
-                GlobalKTable<Object, JsonNode> shops = (GlobalKTable<Object, JsonNode>) others.computeIfAbsent("shops",
+                GlobalKTable<Object, JsonNode> towns = (GlobalKTable<Object, JsonNode>) others.computeIfAbsent("towns",
                     topic -> builder.globalTable(topic, Consumed.with(KEYS, VALUES), inMemory()));
                 long modulo = step.get("modulo").asLong();
                 KeyValueMapper<Object, JsonNode, Object> on = (key, value) -> bucket(value, modulo);
                 return step.get("kind").asText().equals("left")
-                    ? stream.leftJoin(shops, on, Scenarios::both)
-                    : stream.join(shops, on, Scenarios::both);
+                    ? stream.leftJoin(towns, on, Scenarios::both)
+                    : stream.join(towns, on, Scenarios::both);
             }
             case "join-as-of": {
                 Materialized<Object, JsonNode, KeyValueStore<Bytes, byte[]>> versions =
@@ -258,6 +262,16 @@ public final class Scenarios {
                 return kind.equals("left") ? stream.leftJoin(refunds, Scenarios::both, windows, joined)
                     : kind.equals("outer") ? stream.outerJoin(refunds, Scenarios::both, windows, joined)
                     : stream.join(refunds, Scenarios::both, windows, joined);
+            }
+            case "join-foreign": {
+                KTable<Object, JsonNode> shops = (KTable<Object, JsonNode>) others.computeIfAbsent("shops",
+                    topic -> withoutVainDeletes(stream(topic)).toTable(inMemory()));
+                long modulo = step.get("modulo").asLong();
+                Function<JsonNode, Object> shop = value -> bucket(value, modulo);
+                KTable<Object, JsonNode> joined = step.get("kind").asText().equals("left")
+                    ? table.leftJoin(shops, shop, Scenarios::both, inMemory())
+                    : table.join(shops, shop, Scenarios::both, inMemory());
+                return changes(joined).toTable(inMemory());
             }
             case "group":
                 return group(table, step.get("modulo").asLong());

@@ -15,7 +15,7 @@ use serde_json::Value as Json;
 
 use super::written::LineWriter;
 use super::{Driver, DriverError, DriverOptions, Ran, SourceRecord, Written};
-use crate::plan::{GROUP_BY, Plan, TABLE};
+use crate::plan::{Plan, TABLE};
 use crate::record::Record;
 use crate::task::{NodeCounters, RecordError};
 use crate::topology::{SinkTopic, Topology};
@@ -82,7 +82,7 @@ pub struct Account {
     pub errors: BTreeMap<(String, &'static str), (u64, String)>,
     /// Per table sink, by position, its last rows.
     pub tables: BTreeMap<usize, LastRows>,
-    /// Rows through the steps, in the order in which they run; what `group-by` does has a line of its own.
+    /// Rows through the steps, in the order in which they run; what a step does before a topic of its own has a line to itself.
     pub steps: Vec<(String, NodeCounters)>,
 }
 
@@ -220,11 +220,13 @@ impl Dev {
     /// What has happened so far.
     pub fn account(&mut self) -> &Account {
         let nodes = self.plan.sub_topologies.iter().flat_map(|sub| &sub.nodes);
-        let ops = nodes.map(|node| node.op).chain(self.plan.globals.iter().map(|_| TABLE));
-        let named = ops.zip(self.driver.counters()).map(|(op, (name, counters))| match op {
-            GROUP_BY => (format!("{name} (group-by)"), counters),
-            _ => (name, counters),
-        });
+        let stages = nodes.map(|node| (node.op, node.is_stage));
+        let all = stages.chain(self.plan.globals.iter().map(|_| (TABLE, false)));
+        let named =
+            all.zip(self.driver.counters()).map(|((op, is_stage), (name, counters))| match is_stage {
+                true => (format!("{name} ({op})"), counters),
+                false => (name, counters),
+            });
         self.account.steps = named.collect();
         &self.account
     }

@@ -371,9 +371,9 @@ impl Driver {
     ) -> Result<Task, DriverError> {
         let state = self.state(&format!("{}-{partition}", sub.name), &Task::store_specs(sub), changelogs)?;
         let offsets = committed.map_or_else(|| vec![0; sub.inputs.len()], |(offsets, _)| offsets.clone());
-        let metadata = committed.map(|(_, metadata)| metadata.as_slice());
+        let metadata: Vec<&[u8]> = committed.iter().map(|(_, metadata)| metadata.as_slice()).collect();
         let globals = self.global_states.clone();
-        Ok(Task::open(sub.clone(), partition as i32, state, offsets, metadata, globals, self.options.fold)?)
+        Ok(Task::open(sub.clone(), partition as i32, state, offsets, &metadata, globals, self.options.fold)?)
     }
 
     /// Stores that were empty, restored from their changelogs.

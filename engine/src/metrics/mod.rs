@@ -15,7 +15,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::plan::{GROUP_BY, PREDICT, PlanOutput, SubTopology};
+use crate::plan::{PREDICT, PlanOutput, SubTopology};
 use crate::task::{Epoch, NodeCounters, Rank, RecordError, Updated};
 use crate::topology::OnError;
 
@@ -686,10 +686,7 @@ impl TaskMetrics {
         let labels = [name, &partition];
         let mut nodes = Vec::with_capacity(sub.nodes.len());
         for node in &sub.nodes {
-            let of_node = match node.op {
-                GROUP_BY => format!("{}/group-by", node.name),
-                _ => node.name.clone(),
-            };
+            let of_node = node.label();
             let labels = [name, of_node.as_str()];
             let model = match node.op {
                 PREDICT => Some((

@@ -44,7 +44,7 @@ fn task_of(text: &str) -> (Arc<SubTopology>, Task) {
     let plan = Plan::new(&topology.unwrap_or_else(|| panic!("{findings:?}"))).unwrap();
     let sub = plan.sub_topologies[0].clone();
     let state = TaskState::in_memory(&Task::store_specs(&sub));
-    let task = Task::open(sub.clone(), 3, state, vec![0], None, GlobalStates::default(), false).unwrap();
+    let task = Task::open(sub.clone(), 3, state, vec![0], &[], GlobalStates::default(), false).unwrap();
     (sub, task)
 }
 

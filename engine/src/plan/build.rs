@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use millstream_operators::operator::{Definition, Wanted};
+use millstream_operators::operator::{Definition, Feed, Stage, Wanted};
 use millstream_operators::schema::{Kind, Schema};
 use millstream_state::StoreSpec;
 
 use super::{
-    GROUP_BY, Origin, Plan, PlanError, PlanGlobal, PlanInput, PlanNode, PlanOutput, PlanSlot, PlanStore,
-    SubTopology, TABLE,
+    Origin, Plan, PlanError, PlanGlobal, PlanInput, PlanNode, PlanOutput, PlanSlot, PlanStore, SubTopology,
+    TABLE,
 };
 use crate::topology::{OnError, OutputRef, SinkTopic, Source, StepNode, Topology, rekeys_with_topic};
 
@@ -19,18 +19,39 @@ enum Vertex<'a> {
     Source(usize),
     /// What makes a table of them.
     Table { source: &'a Source, definition: Arc<dyn Definition> },
-    /// What a repartition topic brings, after the step it belongs to.
-    Topic { step: &'a StepNode, schema: &'a Schema, partitions: Option<u32> },
-    /// The first half of a step with `group-by`.
-    Regroup { step: &'a StepNode, schema: &'a Schema, definition: &'a Arc<dyn Definition> },
-    /// A step.
+    /// What a repartition topic brings.
+    Topic(Topic<'a>),
+    /// A part of a step before a topic of its own.
+    Stage { step: &'a StepNode, stage: &'a Stage },
+    /// A step, or what comes after its stages.
     Step(&'a StepNode),
+}
+
+/// A repartition topic, and the step it belongs to.
+struct Topic<'a> {
+    step: &'a StepNode,
+    /// Between the step's name and `-repartition` in the topic's name.
+    part: &'a str,
+    schema: &'a Schema,
+    partitions: Option<u32>,
+}
+
+impl Topic<'_> {
+    fn name(&self, app: &str) -> String {
+        format!("{app}-{}{}-repartition", self.step.name, self.part)
+    }
+
+    /// Whether it only connects the parts of its step, so that nothing is named after it.
+    fn is_between_parts(&self) -> bool {
+        !self.part.is_empty()
+    }
 }
 
 /// What a vertex runs.
 struct Runs<'a> {
     name: &'a str,
     op: &'static str,
+    is_stage: bool,
     definition: &'a Arc<dyn Definition>,
     outputs: Vec<(Option<String>, Schema)>,
     /// The global table that it looks up.
@@ -43,10 +64,11 @@ impl Vertex<'_> {
     /// What runs here; `None`: rows come from a topic.
     fn runs(&self) -> Option<Runs<'_>> {
         Some(match self {
-            Vertex::Source(_) | Vertex::Topic { .. } => return None,
+            Vertex::Source(_) | Vertex::Topic(_) => return None,
             Vertex::Table { source, definition } => Runs {
                 name: &source.name,
                 op: TABLE,
+                is_stage: false,
                 definition,
                 outputs: [(None, source.schema().clone())]
                     .into_iter()
@@ -56,11 +78,12 @@ impl Vertex<'_> {
                 on_error: source.on_error,
                 dead_letter: &source.dead_letter,
             },
-            Vertex::Regroup { step, schema, definition } => Runs {
+            Vertex::Stage { step, stage } => Runs {
                 name: &step.name,
-                op: GROUP_BY,
-                definition,
-                outputs: vec![(None, (*schema).clone())],
+                op: stage.name,
+                is_stage: true,
+                definition: &stage.definition,
+                outputs: vec![(None, stage.schema.clone())],
                 global: None,
                 on_error: step.on_error,
                 dead_letter: &step.dead_letter,
@@ -68,6 +91,7 @@ impl Vertex<'_> {
             Vertex::Step(step) => Runs {
                 name: &step.name,
                 op: step.spec.name,
+                is_stage: false,
                 definition: &step.resolved.definition,
                 outputs: step
                     .resolved
@@ -135,25 +159,38 @@ impl<'a> Graph<'a> {
                 Some((vertex, if reads_versions { 1 } else { output }))
             };
             let ports: Option<Vec<Port>> = step.inputs.iter().enumerate().map(port).collect();
-            let mut ports =
+            let inputs =
                 ports.ok_or_else(|| PlanError::Internal(format!("`{}` reads from nowhere", step.name)))?;
-            if let Some(regroup) = &step.resolved.regroup {
-                let first =
-                    Vertex::Regroup { step, schema: &regroup.schema, definition: &regroup.definition };
-                let first = graph.add(first, ports);
-                let partitions = regroup.partitions;
-                let topic =
-                    graph.add(Vertex::Topic { step, schema: &regroup.schema, partitions }, Vec::new());
-                graph.topics.push(((first, 0), topic));
-                ports = vec![(topic, 0)];
+            let mut topics = Vec::new();
+            let ports = |reads: &[Feed], topics: &[Port]| -> Option<Vec<Port>> {
+                let port = |feed: &Feed| match feed {
+                    Feed::Input(number) => inputs.get(*number).copied(),
+                    Feed::Stage(number) => topics.get(*number).copied(),
+                };
+                reads.iter().map(port).collect()
+            };
+            let no_port = || PlanError::Internal(format!("a part of `{}` reads from nowhere", step.name));
+            for stage in &step.resolved.stages {
+                let reads = ports(&stage.reads, &topics).ok_or_else(no_port)?;
+                let writer = graph.add(Vertex::Stage { step, stage }, reads);
+                let Stage { topic: part, schema, partitions, .. } = stage;
+                let topic = Topic { step, part, schema, partitions: *partitions };
+                let topic = graph.add(Vertex::Topic(topic), Vec::new());
+                graph.topics.push(((writer, 0), topic));
+                topics.push((topic, 0));
             }
-            let vertex = graph.add(Vertex::Step(step), ports);
+            let reads = match topics.is_empty() {
+                true => inputs,
+                false => ports(&step.resolved.reads, &topics).ok_or_else(no_port)?,
+            };
+            let vertex = graph.add(Vertex::Step(step), reads);
             for (number, output) in step.resolved.outputs.iter().enumerate() {
                 let mut port = (vertex, number);
                 if let (Some(rekeys), true) = (step.resolved.rekeys, with_topic.contains(step.name.as_str()))
                 {
-                    let topic = Vertex::Topic { step, schema: &output.schema, partitions: rekeys.partitions };
-                    let topic = graph.add(topic, Vec::new());
+                    let partitions = rekeys.partitions;
+                    let topic = Topic { step, part: "", schema: &output.schema, partitions };
+                    let topic = graph.add(Vertex::Topic(topic), Vec::new());
                     graph.topics.push((port, topic));
                     port = (topic, 0);
                 }
@@ -185,17 +222,14 @@ impl<'a> Graph<'a> {
     fn cut(&self, topology: &Topology) -> Result<Plan, PlanError> {
         let components = self.components();
         let component = |vertex: usize| components.get(vertex).copied().unwrap_or_default();
-        // A component comes after those that write its topics; a topic within one component is no step further.
+        // A component comes after those that write its topics; a topic that leads back is no step further.
         let mut depths: BTreeMap<usize, usize> = components.iter().map(|component| (*component, 0)).collect();
+        let forward = self.forward(&component);
         for _ in 0..depths.len() {
-            for (port, topic) in &self.topics {
-                let (from, to) = (component(port.0), component(*topic));
-                let depth = depths.get(&from).copied().unwrap_or_default() + 1;
-                if from != to
-                    && depths.get(&to).is_some_and(|known| *known < depth)
-                    && depth <= components.len()
-                {
-                    depths.insert(to, depth);
+            for (from, to) in &forward {
+                let depth = depths.get(from).copied().unwrap_or_default() + 1;
+                if let Some(known) = depths.get_mut(to) {
+                    *known = depth.max(*known);
                 }
             }
         }
@@ -221,6 +255,26 @@ impl<'a> Graph<'a> {
         Ok(plan)
     }
 
+    /// The components that topics lead from and to, without those topics that lead back to where others come from.
+    fn forward(&self, component: &dyn Fn(usize) -> usize) -> BTreeSet<(usize, usize)> {
+        let mut forward: BTreeSet<(usize, usize)> = BTreeSet::new();
+        for (port, topic) in &self.topics {
+            let (from, to) = (component(port.0), component(*topic));
+            let mut reached = BTreeSet::from([to]);
+            let mut count = 0;
+            while count < reached.len() {
+                count = reached.len();
+                let next: Vec<usize> =
+                    forward.iter().filter(|(from, _)| reached.contains(from)).map(|(_, to)| *to).collect();
+                reached.extend(next);
+            }
+            if !reached.contains(&from) {
+                forward.insert((from, to));
+            }
+        }
+        forward
+    }
+
     /// The alphabetically first input of a component.
     fn name(&self, components: &[usize], component: usize, topology: &Topology) -> Option<String> {
         self.vertices
@@ -229,8 +283,8 @@ impl<'a> Graph<'a> {
             .filter(|(_, found)| **found == component)
             .filter_map(|(vertex, _)| match vertex {
                 Vertex::Source(position) => topology.sources.get(*position).map(|source| source.name.clone()),
-                Vertex::Topic { step, .. } => Some(step.name.clone()),
-                Vertex::Table { .. } | Vertex::Regroup { .. } | Vertex::Step(_) => None,
+                Vertex::Topic(topic) if !topic.is_between_parts() => Some(topic.step.name.clone()),
+                Vertex::Topic(_) | Vertex::Table { .. } | Vertex::Stage { .. } | Vertex::Step(_) => None,
             })
             .min()
     }
@@ -242,7 +296,8 @@ impl<'a> Graph<'a> {
             }
             Some(Vertex::Table { source, .. }) if port.1 > 0 => source.versions(),
             Some(Vertex::Table { source, .. }) => Some(source.schema()),
-            Some(Vertex::Topic { schema, .. } | Vertex::Regroup { schema, .. }) => Some(*schema),
+            Some(Vertex::Topic(Topic { schema, .. })) => Some(*schema),
+            Some(Vertex::Stage { stage, .. }) => Some(&stage.schema),
             Some(Vertex::Step(step)) => step.resolved.outputs.get(port.1).map(|output| &output.schema),
             None => None,
         };
@@ -282,10 +337,9 @@ impl<'a> Graph<'a> {
         }
         let mut inputs = Vec::new();
         for (port, topic) in &self.topics {
-            let Some(Vertex::Topic { step, schema, partitions }) = self.vertices.get(*topic) else {
-                continue;
-            };
-            let topic_name = format!("{app}-{}-repartition", step.name);
+            let Some(Vertex::Topic(of)) = self.vertices.get(*topic) else { continue };
+            let Topic { step, schema, partitions, .. } = of;
+            let topic_name = of.name(app);
             if slots.contains_key(port) {
                 outputs.push(PlanOutput::Repartition {
                     node: step.name.clone(),
@@ -355,6 +409,7 @@ impl<'a> Graph<'a> {
             nodes.push(PlanNode {
                 name: of.name.to_owned(),
                 op: of.op,
+                is_stage: of.is_stage,
                 definition: of.definition.clone(),
                 inputs: self
                     .inputs
@@ -457,9 +512,10 @@ impl Plan {
     fn inherit_idle(&mut self) {
         let mut known: Vec<Option<i64>> = Vec::new();
         for sub in &mut self.sub_topologies {
-            let above = sub.inputs.iter().map(|input| match &input.origin {
-                Origin::Source(source) => source.idle_after,
-                Origin::Repartition { from, .. } => known.get(*from).copied().flatten(),
+            // What leads back brings nothing that is not above already.
+            let above = sub.inputs.iter().filter_map(|input| match &input.origin {
+                Origin::Source(source) => Some(source.idle_after),
+                Origin::Repartition { from, .. } => known.get(*from).copied(),
             });
             let idle_after = above.collect::<Option<Vec<i64>>>().and_then(|all| all.into_iter().max());
             if let Some(sub) = Arc::get_mut(sub) {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use millstream_operators::config::format_duration;
 use millstream_operators::operator::StoreKind;
 use millstream_operators::schema::Kind;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use super::{Origin, Plan, PlanError, PlanGlobal, PlanNode, PlanOutput, SubTopology};
-use crate::topology::{OnError, SinkTopic, Topology};
+use super::{Origin, Plan, PlanError, PlanGlobal, PlanNode, PlanOutput, SubTopology, internal};
+use crate::topology::{Guarantee, OnError, SinkTopic, Topology};
 
 /// What runs for a topology, in names and numbers.
 #[derive(Debug, Serialize)]
@@ -19,6 +19,8 @@ pub struct Description {
     pub app: String,
     /// What the application is for.
     pub description: Option<String>,
+    /// `exactly-once` or `at-least-once`.
+    pub guarantee: &'static str,
     /// Every sub-topology after those that write its repartition topics.
     pub sub_topologies: Vec<SubTopologyDescription>,
     /// The tables that every process holds whole.
@@ -47,6 +49,8 @@ pub struct SubTopologyDescription {
     pub name: String,
     /// The tasks, `<sub-topology>-<partition>`.
     pub tasks: Vec<String>,
+    /// Milliseconds of silence after which stream time follows the wall clock; `None`: it does not.
+    pub idle_after: Option<i64>,
     /// The topics it reads.
     pub inputs: Vec<InputDescription>,
     /// The running steps, each after those it reads from.
@@ -66,6 +70,10 @@ pub struct InputDescription {
     pub topic: String,
     /// Whether the topic is one of the application's own.
     pub repartition: bool,
+    /// What happens to a record that cannot be read.
+    pub on_error: &'static str,
+    /// The topic of those that are set aside.
+    pub dead_letter: Option<String>,
     #[serde(skip)]
     slot: usize,
 }
@@ -80,11 +88,16 @@ pub struct StepDescription {
     /// What it reads.
     pub from: Vec<String>,
     /// What the operator tells of itself: its window, say.
-    pub facts: BTreeMap<&'static str, String>,
+    #[serde(serialize_with = "as_map")]
+    pub facts: Vec<(&'static str, String)>,
     /// What happens to a record on which it fails.
     pub on_error: &'static str,
+    /// The topic of those that are set aside.
+    pub dead_letter: Option<String>,
     /// Whether changes of one key within a batch are sent as one.
     pub folds: bool,
+    #[serde(skip)]
+    stores: Vec<usize>,
     #[serde(skip)]
     inputs: Vec<usize>,
     #[serde(skip)]
@@ -104,6 +117,20 @@ pub struct StoreDescription {
     pub kind: &'static str,
     /// How long a window store keeps an entry, in milliseconds of stream time.
     pub retention: Option<i64>,
+    /// The step that writes it, then those that only read it.
+    pub steps: Vec<String>,
+    /// What its bytes mean: state is only taken up by a store of the same name and fingerprint.
+    pub fingerprint: String,
+}
+
+impl StoreDescription {
+    /// `window, kept 1h`.
+    fn kept(&self) -> String {
+        match self.retention {
+            Some(retention) => format!("{}, kept {}", self.kind, format_duration(retention)),
+            None => self.kind.to_owned(),
+        }
+    }
 }
 
 /// A topic that is written.
@@ -126,10 +153,43 @@ pub struct OutputDescription {
 pub struct InternalTopic {
     /// Its name.
     pub topic: String,
+    /// The source or step that it belongs to.
+    pub node: String,
     /// `repartition`, `changelog` or `dead-letter`.
     pub kind: &'static str,
     /// Its partitions.
     pub partitions: u32,
+    /// The settings with which it is made, besides those of `[kafka.topics]`.
+    #[serde(serialize_with = "as_map")]
+    pub settings: Vec<(&'static str, String)>,
+}
+
+impl InternalTopic {
+    fn new(internal: internal::InternalTopic) -> Self {
+        InternalTopic {
+            kind: internal.purpose.name(),
+            settings: internal.purpose.settings().collect(),
+            topic: internal.topic,
+            node: internal.node,
+            partitions: internal.partitions,
+        }
+    }
+
+    /// `4 partitions`.
+    fn partitions(&self) -> String {
+        let count = self.partitions as usize;
+        format!("{count} {}", plural(count, "partition"))
+    }
+
+    /// The settings as `kafka-topics.sh --config` takes them.
+    fn settings(&self) -> impl Iterator<Item = String> {
+        self.settings.iter().map(|(setting, value)| format!("{setting}={value}"))
+    }
+}
+
+/// Pairs as a JSON object, in their order.
+fn as_map<S: Serializer>(pairs: &[(&'static str, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().map(|(name, value)| (name, value)))
 }
 
 impl Description {
@@ -139,33 +199,15 @@ impl Description {
     /// If inputs that meet in one task would have different partition counts.
     pub fn new(topology: &Topology, plan: &Plan, partitions: u32) -> Result<Self, PlanError> {
         let counts = plan.partitions(|_| partitions)?;
-        let mut internal_topics = Vec::new();
-        for (sub, count) in plan.sub_topologies.iter().zip(&counts) {
-            let mut add = |topic: &str, kind| {
-                if !internal_topics.iter().any(|known: &InternalTopic| known.topic == topic) {
-                    internal_topics.push(InternalTopic { topic: topic.to_owned(), kind, partitions: *count });
-                }
-            };
-            for input in &sub.inputs {
-                match &input.origin {
-                    Origin::Repartition { .. } => add(&input.topic, "repartition"),
-                    Origin::Source(source) if source.on_error == OnError::DeadLetter => {
-                        add(&source.dead_letter, "dead-letter");
-                    }
-                    Origin::Source(_) => {}
-                }
-            }
-            for node in sub.nodes.iter().filter(|node| node.on_error == OnError::DeadLetter) {
-                add(&node.dead_letter, "dead-letter");
-            }
-            for store in &sub.stores {
-                add(&store.changelog, "changelog");
-            }
-        }
+        let internal_topics = plan.internal_topics(&counts).into_iter().map(InternalTopic::new).collect();
         let sub_topologies = plan.sub_topologies.iter().zip(&counts);
         Ok(Description {
             app: plan.app.clone(),
             description: topology.app.description.clone(),
+            guarantee: match topology.app.guarantee {
+                Guarantee::ExactlyOnce => "exactly-once",
+                Guarantee::AtLeastOnce => "at-least-once",
+            },
             sub_topologies: sub_topologies
                 .map(|(sub, count)| SubTopologyDescription::new(sub, *count, &plan.globals))
                 .collect(),
@@ -200,15 +242,23 @@ impl Description {
         if let Some(description) = &self.description {
             let _ = write!(text, ": {description}");
         }
-        text.push('\n');
+        let _ = writeln!(text, "\n{}", self.guarantee);
         for sub in &self.sub_topologies {
             let tasks = sub.tasks.len();
-            let _ = writeln!(text, "\nsub-topology {}, {tasks} {}", sub.name, plural(tasks, "task"));
+            let _ = write!(text, "\nsub-topology {}, {tasks} {}", sub.name, plural(tasks, "task"));
+            if let Some(idle_after) = sub.idle_after {
+                let _ = write!(text, ", follows the clock after {}", format_duration(idle_after));
+            }
+            text.push('\n');
             let mut rows: Vec<[String; 4]> = Vec::new();
             for (number, input) in sub.inputs.iter().enumerate() {
                 let topic =
                     if input.topic == input.node { String::new() } else { format!("topic {}", input.topic) };
-                rows.push([first(number, "reads"), input.node.clone(), topic, String::new()]);
+                let rest = match input.on_error {
+                    "fail" => String::new(),
+                    on_error => format!("on error {on_error}"),
+                };
+                rows.push([first(number, "reads"), input.node.clone(), topic, rest]);
             }
             for (number, step) in sub.steps.iter().enumerate() {
                 let mut rest = format!("from {}", step.from.join(", "));
@@ -221,15 +271,11 @@ impl Description {
                 rows.push([first(number, "steps"), step.name.clone(), step.op.to_owned(), rest]);
             }
             for (number, store) in sub.stores.iter().enumerate() {
-                let kind = match store.retention {
-                    Some(retention) => format!("{}, kept {}", store.kind, format_duration(retention)),
-                    None => store.kind.to_owned(),
-                };
                 rows.push([
                     first(number, "stores"),
                     store.name.clone(),
-                    kind,
-                    format!("changelog {}", store.changelog),
+                    store.kept(),
+                    format!("of {}; changelog {}", store.steps.join(", read by "), store.changelog),
                 ]);
             }
             for (number, output) in sub.outputs.iter().enumerate() {
@@ -264,9 +310,9 @@ impl Description {
                 .internal_topics
                 .iter()
                 .map(|internal| {
-                    let count = internal.partitions as usize;
-                    let partitions = format!("{count} {}", plural(count, "partition"));
-                    [String::new(), internal.topic.clone(), internal.kind.to_owned(), partitions]
+                    let settings: Vec<String> = internal.settings().collect();
+                    let kind = format!("{}, {}", internal.kind, internal.partitions());
+                    [String::new(), internal.topic.clone(), kind, settings.join(" ")]
                 })
                 .collect();
             write_table(&rows, &mut text);
@@ -343,9 +389,11 @@ impl SubTopologyDescription {
                 let global = global.map(|table| table.source.name.clone());
                 node.inputs.iter().map(name_of).chain(global).collect()
             },
-            facts: node.definition.facts().into_iter().collect(),
+            facts: node.definition.facts(),
             on_error: on_error(node.on_error),
+            dead_letter: dead_letter(node.on_error, &node.dead_letter),
             folds: node.wanted.fold && node.outputs.iter().any(|output| output.schema.kind == Kind::Table),
+            stores: node.stores.clone(),
             inputs: node.inputs.clone(),
             global: node.global,
             outputs: node.outputs.iter().map(|output| output.slot).collect(),
@@ -372,21 +420,31 @@ impl SubTopologyDescription {
         SubTopologyDescription {
             name: sub.name.clone(),
             tasks: (0..partitions).map(|partition| format!("{}-{partition}", sub.name)).collect(),
+            idle_after: sub.idle_after,
             inputs: sub
                 .inputs
                 .iter()
-                .map(|input| InputDescription {
-                    node: input.node.clone(),
-                    topic: input.topic.clone(),
-                    repartition: matches!(input.origin, Origin::Repartition { .. }),
-                    slot: input.slot,
+                .map(|input| {
+                    let (on_failure, letters) = match &input.origin {
+                        Origin::Source(source) => (source.on_error, source.dead_letter.as_str()),
+                        Origin::Repartition { .. } => (OnError::Fail, ""),
+                    };
+                    InputDescription {
+                        node: input.node.clone(),
+                        topic: input.topic.clone(),
+                        repartition: matches!(input.origin, Origin::Repartition { .. }),
+                        on_error: on_error(on_failure),
+                        dead_letter: dead_letter(on_failure, letters),
+                        slot: input.slot,
+                    }
                 })
                 .collect(),
             steps: sub.nodes.iter().map(step).collect(),
             stores: sub
                 .stores
                 .iter()
-                .map(|store| StoreDescription {
+                .enumerate()
+                .map(|(number, store)| StoreDescription {
                     name: store.spec.name.clone(),
                     changelog: store.changelog.to_string(),
                     kind: match store.kind {
@@ -397,6 +455,8 @@ impl SubTopologyDescription {
                         StoreKind::KeyValue => None,
                         StoreKind::Window { retention } => Some(retention),
                     },
+                    steps: sub.keepers(number).map(|node| node.name.clone()).collect(),
+                    fingerprint: store.spec.fingerprint.to_string(),
                 })
                 .collect(),
             outputs: outputs.collect(),
@@ -412,6 +472,10 @@ fn on_error(on_error: OnError) -> &'static str {
     }
 }
 
+fn dead_letter(on_error: OnError, topic: &str) -> Option<String> {
+    (on_error == OnError::DeadLetter).then(|| topic.to_owned())
+}
+
 /// What fills each slot of a sub-topology.
 fn slot_names(sub: &SubTopology) -> BTreeMap<usize, String> {
     let inputs = sub.inputs.iter().map(|input| (input.slot, input.node.clone()));
@@ -423,6 +487,9 @@ fn slot_names(sub: &SubTopology) -> BTreeMap<usize, String> {
     });
     inputs.chain(outputs).collect()
 }
+
+/// A drawing has no room for longer facts, in characters.
+const LONGEST_FACT: usize = 40;
 
 /// Boxes and arrows, the same for every form of drawing.
 struct Drawing {
@@ -452,6 +519,15 @@ impl Drawing {
     fn new(description: &Description) -> Self {
         let mut drawing = Drawing { boxes: Vec::new(), groups: Vec::new(), arrows: Vec::new() };
         let mut topics: BTreeMap<String, usize> = BTreeMap::new();
+        let internal = |topic: &str| description.internal_topics.iter().find(|found| found.topic == topic);
+        let label = |topic: &str| {
+            let mut lines = vec![topic.to_owned()];
+            if let Some(internal) = internal(topic) {
+                lines.push(format!("{}, {}", internal.kind, internal.partitions()));
+                lines.extend(internal.settings());
+            }
+            lines.join("\n")
+        };
         let mut globals = Vec::new();
         for table in &description.global_tables {
             let topic = drawing.topic(&mut topics, &table.topic);
@@ -465,11 +541,18 @@ impl Drawing {
             let mut filled: BTreeMap<usize, usize> = BTreeMap::new();
             let mut members = Vec::new();
             for input in &sub.inputs {
-                let topic = drawing.topic(&mut topics, &input.topic);
+                let topic = drawing.topic(&mut topics, &label(&input.topic));
                 filled.insert(input.slot, topic);
+                if let Some(letters) = &input.dead_letter {
+                    let letters = drawing.topic(&mut topics, &label(letters));
+                    drawing.arrows.push((topic, letters));
+                }
             }
             for step in &sub.steps {
-                let index = drawing.add(format!("{}\n{}", step.name, step.op), ShapeKind::Step);
+                let mut lines = vec![step.name.clone(), step.op.to_owned()];
+                let facts = step.facts.iter().filter(|(_, value)| value.chars().count() <= LONGEST_FACT);
+                lines.extend(facts.map(|(name, value)| format!("{name} {value}")));
+                let index = drawing.add(lines.join("\n"), ShapeKind::Step);
                 members.push(index);
                 for from in step.inputs.iter().filter_map(|slot| filled.get(slot)) {
                     drawing.arrows.push((*from, index));
@@ -477,22 +560,34 @@ impl Drawing {
                 let global = step.global.and_then(|global| globals.get(global));
                 drawing.arrows.extend(global.map(|store| (*store, index)));
                 filled.extend(step.outputs.iter().map(|slot| (*slot, index)));
+                if let Some(letters) = &step.dead_letter {
+                    let letters = drawing.topic(&mut topics, &label(letters));
+                    drawing.arrows.push((index, letters));
+                }
             }
-            for store in &sub.stores {
-                let index = drawing.add(store.name.clone(), ShapeKind::Store);
-                let owner = sub.steps.iter().zip(&members).rfind(|(step, _)| {
-                    store.name == step.name
-                        || store.name.strip_prefix(&step.name).is_some_and(|rest| rest.starts_with('-'))
-                });
-                if let Some((_, step)) = owner {
-                    drawing.arrows.push((*step, index));
+            for (number, store) in sub.stores.iter().enumerate() {
+                let mut lines = vec![store.name.clone(), store.kept()];
+                if let Some(changelog) = internal(&store.changelog) {
+                    lines.push(format!("{}, {}", changelog.kind, changelog.partitions()));
+                    lines.extend(changelog.settings());
+                }
+                let index = drawing.add(lines.join("\n"), ShapeKind::Store);
+                let boxes = members.clone();
+                for (step, shape) in sub.steps.iter().zip(boxes) {
+                    match step.stores.contains(&number) {
+                        true if store.steps.first() == Some(&step.name) => {
+                            drawing.arrows.push((shape, index))
+                        }
+                        true => drawing.arrows.push((index, shape)),
+                        false => {}
+                    }
                 }
                 members.push(index);
             }
             for output in &sub.outputs {
                 let name =
                     output.topic.clone().unwrap_or_else(|| format!("{} (chosen for each row)", output.node));
-                let topic = drawing.topic(&mut topics, &name);
+                let topic = drawing.topic(&mut topics, &label(&name));
                 if let Some(from) = filled.get(&output.slot) {
                     drawing.arrows.push((*from, topic));
                 }
@@ -555,7 +650,7 @@ fn first(number: usize, heading: &str) -> String {
 }
 
 /// Columns under each other, indented, without spaces at the ends of lines.
-fn write_table(rows: &[[String; 4]], text: &mut String) {
+pub(super) fn write_table(rows: &[[String; 4]], text: &mut String) {
     let mut widths = [0; 4];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {

@@ -5,6 +5,8 @@
 
 mod build;
 pub mod describe;
+pub mod diff;
+pub mod internal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -99,8 +101,10 @@ pub enum Origin {
 pub struct PlanNode {
     /// The step's name.
     pub name: String,
-    /// The operator's name.
+    /// The operator's name, or what a part of the step does.
     pub op: &'static str,
+    /// Whether it is a part of the step before a topic of its own.
+    pub is_stage: bool,
     /// What runs.
     pub definition: Arc<dyn Definition>,
     /// The slots it reads.
@@ -216,7 +220,7 @@ impl Plan {
                 _ => None,
             });
             let step = || {
-                let nodes = sub.nodes.iter().filter(|node| node.name == output.node && node.op != GROUP_BY);
+                let nodes = sub.nodes.iter().filter(|node| node.name == output.node && !node.is_stage);
                 nodes.flat_map(|node| &node.outputs).find(|found| found.name == output.output)
             };
             let (slot, schema) = source.or_else(|| step().map(|found| (found.slot, &found.schema)))?;
@@ -297,19 +301,28 @@ impl Plan {
     }
 }
 
-/// The `op` of the first half of a step with `group-by`.
-pub const GROUP_BY: &str = "group-by";
-
 /// The `op` of what makes a table of the records of a topic.
 pub const TABLE: &str = "table";
 
 /// The `op` of a step that asks a model.
 pub const PREDICT: &str = "predict";
 
+impl PlanNode {
+    /// What tells it from the other nodes of its sub-topology: the step's name, and what a part of the step does.
+    pub fn label(&self) -> String {
+        if self.is_stage { format!("{}/{}", self.name, self.op) } else { self.name.clone() }
+    }
+}
+
 impl SubTopology {
     /// The global tables that its nodes look up: positions in [`Plan::globals`].
     pub fn globals(&self) -> BTreeSet<usize> {
         self.nodes.iter().filter_map(|node| node.global).collect()
+    }
+
+    /// The nodes that use the store at this position: the one that writes it first.
+    pub fn keepers(&self, store: usize) -> impl Iterator<Item = &PlanNode> {
+        self.nodes.iter().filter(move |node| node.stores.contains(&store))
     }
 
     /// The columns of a slot's rows.

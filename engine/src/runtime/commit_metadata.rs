@@ -1,7 +1,7 @@
 //! What the metadata of a committed offset says: the truth of which the state directory is a cache.
 //!
-//! The first input of a task carries it all; its other inputs carry the commit's id only. Kafka wants a text, so the bytes
-//! are base64.
+//! Every input of a task carries it all: the next topology may read another one first, or none of the others. Kafka wants a text,
+//! so the bytes are base64.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -118,7 +118,7 @@ impl CommitMetadata {
     /// Whether the metadata of this sub-topology's tasks always fits into what brokers take.
     pub fn fits(sub: &SubTopology) -> bool {
         // An id, a name with its length and a time for each step, a name, a fingerprint, an offset and an id for each store.
-        let steps: usize = sub.nodes.iter().map(|node| node.name.len() + "/group-by".len() + 3 + 10).sum();
+        let steps: usize = sub.nodes.iter().map(|node| node.label().len() + 3 + 10).sum();
         let stores: usize = sub.stores.iter().map(|store| store.spec.name.len() + 3 + 17 + 10 + ID).sum();
         (steps + stores + 32 + ID) * 4 / 3 + 4 <= LONGEST
     }

@@ -102,7 +102,7 @@ pub enum RuntimeError {
     /// There is state, but nothing says up to where the inputs are in it.
     #[error(
         "the task {task} has state, but no offset of {} is committed: the offsets of the consumer group `{group}` have expired \
-         or were deleted, or the topic was made anew; refused because records could be counted twice. Commit where it is to go on \
+         or were deleted, the topic was made anew, or the topology reads another one now; refused because records could be counted twice. Commit where it is to go on \
          (kafka-consumer-groups.sh --bootstrap-server … --group {group} --reset-offsets …); to begin without its state, delete \
          its changelogs and its folders in the state directories", listed(topics.iter().map(String::as_str))
     )]
@@ -246,6 +246,8 @@ impl RuntimeError {
             RuntimeError::Http(error) => Some(error.code()),
             RuntimeError::Topics(error) => error.code(),
             RuntimeError::Stopped(error) => Some(error.code),
+            RuntimeError::Layout { .. } => Some(Code::StateMismatch),
+            RuntimeError::OffsetsForgotten { .. } => Some(Code::OffsetsForgotten),
             _ => crate::driver::state_code(self.state()?),
         }
     }

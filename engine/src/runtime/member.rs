@@ -270,23 +270,16 @@ impl Member {
                     .map(|(number, _)| number)
             };
             let task_offsets: Vec<i64> = own().filter_map(|number| offsets.get(number).copied()).collect();
-            let mut metadata = None;
+            let mut last = Vec::new();
             for number in own() {
                 let Some((found, partition)) = committed.get(number).zip(asked.get(number)) else { continue };
-                let found = self.metadata_of(found, partition)?;
-                // That of the first input is the task's.
-                if metadata.is_none() {
-                    metadata = Some(found);
-                }
+                last.extend(self.metadata_of(found, partition)?);
             }
-            let metadata = metadata.flatten();
-            last_commits.push((id, metadata.as_ref().map(|metadata| metadata.id)));
+            let last_commit = last.first().map(|metadata| metadata.id);
+            last_commits.push((id, last_commit));
             let inputs = fetched.remove(&id).unwrap_or_default();
             match self.parked.remove(&id) {
-                Some(task)
-                    if task.committed == metadata.as_ref().map(|metadata| metadata.id)
-                        && task.task.offsets() == task_offsets =>
-                {
+                Some(task) if task.committed == last_commit && task.task.offsets() == task_offsets => {
                     self.start(task, inputs)?;
                     continue;
                 }
@@ -298,7 +291,7 @@ impl Member {
             self.opening.insert(id, Opening { inputs, cancelled: cancelled.clone() });
             let assignment = self.assignment;
             let is_new = own().all(|number| committed.get(number).is_none_or(|known| known.offset.is_none()));
-            let open = Open { id, assignment, offsets: task_offsets, is_new, committed: metadata, cancelled };
+            let open = Open { id, assignment, offsets: task_offsets, is_new, committed: last, cancelled };
             let asked = self.requests.send_timeout(Box::new(open), HAND_BACK);
             asked.map_err(|_| RuntimeError::Internal("the restorers do not answer".to_owned()))?;
         }

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender};
 use millstream_state::{Changelog, StoreId, TaskState, fail_point};
 
 use super::assignment::TaskId;
-use super::commit_metadata::CommitMetadata;
+use super::commit_metadata::{CommitMetadata, CommittedStore};
 use super::error::{RuntimeError, Trouble};
 use super::{OpenTask, Shared, clock, threads};
 use crate::http::RestoreProgress;
@@ -37,8 +37,8 @@ pub(super) struct Open {
     pub offsets: Vec<i64>,
     /// Whether the group has committed none of them.
     pub is_new: bool,
-    /// What was committed last, if anything was.
-    pub committed: Option<CommitMetadata>,
+    /// What was committed last with each input: where inputs of several tasks have come together, each knows a part.
+    pub committed: Vec<CommitMetadata>,
     /// Set when nobody wants the task any more.
     pub cancelled: Arc<AtomicBool>,
 }
@@ -101,25 +101,26 @@ impl Opening<'_> {
             }
             .into());
         }
-        let positions = committed.as_ref().map(|committed| committed.positions.as_slice());
+        let positions: Vec<&[u8]> =
+            committed.iter().map(|committed| committed.positions.as_slice()).collect();
         let fold = self.shared.settings.max_batch_rows > 1;
         let task = Task::open(
             sub,
             id.partition,
             state,
             offsets.clone(),
-            positions,
+            &positions,
             self.shared.globals.clone(),
             fold,
         );
         let task = task.map_err(|error| RuntimeError::Task { task: name.clone(), error })?;
-        let committed = committed.as_ref().map(|committed| committed.id);
+        let committed = committed.first().map(|committed| committed.id);
         Ok(Some(OpenTask { id: *id, name, task, committed, _place: place }))
     }
 
     /// Whether the state that was committed last is of this topology.
     fn check_layout(&self, sub: &SubTopology, name: &str) -> Result<(), Trouble> {
-        for committed in self.open.committed.iter().flat_map(|committed| &committed.stores) {
+        for committed in self.committed_stores() {
             let planned = sub.stores.iter().find(|planned| planned.spec.name == committed.name);
             let Some(planned) = planned else { continue };
             self.shared.check_id(&planned.changelog, &committed.changelog_id)?;
@@ -142,10 +143,14 @@ impl Opening<'_> {
         sub.stores.iter().map(|store| TopicPartition { topic: store.changelog.clone(), partition }).collect()
     }
 
+    fn committed_stores(&self) -> impl Iterator<Item = &CommittedStore> {
+        self.open.committed.iter().flat_map(|committed| &committed.stores)
+    }
+
     /// How long the changelog of a store was at least when it was committed last.
     fn written(&self, store: &str) -> i64 {
-        let mut stores = self.open.committed.iter().flat_map(|committed| &committed.stores);
-        stores.find(|committed| committed.name == store).map_or(0, |committed| committed.changelog_offset)
+        let stores = self.committed_stores().filter(|committed| committed.name == store);
+        stores.map(|committed| committed.changelog_offset).max().unwrap_or_default()
     }
 
     /// Reads what the changelogs know beyond the database; says how many records that were. `None`: it was cancelled.

@@ -8,18 +8,13 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use millstream_operators::config::format_duration;
 use millstream_operators::diagnostic::{Code, Severity, listed};
-use millstream_operators::operator::StoreKind;
 
 use super::error::{RuntimeError, Trouble};
 use super::{Shutdown, threads};
 use crate::kafka::{Admin, ClientSettings, NewTopic, Operation, TopicDescription};
+use crate::plan::internal::{InternalTopic, Needed, Purpose};
 use crate::plan::{Origin, Plan, PlanError, PlanOutput};
-use crate::topology::{OnError, SinkTopic, Source, TopicDefaults};
-
-const HOUR: i64 = 3_600_000;
-
-/// The shortest time that a windowed store's changelog is kept.
-const WEEK: i64 = 7 * 24 * HOUR;
+use crate::topology::{SinkTopic, Source, TopicDefaults};
 
 /// Topics that are not as the topology needs them.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -421,13 +416,13 @@ impl Topics {
             }
         };
         for internal in internal_topics(plan, &counts, defaults) {
-            let Internal { node, new, operations, .. } = &internal;
-            let described = findings.unless_said(node, self.look(&new.name))?;
+            let InternalTopic { topic, node, purpose, .. } = &internal.topic;
+            let described = findings.unless_said(node, self.look(topic))?;
             // One that is missing is made.
             if let Some(Some(described)) = described {
-                let checked = self.check_internal(&internal, described.partitions as u32);
+                let checked = self.check_internal(&internal.topic, described.partitions as u32);
                 findings.unless_said(node, checked)?;
-                findings.permissions(node, &new.name, &described, operations);
+                findings.permissions(node, topic, &described, operations(*purpose));
             }
         }
         Ok(findings.0)
@@ -492,19 +487,21 @@ impl Topics {
         }
         for topic in topics {
             if let Some(found) = found.get(&topic.new.name) {
-                self.check_internal(topic, found.partitions as u32)?;
+                self.check_internal(&topic.topic, found.partitions as u32)?;
             }
         }
         Ok(())
     }
 
     /// Checks a topic of the application that exists, with `count` partitions.
-    fn check_internal(&self, Internal { new, needed, .. }: &Internal, count: u32) -> Result<(), Trouble> {
-        if i64::from(count) != i64::from(new.partitions) {
-            let (topic, expected) = (new.name.clone(), new.partitions.unsigned_abs());
+    fn check_internal(&self, internal: &InternalTopic, count: u32) -> Result<(), Trouble> {
+        let InternalTopic { topic, purpose, partitions, .. } = internal;
+        if count != *partitions {
+            let (topic, expected) = (topic.clone(), *partitions);
             return Err(RuntimeError::Topics(TopicError::Partitions { topic, found: count, expected }).into());
         }
-        if needed.is_empty() { Ok(()) } else { check_settings(&new.name, needed, &self.config(&new.name)?) }
+        let needed = purpose.needed();
+        if needed.is_empty() { Ok(()) } else { check_settings(topic, &needed, &self.config(topic)?) }
     }
 
     /// Another process may have made them, and brokers learn of a new topic one after the other.
@@ -615,140 +612,38 @@ fn kept_for_ever() -> (String, String) {
     ("retention.ms".to_owned(), "-1".to_owned())
 }
 
-/// What a setting of an internal topic must be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Needed {
-    /// A list with these items, in any order.
-    Is(&'static str),
-    /// At least so many milliseconds; negative is for ever.
-    AtLeast(i64),
-}
-
+/// A topic of the application's own, and what brokers are told of it.
 struct Internal {
-    /// The source or step that it belongs to.
-    node: String,
+    topic: InternalTopic,
     new: NewTopic,
-    /// What the application does with it.
-    operations: &'static [Operation],
-    needed: Vec<(&'static str, Needed)>,
 }
 
-/// What a topic of the application is for.
-#[derive(Clone, Copy)]
-enum Purpose {
-    Repartition,
-    Changelog(StoreKind),
-    DeadLetters,
-}
-
-impl Purpose {
-    fn needed(self) -> Vec<(&'static str, Needed)> {
-        match self {
-            // Consumed records are removed by us: nothing else may.
-            Purpose::Repartition => {
-                vec![("cleanup.policy", Needed::Is("delete")), ("retention.ms", Needed::AtLeast(-1))]
-            }
-            Purpose::Changelog(StoreKind::KeyValue) => vec![("cleanup.policy", Needed::Is("compact"))],
-            Purpose::Changelog(StoreKind::Window { retention }) => vec![
-                ("cleanup.policy", Needed::Is("compact,delete")),
-                ("message.timestamp.type", Needed::Is("LogAppendTime")),
-                (
-                    "retention.ms",
-                    Needed::AtLeast(retention.saturating_mul(2).saturating_add(24 * HOUR).max(WEEK)),
-                ),
-            ],
-            Purpose::DeadLetters => Vec::new(),
-        }
-    }
-
-    /// What a topic is made with, although it would do without.
-    fn wanted(self) -> Option<(String, String)> {
-        match self {
-            // Brokers refuse a time that is far from theirs, and the clock of who writes says nothing here.
-            Purpose::Changelog(StoreKind::KeyValue) => {
-                Some(("message.timestamp.type".to_owned(), "LogAppendTime".to_owned()))
-            }
-            Purpose::DeadLetters => Some(kept_for_ever()),
-            Purpose::Repartition | Purpose::Changelog(_) => None,
-        }
-    }
-
-    fn operations(self) -> &'static [Operation] {
-        use Operation::{Delete, DescribeConfigs, Read, Write};
-        match self {
-            Purpose::Repartition => &[Read, Write, Delete, DescribeConfigs],
-            Purpose::Changelog(_) => &[Read, Write, DescribeConfigs],
-            Purpose::DeadLetters => &[Write],
-        }
+/// What the application does with a topic of its own.
+fn operations(purpose: Purpose) -> &'static [Operation] {
+    use Operation::{Delete, DescribeConfigs, Read, Write};
+    match purpose {
+        Purpose::Repartition => &[Read, Write, Delete, DescribeConfigs],
+        Purpose::Changelog(_) => &[Read, Write, DescribeConfigs],
+        Purpose::DeadLetters => &[Write],
     }
 }
 
 fn internal_topics(plan: &Plan, counts: &[u32], defaults: &TopicDefaults) -> Vec<Internal> {
-    let mut topics = Vec::new();
-    let mut add = |node: &str, name: &str, partitions: u32, purpose: Purpose| {
-        let needed = purpose.needed();
+    let made = |topic: InternalTopic| {
         let mut config: Vec<(String, String)> = defaults.config().collect();
         config.extend(
             defaults.max_message_bytes.map(|bytes| ("max.message.bytes".to_owned(), bytes.to_string())),
         );
-        config.extend(needed.iter().map(|(setting, needed)| ((*setting).to_owned(), needed.fix())));
-        config.extend(purpose.wanted());
+        config.extend(topic.purpose.settings().map(|(setting, value)| (setting.to_owned(), value)));
         let new = NewTopic {
-            name: name.to_owned(),
-            partitions: partitions as i32,
+            name: topic.topic.clone(),
+            partitions: topic.partitions as i32,
             replication: defaults.replication(),
             config,
         };
-        topics.push(Internal { node: node.to_owned(), new, operations: purpose.operations(), needed });
+        Internal { topic, new }
     };
-    for (sub, count) in plan.sub_topologies.iter().zip(counts) {
-        for input in &sub.inputs {
-            match &input.origin {
-                Origin::Repartition { .. } => add(&input.node, &input.topic, *count, Purpose::Repartition),
-                Origin::Source(source) if source.on_error == OnError::DeadLetter => {
-                    add(&source.name, &source.dead_letter, *count, Purpose::DeadLetters);
-                }
-                Origin::Source(_) => {}
-            }
-        }
-        for node in sub.nodes.iter().filter(|node| node.on_error == OnError::DeadLetter) {
-            add(&node.name, &node.dead_letter, *count, Purpose::DeadLetters);
-        }
-        for (number, store) in sub.stores.iter().enumerate() {
-            let owner = sub.nodes.iter().find(|node| node.stores.contains(&number));
-            let owner = owner.map_or("", |node| &node.name);
-            add(owner, &store.changelog, *count, Purpose::Changelog(store.kind));
-        }
-    }
-    topics.sort_by(|a, b| a.new.name.cmp(&b.new.name));
-    topics.dedup_by(|a, b| a.new.name == b.new.name);
-    topics
-}
-
-impl Needed {
-    fn fix(&self) -> String {
-        match self {
-            Needed::Is(value) => (*value).to_owned(),
-            Needed::AtLeast(millis) => millis.to_string(),
-        }
-    }
-
-    fn fits(&self, found: &str) -> bool {
-        match self {
-            Needed::Is(value) => {
-                let sorted = |text: &str| {
-                    let mut items: Vec<String> = text.split(',').map(|item| item.trim().to_owned()).collect();
-                    items.sort();
-                    items
-                };
-                sorted(value) == sorted(found)
-            }
-            Needed::AtLeast(least) => match found.parse::<i64>() {
-                Ok(found) => found < 0 || (*least >= 0 && found >= *least),
-                Err(_) => false,
-            },
-        }
-    }
+    plan.internal_topics(counts).into_iter().map(made).collect()
 }
 
 fn check_settings(
@@ -758,16 +653,11 @@ fn check_settings(
 ) -> Result<(), Trouble> {
     for (setting, needed) in needed {
         let Some(found) = config.get(*setting).filter(|found| !needed.fits(found)) else { continue };
-        let expected = match needed {
-            Needed::Is(value) => format!("`{value}`"),
-            Needed::AtLeast(-1) => "-1 (for ever)".to_owned(),
-            Needed::AtLeast(least) => format!("at least {least}"),
-        };
         return Err(RuntimeError::Topics(TopicError::Setting {
             topic: topic.to_owned(),
             setting: (*setting).to_owned(),
             found: found.clone(),
-            expected,
+            expected: needed.expected(),
             fix: needed.fix(),
         })
         .into());

@@ -410,13 +410,13 @@ impl Worker {
             // The producer has it then: it need not be held until the brokers have it.
             let changelog = std::mem::take(&mut commit.changelog);
             self.output.log(&sub, partition, &changelog, &mut running.metrics)?;
-            for (number, (input, offset)) in sub.inputs.iter().zip(&commit.offsets).enumerate() {
-                let whole = number == 0;
+            let stores = running.open.stores(&*self.shared.brokers);
+            for (input, offset) in sub.inputs.iter().zip(&commit.offsets) {
                 let metadata = CommitMetadata {
                     id,
                     topic_id: self.shared.brokers.topic_id(&input.topic),
-                    positions: if whole { commit.metadata.clone() } else { Vec::new() },
-                    stores: if whole { running.open.stores(&*self.shared.brokers) } else { Vec::new() },
+                    positions: commit.metadata.clone(),
+                    stores: stores.clone(),
                 };
                 offsets.push(OffsetAndMetadata {
                     partition: TopicPartition { topic: Arc::from(input.topic.as_str()), partition },

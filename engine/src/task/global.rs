@@ -208,7 +208,7 @@ mod tests {
         let mut table = GlobalTable::new(plan.globals[0].clone()).unwrap();
         let sub = plan.sub_topologies[0].clone();
         let state = TaskState::in_memory(&Task::store_specs(&sub));
-        let mut task = Task::open(sub, 0, state, vec![0], None, states.clone(), true).unwrap();
+        let mut task = Task::open(sub, 0, state, vec![0], &[], states.clone(), true).unwrap();
         let order = r#"{"customer":"ann","amount":1}"#;
         assert!(written(&mut task, order).is_empty());
         let records = [
@@ -246,7 +246,7 @@ mod tests {
         let mut table = GlobalTable::new(plan.globals[0].clone()).unwrap();
         let sub = plan.sub_topologies[0].clone();
         let state = TaskState::in_memory(&Task::store_specs(&sub));
-        let mut task = Task::open(sub, 0, state, vec![0], None, states.clone(), true).unwrap();
+        let mut task = Task::open(sub, 0, state, vec![0], &[], states.clone(), true).unwrap();
         let mut update = |round: usize| {
             let value = format!("{{\"country\":\"{round}\"}}");
             let records = (0..50).map(|key| record(&format!("k{key}"), Some(&value), round as i64));

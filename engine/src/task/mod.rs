@@ -223,14 +223,14 @@ impl Task {
         sub.stores.iter().map(|store| store.spec.clone()).collect()
     }
 
-    /// Opens a task over restored `state`; `offsets` and `metadata` are what was committed last, if anything was. Without
-    /// `fold` every update of a table is sent, also where an epoch's updates of a key could be folded into one.
+    /// Opens a task over restored `state`; `offsets` and `metadata` are what was committed last, the latter with each input
+    /// for which there is some. Without `fold` every update of a table is sent, also where an epoch's updates of a key could be folded into one.
     pub fn open(
         sub: Arc<SubTopology>,
         partition: i32,
         state: TaskState,
         offsets: Vec<i64>,
-        metadata: Option<&[u8]>,
+        metadata: &[&[u8]],
         globals: GlobalStates,
         fold: bool,
     ) -> Result<Self, TaskError> {
@@ -268,10 +268,15 @@ impl Task {
             counters,
             taps: Vec::new(),
         };
-        let positions = match metadata {
-            Some(bytes) => position::decode(bytes).map_err(|error| TaskError::Position(error.to_string()))?,
-            None => BTreeMap::new(),
-        };
+        let mut positions: BTreeMap<String, i64> = BTreeMap::new();
+        for bytes in metadata.iter().filter(|bytes| !bytes.is_empty()) {
+            let times = position::decode(bytes).map_err(|error| TaskError::Position(error.to_string()))?;
+            for (node, time) in times {
+                // Time only goes on.
+                let known = positions.entry(node).or_insert(time);
+                *known = time.max(*known);
+            }
+        }
         task.reset(&positions);
         Ok(task)
     }
@@ -313,12 +318,12 @@ impl Task {
 
     fn positions(&self) -> BTreeMap<String, i64> {
         let nodes = self.sub.nodes.iter().zip(&self.operators);
-        nodes.filter_map(|(node, operator)| Some((position::name(node), operator.position()?))).collect()
+        nodes.filter_map(|(node, operator)| Some((node.label(), operator.position()?))).collect()
     }
 
     fn reset(&mut self, positions: &BTreeMap<String, i64>) {
         for (node, operator) in self.sub.nodes.iter().zip(&mut self.operators) {
-            operator.reset(positions.get(&position::name(node)).copied());
+            operator.reset(positions.get(&node.label()).copied());
         }
     }
 

@@ -4,14 +4,7 @@ use std::collections::BTreeMap;
 
 use millstream_state::value::{ValueError, ValueReader, ValueWriter};
 
-use crate::plan::{GROUP_BY, PlanNode};
-
 const LAYOUT: u8 = 1;
-
-/// The name under which a node's stream time is kept: inserting a step renames nothing.
-pub(super) fn name(node: &PlanNode) -> String {
-    if node.op == GROUP_BY { format!("{}/group-by", node.name) } else { node.name.clone() }
-}
 
 pub(super) fn encode(positions: &BTreeMap<String, i64>) -> Vec<u8> {
     let mut bytes = Vec::new();

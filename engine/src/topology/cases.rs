@@ -313,12 +313,12 @@ impl<'a> Reader<'a> {
                 let names = topology.sources.iter().map(|source| source.name.as_str());
                 let names = || names.clone().chain(topology.steps.iter().map(|step| step.name.as_str()));
                 let help = did_you_mean(node, names())
-                    .unwrap_or_else(|| format!("sources and steps are {}", listed(names())));
+                    .unwrap_or_else(|| format!("sources, tables and steps are {}", listed(names())));
                 self.diagnostics.push(
                     Diagnostic::error(
                         Code::UnknownNode,
                         from.place(0..node.len()),
-                        format!("there is no source or step `{node}`"),
+                        format!("there is no source, table or step `{node}`"),
                     )
                     .help(help),
                 );

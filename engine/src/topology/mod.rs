@@ -96,7 +96,7 @@ impl Topology {
         let with_topic = rekeys_with_topic(&self.steps);
         let step = self.step(node)?;
         let mut sources = step.inputs.iter().map(|input| match self.step(&input.node) {
-            Some(above) if above.resolved.regroup.is_some() || with_topic.contains(above.name.as_str()) => {
+            Some(above) if !above.resolved.stages.is_empty() || with_topic.contains(above.name.as_str()) => {
                 None
             }
             _ => self.letters_of(&input.node),

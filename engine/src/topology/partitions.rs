@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millstream_operators::config::Fields;
 use millstream_operators::diagnostic::{Code, Diagnostic, Diagnostics, Span};
+use millstream_operators::operator::Feed;
 
 use super::StepNode;
 
@@ -19,12 +20,14 @@ pub(crate) fn rekeys_with_topic(steps: &[StepNode]) -> BTreeSet<&str> {
     for step in steps.iter().rev() {
         let needs = steps
             .iter()
-            .filter(|consumer| consumer.inputs.iter().any(|input| input.node == step.name))
+            .filter(|consumer| {
+                let mut inputs = consumer.inputs.iter().enumerate();
+                inputs.any(|(number, input)| input.node == step.name && consumer.resolved.reads_input(number))
+            })
             .any(|consumer| {
                 let by_key = consumer.spec.keyed && consumer.global.is_none();
-                let regroups = consumer.resolved.regroup.is_some();
                 let rekeys = consumer.resolved.rekeys.is_some();
-                !regroups && (by_key || (!rekeys && needed.get(consumer.name.as_str()) == Some(&true)))
+                by_key || (!rekeys && needed.get(consumer.name.as_str()) == Some(&true))
             });
         needed.insert(&step.name, needs);
         if needs && step.resolved.rekeys.is_some() {
@@ -45,26 +48,49 @@ pub(super) fn check(steps: &[StepNode], placed: &BTreeMap<&str, &Fields<'_>>, di
     // The part of the graph to which the outputs of a source or step belong.
     let mut outputs: BTreeMap<&str, usize> = BTreeMap::new();
     for step in steps {
-        let part = parts.add(None);
-        for input in &step.inputs {
-            let from = *outputs.entry(&input.node).or_insert_with(|| parts.add(None));
-            if let Err((one, other)) = parts.join(part, from) {
-                let message =
-                    format!("rows from {} and from {} partitions meet in `{}`", one.0, other.0, step.name);
-                diagnostics.push(
-                    Diagnostic::error(Code::PartitionCounts, place(step, "from"), message)
-                        .also(one.1, "one count")
-                        .also(other.1, "the other count")
-                        .help("give both the same `partitions`"),
-                );
+        let inputs: Vec<usize> = step
+            .inputs
+            .iter()
+            .map(|input| *outputs.entry(&input.node).or_insert_with(|| parts.add(None)))
+            .collect();
+        // What reads a repartition topic is another part.
+        let mut topics = Vec::new();
+        let all: Vec<Feed> = (0..inputs.len()).map(Feed::Input).collect();
+        let stages = step.resolved.stages.iter().map(|stage| (&stage.reads, Some(stage)));
+        let last = if step.resolved.stages.is_empty() { &all } else { &step.resolved.reads };
+        let mut output = None;
+        for (reads, stage) in stages.chain([(last, None)]) {
+            let part = parts.add(None);
+            for feed in reads {
+                let from = match feed {
+                    Feed::Input(number) => inputs.get(*number),
+                    Feed::Stage(number) => topics.get(*number),
+                };
+                let met = from.map_or(Ok(()), |from| parts.join(part, *from));
+                if let Err((one, other)) = met {
+                    let message = format!(
+                        "rows from {} and from {} partitions meet in `{}`",
+                        one.0, other.0, step.name
+                    );
+                    diagnostics.push(
+                        Diagnostic::error(Code::PartitionCounts, place(step, "from"), message)
+                            .also(one.1, "one count")
+                            .also(other.1, "the other count")
+                            .help("give both the same `partitions`"),
+                    );
+                }
+            }
+            match stage {
+                Some(stage) => {
+                    topics.push(parts.add(stage.partitions.map(|count| (count, place(step, "op")))));
+                }
+                None => output = Some(part),
             }
         }
-        // What reads a repartition topic is another part.
         let count = step.resolved.rekeys.and_then(|rekeys| rekeys.partitions);
-        let output = match (with_topic.contains(step.name.as_str()), &step.resolved.regroup) {
-            (true, _) => parts.add(count.map(|count| (count, place(step, "partitions")))),
-            (false, Some(regroup)) => parts.add(regroup.partitions.map(|count| (count, place(step, "op")))),
-            (false, None) => part,
+        let output = match output.filter(|_| !with_topic.contains(step.name.as_str())) {
+            Some(part) => part,
+            None => parts.add(count.map(|count| (count, place(step, "partitions")))),
         };
         outputs.insert(&step.name, output);
     }

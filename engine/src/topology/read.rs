@@ -279,7 +279,7 @@ impl Reader<'_> {
                 report(
                     Code::UnknownNode,
                     from.place(0..node.len()),
-                    format!("there is no source or step `{node}`"),
+                    format!("there is no source, table or step `{node}`"),
                     help,
                 );
                 return None;

@@ -16,11 +16,26 @@ use crate::batch::Batch;
 use crate::config::{Field, FieldKind, format_duration};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::operator::{
-    Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Output, Regroup, Resolved, Step,
+    Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Output, Resolved, Step,
     StoreDeclaration, StoreKind, Wanted,
 };
 use crate::rekey::Rekey;
 use crate::schema::{Kind, Schema, TIMESTAMP, column};
+
+const fn length(name: &'static str, doc: &'static str) -> Field {
+    Field::required(name, FieldKind::Duration, doc)
+}
+
+/// The kinds of windows.
+const WINDOWS: &[FieldKind] = &[
+    FieldKind::Keys(&[length("tumbling", "The length of windows that follow each other.")]),
+    FieldKind::Keys(&[
+        length("hopping", "The length of the windows."),
+        length("every", "How far apart they begin; at most their length."),
+    ]),
+    FieldKind::Keys(&[length("sliding", "The length of windows around rows.")]),
+    FieldKind::Keys(&[length("session", "The gap: a session ends when there is no row for this long.")]),
+];
 
 /// The registry's entry.
 pub const SPEC: OperatorSpec = OperatorSpec {
@@ -38,7 +53,7 @@ pub const SPEC: OperatorSpec = OperatorSpec {
         },
         Field {
             name: "window",
-            kind: FieldKind::Table,
+            kind: FieldKind::OneOf(WINDOWS),
             required: false,
             doc: "One result per key and window; the key gains `window_start` and `window_end`. `{ tumbling = \"1m\" }` or \
                   `{ hopping = \"10m\", every = \"1m\" }`: windows [start, end) that begin at multiples of their length, or of \
@@ -149,7 +164,15 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     }
     let mut key = input.key_fields().to_vec();
     if window.is_some() {
-        key.extend([column("window_start", TIMESTAMP), column("window_end", TIMESTAMP)]);
+        for name in ["window_start", "window_end"] {
+            if key.iter().any(|field| field.name() == name) {
+                let message = format!("the key has a column `{name}` already, which windows add to it");
+                let help = "give the key's column another name: with `group-by` or a `rekey` before, or `field` in its source";
+                step.error(Code::ColumnClash, fields.key_span("window"), message, help);
+                fits = false;
+            }
+            key.push(column(name, TIMESTAMP));
+        }
     }
     for (name, _) in &columns {
         if key.iter().any(|field| *field.name() == name.value) {
@@ -208,12 +231,11 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     }
     let definition =
         Arc::new(Aggregate { input, schema, plan, window, retain: retain.map(|placed| placed.value) });
-    let regroup = regroup.map(|rekey| Regroup {
-        schema: rekey.schema.clone(),
-        partitions: None,
-        definition: Arc::new(rekey),
-    });
-    Some(Resolved { outputs, regroup, rekeys: None, definition })
+    let resolved = Resolved::new(outputs, definition);
+    Some(match regroup {
+        Some(rekey) => rekey.before(resolved, None),
+        None => resolved,
+    })
 }
 
 /// Whether all fields make sense for an aggregate over a table.

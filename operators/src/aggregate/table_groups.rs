@@ -23,8 +23,7 @@ use crate::datum::Datum;
 use crate::key::{KeyEncoder, Keys};
 use crate::key_index::KeyIndex;
 use crate::operator::{
-    Context, Definition, DropReason, Operator, OperatorError, Output, Regroup, Resolved, StoreDeclaration,
-    StoreKind,
+    Context, Definition, DropReason, Operator, OperatorError, Output, Resolved, StoreDeclaration, StoreKind,
 };
 use crate::rekey::Rekey;
 use crate::schema::{Kind, Schema};
@@ -40,11 +39,11 @@ pub(super) fn resolved(
 ) -> Resolved {
     let outputs = vec![Output::main(schema.clone())];
     let definition = Arc::new(TableAggregate { input, schema, plan });
-    let regroup = regroup.map(|rekey| {
-        let rekey = rekey.of_kind(Kind::Table);
-        Regroup { schema: rekey.schema.clone(), partitions: None, definition: Arc::new(rekey) }
-    });
-    Resolved { outputs, regroup, rekeys: None, definition }
+    let resolved = Resolved::new(outputs, definition);
+    match regroup {
+        Some(rekey) => rekey.of_kind(Kind::Table).before(resolved, None),
+        None => resolved,
+    }
 }
 
 /// A change of a table's row: positions of the row before it and the row after it, and of the one that says when.

@@ -284,7 +284,8 @@ fn resolve_call(
         ("min", DataType::List(_) | DataType::Struct(_))
         | ("max", DataType::List(_) | DataType::Struct(_)) => {
             let message = format!("`{text}`: a {} has no order", type_name(data_type));
-            return Err(error(Code::SqlArguments, message, None));
+            let help = "take one that has: a field of it, an element, or its length".to_owned();
+            return Err(error(Code::SqlArguments, message, Some(help)));
         }
         ("min", _) => (Kind::Min, data_type.clone()),
         ("max", _) => (Kind::Max, data_type.clone()),

@@ -17,8 +17,7 @@ use crate::filter::kept;
 use crate::key::{KeyEncoder, normalised};
 use crate::key_index::KeyIndex;
 use crate::operator::{
-    Context, Definition, DropReason, Input, Operator, OperatorError, Output, Resolved, Step,
-    StoreDeclaration, Wanted,
+    Context, Definition, DropReason, Input, Operator, OperatorError, Resolved, Step, StoreDeclaration, Wanted,
 };
 use crate::schema::{Kind, Schema, type_name};
 use crate::sql::Expression;
@@ -35,6 +34,12 @@ pub(super) fn resolve(step: &Step<'_>, from: &Input, with: &Input) -> Option<Res
             format!("`{key}` of a join with a global table"),
             help,
         );
+        return None;
+    }
+    if fields.has("foreign-key") {
+        let message = "`foreign-key` of a join with a global table";
+        let help = "say by `on` which row of it is meant";
+        step.error(Code::GlobalKey, fields.key_span("foreign-key"), message, help);
         return None;
     }
     let kind = match fields.choice("kind", &["inner", "left", "outer"]) {
@@ -66,12 +71,7 @@ pub(super) fn resolve(step: &Step<'_>, from: &Input, with: &Input) -> Option<Res
         window: None,
         history: None,
     };
-    Some(Resolved {
-        outputs: vec![Output::main(schema)],
-        regroup: None,
-        rekeys: None,
-        definition: Arc::new(GlobalJoin { join, on }),
-    })
+    Some(Resolved::simple(schema, GlobalJoin { join, on }))
 }
 
 /// Reads `on`: an expression for each key column of the global table, in their order.

@@ -1,7 +1,6 @@
 //! Which keys a side of a join may have rows of, so that the store is not asked for those that it cannot have.
 
 use std::collections::{BTreeMap, HashSet};
-use std::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
 
@@ -15,11 +14,6 @@ pub(super) struct KeysInUse {
     /// Of earlier buckets nothing is known.
     known_from: i64,
     count: usize,
-}
-
-/// What a key is known by.
-pub(super) fn hash(key: &[u8]) -> u64 {
-    FixedState::default().hash_one(key)
 }
 
 impl KeysInUse {

@@ -1,10 +1,11 @@
 //! `join`: rows of two inputs that have the same key.
 //!
 //! Each pair of kinds is a file: two streams meet within a window of time, a stream looks up the rows of a table as they are when it
-//! comes, or as they were at its event time, and the rows of two tables meet as long as they are there. Streams and tables look up
-//! the rows of a global table under any key.
+//! comes, or as they were at its event time, and the rows of two tables meet as long as they are there, under one key or where those
+//! of one name the key of the other. Streams and tables look up the rows of a global table under any key.
 
 mod as_of;
+mod foreign_key;
 mod global;
 mod keys_in_use;
 mod stream_stream;
@@ -21,12 +22,18 @@ use crate::batch::{Batch, RowKind, record_batch};
 use crate::config::{Field, FieldKind, format_duration};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::operator::{
-    Arity, Definition, Input, Operator, OperatorError, OperatorSpec, Output, Resolved, RowsOf, Step,
+    Arity, Definition, Input, Operator, OperatorError, OperatorSpec, Resolved, RowsOf, Step,
     StoreDeclaration, Wanted,
 };
 use crate::schema::{Kind, Schema, column, type_name};
 use crate::sql::{self, Expression, Scope};
 use crate::table_rows;
+
+/// The keys of `within` as a table.
+const BOUNDS: &[Field] = &[
+    Field::required("before", FieldKind::Duration, "How far before the row of `from`."),
+    Field::required("after", FieldKind::Duration, "How far after it."),
+];
 
 /// The registry's entry.
 pub const SPEC: OperatorSpec = OperatorSpec {
@@ -64,7 +71,7 @@ pub const SPEC: OperatorSpec = OperatorSpec {
         },
         Field {
             name: "within",
-            kind: FieldKind::DurationOrTable,
+            kind: FieldKind::OneOf(&[FieldKind::Duration, FieldKind::Keys(BOUNDS)]),
             required: false,
             doc: "Of two streams: how far apart in event time rows match, `\"10m\"`, or `{ before = \"10m\", after = \"0s\" }`: how far \
                   before and after the row of `from` that of `with` may be. Both bounds count.",
@@ -77,10 +84,19 @@ pub const SPEC: OperatorSpec = OperatorSpec {
                   `history`: how long a row waits, in stream time, for versions that come late. Default: not at all.",
         },
         Field {
+            name: "foreign-key",
+            kind: FieldKind::SqlOrSqlTable,
+            required: false,
+            doc: "Of two tables: the key of `with` that a row of `from` names, as an expression over `from`; for a key of several \
+                  columns a table, column = expression. The tables need no equal keys and no equal numbers of partitions: rows find \
+                  each other through two topics of the application.",
+        },
+        Field {
             name: "max-matches",
             kind: FieldKind::Integer,
             required: false,
-            doc: "Of two streams: how many matches a row may have; with more it fails. Default: 10,000.",
+            doc: "How many matches a row may have; with more it fails. Of two streams: 10,000 if it is not said. With `foreign-key`: \
+                  how many rows of `from` one of `with` may have, any number if it is not said.",
         },
     ],
     example: r#"[steps.known]
@@ -100,14 +116,18 @@ const MOST_MATCHES: i64 = 10_000_000;
 
 fn resolve(step: &Step<'_>) -> Option<Resolved> {
     let [from, with] = step.inputs.as_slice() else { return None };
+    let fields = &step.fields;
     if with.global {
         return global::resolve(step, from, with);
     }
-    if step.fields.has("on") {
+    if fields.has("on") {
         let message = format!("`on` of a join with `{}`, which is no global table", with.from.value);
         let help = "rows are joined that have the same key: bring `from` under it with `rekey`, or give the table `scope = \"global\"`";
-        step.error(Code::GlobalKey, step.fields.key_span("on"), message, help);
+        step.error(Code::GlobalKey, fields.key_span("on"), message, help);
         return None;
+    }
+    if fields.has("foreign-key") {
+        return foreign_key::resolve(step, from, with);
     }
     let kinds = (from.schema.kind, with.schema.kind);
     if kinds == (Kind::Table, Kind::Stream) {
@@ -121,21 +141,7 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     }
     let of_streams = kinds == (Kind::Stream, Kind::Stream);
     same_keys(step, from, with)?;
-    let fields = &step.fields;
-    let kind = match fields.choice("kind", &["inner", "left", "outer"]) {
-        Some(choice) if choice.value == "outer" && kinds == (Kind::Stream, Kind::Table) => {
-            let message = "an outer join of a stream with a table";
-            let help = "a row of a table is no event that could come without a match: use `kind = \"left\"`";
-            step.error(Code::InvalidChoice, choice.span, message, help);
-            return None;
-        }
-        Some(choice) => match choice.value {
-            "left" => JoinKind::Left,
-            "outer" => JoinKind::Outer,
-            _ => JoinKind::Inner,
-        },
-        None => JoinKind::Inner,
-    };
+    let kind = kind(step, kinds)?;
     let history = if kinds == (Kind::Stream, Kind::Table) { with.history } else { None };
     for key in ["within", "grace", "max-matches"] {
         if !of_streams && fields.has(key) && !(key == "grace" && history.is_some()) {
@@ -153,34 +159,29 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
         Some(history) => Some(History { history, grace: grace_within(step, history)? }),
         None => None,
     };
-    let (names, columns): (Vec<FieldRef>, Vec<Expression>) = columns(step, from, with)?.into_iter().unzip();
-    let schema = Schema {
-        windowed: from.schema.windowed,
-        ranked: from.schema.ranked,
-        // A row changes until both of its inputs no longer do.
-        closes_after: from
-            .schema
-            .closes_after
-            .zip(with.schema.closes_after)
-            .map(|(from, with)| from.max(with)),
-        ..Schema::new(from.schema.kind, from.schema.key_fields().to_vec(), names)
-    };
-    let both = from.schema.columns.fields().iter().chain(with.schema.columns.fields());
     let join = Join {
-        both: Arc::new(ArrowSchema::new(both.cloned().collect::<Vec<_>>())),
-        from: from.schema.clone(),
-        with: with.schema.clone(),
-        schema: schema.clone(),
-        kind,
-        columns,
         window: if of_streams { Some(window(step)?) } else { None },
         history,
+        ..Join::new(from, with, kind, columns(step, from, with)?)
     };
-    Some(Resolved {
-        outputs: vec![Output::main(schema)],
-        regroup: None,
-        rekeys: None,
-        definition: Arc::new(join),
+    Some(Resolved::simple(join.schema.clone(), join))
+}
+
+/// Reads `kind` of a join of such inputs.
+fn kind(step: &Step<'_>, kinds: (Kind, Kind)) -> Option<JoinKind> {
+    Some(match step.fields.choice("kind", &["inner", "left", "outer"]) {
+        Some(choice) if choice.value == "outer" && kinds == (Kind::Stream, Kind::Table) => {
+            let message = "an outer join of a stream with a table";
+            let help = "a row of a table is no event that could come without a match: use `kind = \"left\"`";
+            step.error(Code::InvalidChoice, choice.span, message, help);
+            return None;
+        }
+        Some(choice) => match choice.value {
+            "left" => JoinKind::Left,
+            "outer" => JoinKind::Outer,
+            _ => JoinKind::Inner,
+        },
+        None => JoinKind::Inner,
     })
 }
 
@@ -330,7 +331,7 @@ fn window(step: &Step<'_>) -> Option<Window> {
     };
     let (before, after) = if within.get_ref().is_table() {
         let table = fields.table("within", "`within`")?;
-        table.deny_unknown(["before", "after"]);
+        table.deny_unknown(BOUNDS.iter().map(|field| field.name));
         let bound = |key: &str| match table.has(key) {
             true => table.duration(key).map(|bound| bound.value),
             false => {
@@ -440,6 +441,55 @@ impl Join {
         self.columns.iter().all(Expression::cannot_fail)
     }
 
+    /// Of inputs whose rows have the same key, or name each other.
+    fn new(from: &Input, with: &Input, kind: JoinKind, columns: Vec<(FieldRef, Expression)>) -> Self {
+        let (names, columns): (Vec<FieldRef>, Vec<Expression>) = columns.into_iter().unzip();
+        let schema = Schema {
+            windowed: from.schema.windowed,
+            ranked: from.schema.ranked,
+            // A row changes until both of its inputs no longer do.
+            closes_after: from
+                .schema
+                .closes_after
+                .zip(with.schema.closes_after)
+                .map(|(from, with)| from.max(with)),
+            ..Schema::new(from.schema.kind, from.schema.key_fields().to_vec(), names)
+        };
+        let both = from.schema.columns.fields().iter().chain(with.schema.columns.fields());
+        Join {
+            both: Arc::new(ArrowSchema::new(both.cloned().collect::<Vec<_>>())),
+            from: from.schema.clone(),
+            with: with.schema.clone(),
+            schema,
+            kind,
+            columns,
+            window: None,
+            history: None,
+        }
+    }
+
+    /// The columns of results under `key` of the columns of both inputs, and the errors of some rows, one each.
+    #[expect(clippy::type_complexity, reason = "rows and the errors of some, as everywhere")]
+    fn evaluate(
+        &self,
+        key: Vec<ArrayRef>,
+        both: Vec<ArrayRef>,
+        count: usize,
+    ) -> Result<(Vec<ArrayRef>, Vec<(usize, Code, String)>), OperatorError> {
+        let both = record_batch(&self.both, both, count)?;
+        let mut arrays = key;
+        let mut errors = Vec::new();
+        for expression in &self.columns {
+            let evaluated = expression.evaluate(&both);
+            errors.extend(evaluated.errors);
+            arrays.push(evaluated.values);
+        }
+        // One row, one error: the first expression's.
+        errors.sort_by_key(|(row, _, _)| *row);
+        errors.dedup_by_key(|(row, _, _)| *row);
+        Ok((arrays, errors))
+    }
+
     /// Results under `key` of what both inputs have, and the errors of some.
     #[expect(clippy::type_complexity, reason = "rows and the errors of some, as everywhere")]
     fn results(
@@ -473,17 +523,7 @@ impl Join {
         marks: Marks,
     ) -> Result<(Batch, Vec<(usize, Code, String)>), OperatorError> {
         let count = marks.time.len();
-        let both = record_batch(&self.both, both, count)?;
-        let mut arrays = key;
-        let mut errors = Vec::new();
-        for expression in &self.columns {
-            let evaluated = expression.evaluate(&both);
-            errors.extend(evaluated.errors);
-            arrays.push(evaluated.values);
-        }
-        // One row, one error: the first expression's.
-        errors.sort_by_key(|(row, _, _)| *row);
-        errors.dedup_by_key(|(row, _, _)| *row);
+        let (arrays, errors) = self.evaluate(key, both, count)?;
         let batch = Batch {
             rows: record_batch(&self.schema.columns, arrays, count)?,
             time: marks.time,
@@ -553,4 +593,14 @@ fn values<'b>(batch: &'b Batch, schema: &Schema) -> &'b [ArrayRef] {
 /// The key columns of a batch of an input, in the form in which equal keys have equal bytes.
 fn keys(batch: &Batch, schema: &Schema) -> Vec<ArrayRef> {
     batch.rows.columns().iter().take(schema.key).map(crate::key::normalised).collect()
+}
+
+/// The rows of both inputs in the order of their coming: sequence number, side, row.
+fn in_order(inputs: [&Batch; 2]) -> Vec<(u32, usize, usize)> {
+    let mut rows = Vec::with_capacity(inputs.iter().map(|batch| batch.len()).sum());
+    for (side, batch) in inputs.iter().enumerate() {
+        rows.extend(batch.seq.iter().enumerate().map(|(row, seq)| (*seq, side, row)));
+    }
+    rows.sort_unstable();
+    rows
 }

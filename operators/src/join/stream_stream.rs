@@ -9,11 +9,12 @@
 use arrow::array::{Array, ArrayRef};
 use arrow::compute::interleave;
 
-use super::keys_in_use::{self, KeysInUse};
-use super::{Join, JoinKind, Marks, Side, Window, keys, values};
+use super::keys_in_use::KeysInUse;
+use super::{Join, JoinKind, Marks, Side, Window, in_order, keys, values};
 use crate::batch::Batch;
 use crate::diagnostic::Code;
 use crate::filter::kept;
+use crate::hash::hash_bytes;
 use crate::key::{KeyDecoder, KeyEncoder};
 use crate::operator::{Advance, Context, DropReason, Operator, OperatorError, StoreDeclaration, StoreKind};
 use crate::row::{RowCodec, RowDecoder, RowEncoder};
@@ -196,7 +197,7 @@ impl StreamStream {
                 continue;
             }
             let key = keys.get(row);
-            let row = Row { side, row, key, key_hash: keys_in_use::hash(key), time, seq };
+            let row = Row { side, row, key, key_hash: hash_bytes(key), time, seq };
             if !has_key {
                 if self.stands_alone(side) {
                     results.found.push(alone(&row));
@@ -455,16 +456,6 @@ impl StreamStream {
         let keep = context.without_errors(&batch, &errors);
         kept(batch, keep)
     }
-}
-
-/// The rows of both inputs in the order of their coming: sequence number, side, row.
-fn in_order(inputs: [&Batch; 2]) -> Vec<(u32, usize, usize)> {
-    let mut rows = Vec::with_capacity(inputs.iter().map(|batch| batch.len()).sum());
-    for (side, batch) in inputs.iter().enumerate() {
-        rows.extend(batch.seq.iter().enumerate().map(|(row, seq)| (*seq, side, row)));
-    }
-    rows.sort_unstable();
-    rows
 }
 
 /// The result of a row that has no match.

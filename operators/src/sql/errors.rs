@@ -48,7 +48,12 @@ pub(super) fn tokenize(sql: &str) -> Result<Source<'_>, SqlError> {
 pub(super) fn parse(source: &Source<'_>) -> Result<Expr, SqlError> {
     let whole = source.whole();
     if whole.is_empty() {
-        return Err(error(Code::SqlSyntax, 0..source.text.len(), "the expression is empty", None));
+        return Err(error(
+            Code::SqlSyntax,
+            0..source.text.len(),
+            "the expression is empty",
+            Some("write SQL over the columns of the input, such as `amount > 0`".to_owned()),
+        ));
     }
     let mut parser = Parser::new(&GenericDialect {}).with_tokens_with_locations(source.raw.clone());
     let syntax = parser.parse_expr().map_err(|problem| match problem {

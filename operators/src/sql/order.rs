@@ -34,6 +34,10 @@ pub fn compile_order(sql: &str, scope: &Scope) -> Result<Vec<OrderBy>, Vec<SqlEr
             Ok(compiled) => order.push(OrderBy { expression: compiled, descending }),
             Err(errors) => found.extend(errors.into_iter().map(|error| SqlError {
                 span: error.span.start + expression.start..error.span.end + expression.start,
+                help: error.help.or_else(|| {
+                    let is_syntax = error.code == Code::SqlSyntax;
+                    is_syntax.then(|| "behind an expression stands `asc`, `desc` or a comma".to_owned())
+                }),
                 ..error
             })),
         }

@@ -221,7 +221,7 @@ fn flights_of_several_processes_are_those_of_the_driver_task_by_task() {
                 partition as i32,
                 state,
                 offsets,
-                None,
+                &[],
                 GlobalStates::default(),
                 false,
             )

@@ -15,4 +15,5 @@ pub mod java;
 mod proxy;
 mod run;
 mod topics;
+mod upgrade;
 mod verifier;

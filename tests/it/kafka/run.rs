@@ -554,3 +554,45 @@ fn a_user_needs_the_right_password_and_what_the_errors_name() {
     );
     assert_eq!(granted, listed, "{}", application.log());
 }
+
+/// Rows of one key would be in different tasks.
+#[test]
+fn topics_that_are_joined_need_equally_many_partitions() {
+    let broker = Broker::shared();
+    let joined = r#"
+[sources.refunds]
+topic = "{app}-refunds"
+key   = { card = "string" }
+value = { back = "int64" }
+
+[steps.refunded]
+op     = "join"
+from   = "payments"
+with   = "refunds"
+within = "1m"
+
+[sinks.refunded_payments]
+from  = "refunded"
+topic = "{app}-refunded"
+"#;
+    let application =
+        Application::of_topics(broker, "counts", &format!("{TOPOLOGY}{joined}"), &["payments"], 2);
+    for (topic, partitions) in
+        [("refunds", 3), ("refunded", 1), ("large", 1), ("totals", 1), ("minutes", 1), ("featured", 1)]
+    {
+        java::create_topic(broker, &application.topic(topic), partitions);
+    }
+    let said = [
+        "error[M0311]",
+        "`payments` has 2 partitions and `refunds` has 3",
+        "give both the same count, or put `rekey` with `partitions = 2` after `refunds`",
+    ];
+    let file = application.folder.at("topology.toml");
+    let brokers = format!("--brokers={}", broker.brokers());
+    run_to_end(command(&["check", &brokers, &file]), b"").expect_code(2).says(&said);
+    let mut running = application.start(broker, "state", &[]);
+    assert_eq!(running.code(), Some(2), "{}", application.log());
+    for part in said {
+        assert!(application.log().contains(part), "{}", application.log());
+    }
+}
