@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use millstream_engine::plan::{Plan, SubTopology};
 use millstream_engine::record::Record;
-use millstream_engine::task::{Task, TaskError};
+use millstream_engine::task::{GlobalStates, Task, TaskError};
 use millstream_operators::operator::StoreKind;
 use millstream_operators::schema::Kind;
 use millstream_state::{StoreId, TaskState};
@@ -122,7 +122,15 @@ pub fn recomputed(
     written: &mut Written,
 ) -> Result<Task, TaskError> {
     let state = TaskState::in_memory(&Task::store_specs(sub));
-    let mut task = Task::open(sub.clone(), partition, state, vec![0; sub.inputs.len()], &[], false)?;
+    let mut task = Task::open(
+        sub.clone(),
+        partition,
+        state,
+        vec![0; sub.inputs.len()],
+        &[],
+        GlobalStates::default(),
+        false,
+    )?;
     let records = inputs(cluster, sub, partition);
     let mut own: BTreeMap<Partition, Vec<(Kind, Record)>> = BTreeMap::new();
     let outputs = if records.is_empty() { Vec::new() } else { task.process(records, 0)?.outputs };

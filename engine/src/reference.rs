@@ -349,6 +349,12 @@ const TABLE: &[Field] = &[
     IDLE_AFTER,
     MAX_AHEAD,
     Field::optional(
+        "scope",
+        FieldKind::Choice(&["global"]),
+        "`global`: every process holds all of the table, read before anything is processed and on while it runs, and a `join` looks \
+         its rows up under any value (`on`). Nothing else can read it. Default: each process has the partitions of its tasks.",
+    ),
+    Field::optional(
         "history",
         FieldKind::Duration,
         "How long, in event time, older versions of rows are kept: joins of streams then see the table as of the event's time, and \

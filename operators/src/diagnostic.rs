@@ -95,6 +95,9 @@ codes! {
     OutputNeeded = "M0315", "a node has several outputs and one must be named";
     OwnTopic = "M0316", "a topic belongs to the application itself";
     JoinKeys = "M0317", "the inputs of a join have different keys";
+    GlobalRead = "M0321", "a global table is read by something else than a join";
+    GlobalKey = "M0322", "a join does not say which row of a global table it looks up";
+    GlobalField = "M0323", "a field is not for global tables";
     // SQL.
     SqlSyntax = "M0401", "an expression is not valid SQL";
     SqlUnknownColumn = "M0402", "an expression names an unknown column";

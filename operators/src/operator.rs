@@ -169,6 +169,8 @@ pub struct Input {
     pub schema: Schema,
     /// How many milliseconds of history the table keeps that it is; `None`: it keeps none.
     pub history: Option<i64>,
+    /// Whether it is a global table: none of its rows come as input, all of them can be looked up.
+    pub global: bool,
 }
 
 /// What a step means.
@@ -407,6 +409,8 @@ pub struct Context<'a> {
     pub stores: &'a [StoreId],
     /// Those of them that belong to the nodes above: their positions.
     pub borrowed: &'a [usize],
+    /// The rows of the global table that it looks up, in the only store there.
+    pub global: Option<&'a TaskState>,
     /// Errors of rows.
     pub errors: Vec<RowError>,
     /// Rows dropped or counted, by reason.
@@ -416,7 +420,7 @@ pub struct Context<'a> {
 impl<'a> Context<'a> {
     /// A context over `state` and the operator's `stores`.
     pub fn new(state: &'a mut TaskState, stores: &'a [StoreId]) -> Self {
-        Context { state, stores, borrowed: &[], errors: Vec::new(), dropped: BTreeMap::new() }
+        Context { state, stores, borrowed: &[], global: None, errors: Vec::new(), dropped: BTreeMap::new() }
     }
 
     /// Reports an error of the row.

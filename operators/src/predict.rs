@@ -725,7 +725,13 @@ mod tests {
             BTreeMap::from([("m".to_owned(), Some(model(model_folder))), ("broken".to_owned(), None)]);
         let step = Step {
             name: "scored",
-            inputs: vec![Input { from, qualifier: "rows".to_owned(), schema: input, history: None }],
+            inputs: vec![Input {
+                from,
+                qualifier: "rows".to_owned(),
+                schema: input,
+                history: None,
+                global: false,
+            }],
             fields: Fields::new(table.get_ref(), 0..0, text, &diagnostics, "step `scored`"),
             models: &models,
         };
@@ -1106,6 +1112,7 @@ mod tests {
                 qualifier: "rows".to_owned(),
                 schema: input,
                 history: None,
+                global: false,
             }],
             fields: Fields::new(table.get_ref(), 0..0, text, &diagnostics, "step `scored`"),
             models: &models,

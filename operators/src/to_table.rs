@@ -63,6 +63,18 @@ impl ToTable {
     pub fn schema(&self) -> &Schema {
         &self.schema
     }
+
+    pub(crate) fn running(&self, wanted: &Wanted) -> Result<RunningToTable, OperatorError> {
+        Ok(RunningToTable {
+            rows: TableRows::new(&self.schema)?,
+            versions: match self.history {
+                Some(history) => Some(Versions::new(&self.schema, history)?),
+                None => None,
+            },
+            schema: self.schema.clone(),
+            wanted: *wanted,
+        })
+    }
 }
 
 impl Definition for ToTable {
@@ -84,19 +96,11 @@ impl Definition for ToTable {
     }
 
     fn build(&self, wanted: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
-        Ok(Box::new(RunningToTable {
-            rows: TableRows::new(&self.schema)?,
-            versions: match self.history {
-                Some(history) => Some(Versions::new(&self.schema, history)?),
-                None => None,
-            },
-            schema: self.schema.clone(),
-            wanted: *wanted,
-        }))
+        Ok(Box::new(self.running(wanted)?))
     }
 }
 
-struct RunningToTable {
+pub(crate) struct RunningToTable {
     schema: Schema,
     rows: TableRows,
     /// With history.

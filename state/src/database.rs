@@ -25,7 +25,7 @@ impl<'a> Write<'a> {
 
 /// Takes what was committed in atomic batches, and knows nothing of epochs, commits or changelogs. What survives a crash is
 /// the result of a first part of the batches, data and checkpoint alike.
-pub trait Database: Send {
+pub trait Database: Send + Sync {
     /// The value of a key.
     ///
     /// # Errors

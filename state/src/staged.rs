@@ -5,7 +5,11 @@
 //! none. Over nothing clean entries are the committed data themselves. The running epoch can be taken back, by an undo log of
 //! moved-out old values. Reads see one map, never a stack of them.
 
-use std::{cell::Cell, collections::HashMap, mem};
+use std::{
+    collections::HashMap,
+    mem,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use crate::{
     Changelog, StoreId,
@@ -35,7 +39,7 @@ struct Entry {
     epoch: u64,
     marks: Marks,
     /// Read or written since the eviction last looked at it.
-    used: Cell<bool>,
+    used: AtomicBool,
 }
 
 /// How to take back one change of the running epoch.
@@ -67,7 +71,7 @@ pub(crate) struct Staged {
     /// Where the eviction goes on.
     hand: SlotId,
     /// Whether anybody has asked for a single key.
-    asked: Cell<bool>,
+    asked: AtomicBool,
     /// How many writes the changelog got, and how many keys were written again before the promotion that it had got already.
     logged: u64,
     logged_in_vain: u64,
@@ -91,7 +95,7 @@ impl Staged {
             unwritten_bytes: 0,
             bytes: 0,
             hand: 0,
-            asked: Cell::new(false),
+            asked: AtomicBool::new(false),
             logged: 0,
             logged_in_vain: 0,
         }
@@ -100,11 +104,11 @@ impl Staged {
     /// `None`: only the database knows. `Some(None)`: there is no such key.
     #[inline]
     pub(crate) fn get(&self, key: &[u8]) -> Option<Option<&[u8]>> {
-        self.asked.set(true);
+        self.asked.store(true, Relaxed);
         match self.table.find(key) {
             Some(id) => {
                 let entry = self.table.value(id);
-                entry.used.set(true);
+                entry.used.store(true, Relaxed);
                 Some(entry.value.as_deref())
             }
             None => self.expired.end_over(key).map(|_| None),
@@ -172,7 +176,7 @@ impl Staged {
             let epoch = mem::replace(&mut entry.epoch, epoch);
             self.undo.push(Undo::Changed { id, value, epoch, marks });
         }
-        entry.used.set(true);
+        entry.used.store(true, Relaxed);
         entry.marks.dirty = true;
         if !marks.dirty {
             self.dirty.push(id);
@@ -223,7 +227,7 @@ impl Staged {
                 Undo::Changed { id, value, epoch, marks } => {
                     self.uncharge(id);
                     let entry = self.table.value_mut(id);
-                    *entry = Entry { value, epoch, marks, used: Cell::new(true) };
+                    *entry = Entry { value, epoch, marks, used: AtomicBool::new(true) };
                     self.charge(id);
                 }
                 Undo::Unlinked(id) => {
@@ -323,7 +327,7 @@ impl Staged {
     /// Whether anybody has asked for a single key. A scan asks the database in any case: a store that is only scanned needs no
     /// cache.
     pub(crate) fn is_cached(&self) -> bool {
-        self.asked.get()
+        self.asked.load(Relaxed)
     }
 
     /// The database has deleted what expired, and it lacks nothing of a store without cache.
@@ -360,7 +364,7 @@ impl Staged {
             self.hand = if id + 1 < self.table.slots() { id + 1 } else { 0 };
             let entry = self.table.value(id);
             // A free slot has no epoch.
-            if entry.epoch != 0 && !entry.marks.unwritten && !entry.used.take() {
+            if entry.epoch != 0 && !entry.marks.unwritten && !entry.used.swap(false, Relaxed) {
                 self.uncharge(id);
                 self.table.remove(id);
             }

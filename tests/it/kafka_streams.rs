@@ -49,6 +49,11 @@ enum Step {
         history: i64,
         grace: i64,
     },
+    /// With the global table of towns, under what the amount says.
+    JoinGlobal {
+        kind: &'static str,
+        modulo: i64,
+    },
     /// With the stream of refunds.
     JoinStream {
         kind: &'static str,
@@ -94,8 +99,8 @@ enum Shape {
     },
 }
 
-/// A record of one of the topics, which have the same columns: streams of payments and refunds, tables of cards, limits and
-/// shops.
+/// A record of one of the topics, which have the same columns: streams of payments and refunds, tables of cards, limits, shops and
+/// towns.
 #[derive(Clone, Debug)]
 struct Payment {
     to: usize,
@@ -105,7 +110,11 @@ struct Payment {
     timestamp: i64,
 }
 
-const TOPICS: [&str; 5] = ["payments", "cards", "refunds", "limits", "shops"];
+const TOPICS: [&str; 6] = ["payments", "cards", "refunds", "limits", "shops", "towns"];
+
+/// Those that are streams; of the tables that of towns is global.
+const STREAMS: [&str; 2] = ["payments", "refunds"];
+const GLOBAL: &str = "towns";
 
 #[derive(Clone, Debug)]
 struct Scenario {
@@ -153,6 +162,7 @@ impl Step {
             (Step::ToTable, Stream) => Some(Table),
             (Step::JoinTable { kind: "outer" }, Stream) => None,
             (Step::JoinTable { .. }, Stream | Table) => Some(given),
+            (Step::JoinGlobal { .. }, Stream | Windowed) => Some(given),
             (Step::JoinStream { .. } | Step::JoinAsOf { .. }, Stream) => Some(Stream),
             (Step::JoinForeign { .. }, Table) => Some(Table),
             (Step::Aggregate { window: None }, Stream) => Some(Table),
@@ -196,6 +206,7 @@ impl Step {
                 | Step::Rekey { .. }
                 | Step::Branch { .. }
                 | Step::JoinTable { .. }
+                | Step::JoinGlobal { .. }
         )
     }
 
@@ -216,6 +227,7 @@ impl Step {
             Step::JoinStream { .. } => Some(2),
             Step::JoinAsOf { .. } => Some(3),
             Step::JoinForeign { .. } => Some(4),
+            Step::JoinGlobal { .. } => Some(5),
             _ => None,
         }
     }
@@ -229,6 +241,9 @@ impl Step {
             Step::ToStream => json!({ "op": "to-stream" }),
             Step::ToTable => json!({ "op": "to-table" }),
             Step::JoinTable { kind } => json!({ "op": "join-table", "kind": kind }),
+            Step::JoinGlobal { kind, modulo } => {
+                json!({ "op": "join-global", "kind": kind, "modulo": modulo })
+            }
             Step::JoinAsOf { kind, history, grace } => {
                 json!({ "op": "join-as-of", "kind": kind, "history": history, "grace": grace })
             }
@@ -280,6 +295,10 @@ impl Step {
             Step::ToStream => format!("op = \"to-stream\"\nfrom = \"{from}\""),
             Step::ToTable => format!("op = \"to-table\"\nfrom = \"{from}\""),
             Step::JoinTable { kind } => format!("{}\nkind = \"{kind}\"", join(from, "cards")),
+            Step::JoinGlobal { kind, modulo } => format!(
+                "{}\nkind = \"{kind}\"\non = {{ card = \"cast(l.amount % {modulo} as string)\" }}",
+                join(from, GLOBAL)
+            ),
             Step::JoinAsOf { kind, grace, .. } => {
                 format!("{}\nkind = \"{kind}\"\ngrace = \"{grace}ms\"", join(from, "limits"))
             }
@@ -371,11 +390,14 @@ impl Scenario {
         let mut toml = String::from("[app]\nid = \"scenario\"\n");
         for topic in self.topics() {
             let name = TOPICS[topic];
-            let section = if ["payments", "refunds"].contains(&name) { "sources" } else { "tables" };
+            let section = if STREAMS.contains(&name) { "sources" } else { "tables" };
             let _ = write!(
                 toml,
                 "\n[{section}.{name}]\ntopic = \"{name}\"\nkey = {{ card = \"string\" }}\nvalue = {{ amount = \"int64\" }}\n"
             );
+            if name == GLOBAL {
+                toml.push_str("scope = \"global\"\n");
+            }
             let of_limits = self.steps.iter().find_map(|step| match step {
                 Step::JoinAsOf { history, .. } if topic == 3 => Some(*history),
                 _ => None,
@@ -581,6 +603,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         9 => Just(Step::ToStream),
         3 => Just(Step::ToTable),
         6 => prop::sample::select(vec!["inner", "left", "outer"]).prop_map(|kind| Step::JoinTable { kind }),
+        6 => (prop::sample::select(vec!["inner", "left"]), 1..4i64)
+            .prop_map(|(kind, modulo)| Step::JoinGlobal { kind, modulo }),
         6 => join,
         // Kafka Streams keeps versions on disk only, which takes a tenth of a second.
         1 => as_of,
@@ -650,7 +674,7 @@ fn scenarios() -> impl Strategy<Value = Scenario> {
     let step = prop_oneof![4 => 0..6i64, 1 => -60..60i64];
     // Some begin so early that windows around them would begin before 1970.
     let start = prop_oneof![4 => Just(1000i64), 1 => 0..40i64];
-    let to = prop_oneof![3 => Just(0), 1 => Just(1), 2 => Just(2), 2 => Just(3), 1 => Just(4)];
+    let to = prop_oneof![3 => Just(0), 1 => Just(1), 2 => Just(2), 2 => Just(3), 1 => Just(4), 2 => Just(5)];
     let payments =
         (start, prop::collection::vec((to, card, value, step), 1..60)).prop_map(|(start, drawn)| {
             let mut now = start;

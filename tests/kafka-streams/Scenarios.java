@@ -30,12 +30,14 @@ import org.apache.kafka.streams.TopologyTestDriver;
 import org.apache.kafka.streams.kstream.Branched;
 import org.apache.kafka.streams.kstream.Consumed;
 import org.apache.kafka.streams.kstream.EmitStrategy;
+import org.apache.kafka.streams.kstream.GlobalKTable;
 import org.apache.kafka.streams.kstream.Grouped;
 import org.apache.kafka.streams.kstream.JoinWindows;
 import org.apache.kafka.streams.kstream.Joined;
 import org.apache.kafka.streams.kstream.KGroupedStream;
 import org.apache.kafka.streams.kstream.KStream;
 import org.apache.kafka.streams.kstream.KTable;
+import org.apache.kafka.streams.kstream.KeyValueMapper;
 import org.apache.kafka.streams.kstream.Materialized;
 import org.apache.kafka.streams.kstream.Named;
 import org.apache.kafka.streams.kstream.SessionWindows;
@@ -221,6 +223,15 @@ public final class Scenarios {
                 return kind.equals("left") ? table.leftJoin(cards, Scenarios::both)
                     : kind.equals("outer") ? table.outerJoin(cards, Scenarios::both)
                     : table.join(cards, Scenarios::both);
+            }
+            case "join-global": {
+                GlobalKTable<Object, JsonNode> towns = (GlobalKTable<Object, JsonNode>) others.computeIfAbsent("towns",
+                    topic -> builder.globalTable(topic, Consumed.with(KEYS, VALUES), inMemory()));
+                long modulo = step.get("modulo").asLong();
+                KeyValueMapper<Object, JsonNode, Object> on = (key, value) -> bucket(value, modulo);
+                return step.get("kind").asText().equals("left")
+                    ? stream.leftJoin(towns, on, Scenarios::both)
+                    : stream.join(towns, on, Scenarios::both);
             }
             case "join-as-of": {
                 Materialized<Object, JsonNode, KeyValueStore<Bytes, byte[]>> versions =

@@ -15,7 +15,7 @@ use serde_json::Value as Json;
 
 use super::written::LineWriter;
 use super::{Driver, DriverError, DriverOptions, Ran, SourceRecord, Written};
-use crate::plan::Plan;
+use crate::plan::{Plan, TABLE};
 use crate::record::Record;
 use crate::task::{NodeCounters, RecordError};
 use crate::topology::{SinkTopic, Topology};
@@ -220,10 +220,13 @@ impl Dev {
     /// What has happened so far.
     pub fn account(&mut self) -> &Account {
         let nodes = self.plan.sub_topologies.iter().flat_map(|sub| &sub.nodes);
-        let named = nodes.zip(self.driver.counters()).map(|(node, (name, counters))| match node.is_stage {
-            true => (format!("{name} ({})", node.op), counters),
-            false => (name, counters),
-        });
+        let stages = nodes.map(|node| (node.op, node.is_stage));
+        let all = stages.chain(self.plan.globals.iter().map(|_| (TABLE, false)));
+        let named =
+            all.zip(self.driver.counters()).map(|((op, is_stage), (name, counters))| match is_stage {
+                true => (format!("{name} ({op})"), counters),
+                false => (name, counters),
+            });
         self.account.steps = named.collect();
         &self.account
     }

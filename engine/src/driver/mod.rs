@@ -18,12 +18,15 @@ use millstream_operators::diagnostic::Code;
 use millstream_operators::operator::{Advance, OperatorError};
 use millstream_operators::schema::Kind;
 use millstream_state::{
-    Changelog, ChangelogRecord, StateDirectory, StateError, StateOptions, StoreId, TaskState,
+    Changelog, ChangelogRecord, StateDirectory, StateError, StateOptions, StoreId, StoreSpec, TaskState,
 };
 
 use crate::plan::{Origin, Plan, PlanError, SubTopology};
 use crate::record::Record;
-use crate::task::{Epoch, NodeCounters, OutputRecord, Rank, RecordError, StoreEntry, Task, TaskError};
+use crate::task::{
+    Epoch, GlobalStates, GlobalTable, NodeCounters, OutputRecord, Rank, RecordError, StoreEntry, Task,
+    TaskError,
+};
 use crate::topology::{OutputRef, Topology};
 
 /// What stops the driver although no record is to blame.
@@ -233,6 +236,24 @@ impl Changelogs {
     }
 }
 
+/// Where the records of a source go.
+#[derive(Clone, Copy)]
+enum Feeds {
+    /// To an input of a sub-topology.
+    Input { sub: usize, input: usize },
+    /// To a global table.
+    Global(usize),
+}
+
+/// A global table with what its topic holds.
+struct RunningGlobal {
+    table: GlobalTable,
+    changelog: Changelogs,
+    /// By partition.
+    next_offsets: Vec<i64>,
+    counters: NodeCounters,
+}
+
 /// An application in memory.
 pub struct Driver {
     topology: Arc<Topology>,
@@ -242,8 +263,10 @@ pub struct Driver {
     directory: Option<(StateDirectory, StateOptions)>,
     /// Per sub-topology, its tasks by partition.
     tasks: Vec<Vec<Running>>,
-    /// Per source: its sub-topology and the number of the input there.
-    sources: Vec<(usize, usize)>,
+    globals: Vec<RunningGlobal>,
+    global_states: GlobalStates,
+    /// Per source.
+    sources: Vec<Feeds>,
     /// Per repartition topic: who reads it.
     readers: HashMap<String, (usize, usize)>,
     next_offsets: HashMap<(usize, usize, usize), i64>,
@@ -268,7 +291,7 @@ impl Driver {
             )),
             None => None,
         };
-        let mut sources = vec![(0, 0); topology.sources.len()];
+        let mut sources = vec![Feeds::Input { sub: 0, input: 0 }; topology.sources.len()];
         let mut readers = HashMap::new();
         for (position, sub) in plan.sub_topologies.iter().enumerate() {
             for (number, input) in sub.inputs.iter().enumerate() {
@@ -276,7 +299,7 @@ impl Driver {
                     Origin::Source(source) => {
                         let index = topology.sources.iter().position(|found| found.name == source.name);
                         if let Some(slot) = index.and_then(|index| sources.get_mut(index)) {
-                            *slot = (position, number);
+                            *slot = Feeds::Input { sub: position, input: number };
                         }
                     }
                     Origin::Repartition { .. } => {
@@ -285,12 +308,27 @@ impl Driver {
                 }
             }
         }
+        let mut globals = Vec::new();
+        for (position, table) in plan.globals.iter().enumerate() {
+            let index = topology.sources.iter().position(|found| found.name == table.source.name);
+            if let Some(slot) = index.and_then(|index| sources.get_mut(index)) {
+                *slot = Feeds::Global(position);
+            }
+            globals.push(RunningGlobal {
+                table: GlobalTable::new(table.clone())?,
+                changelog: Changelogs::new(1),
+                next_offsets: vec![0; options.partitions as usize],
+                counters: NodeCounters::default(),
+            });
+        }
         let mut driver = Driver {
             topology,
-            plan,
             options,
             directory,
             tasks: Vec::new(),
+            globals,
+            global_states: GlobalStates::new(&plan),
+            plan,
             sources,
             readers,
             next_offsets: HashMap::new(),
@@ -300,6 +338,7 @@ impl Driver {
             largest_time: None,
             unkeyed: 0,
         };
+        driver.open_globals()?;
         let counts = driver.plan.partitions(|_| driver.options.partitions)?;
         for (sub, count) in driver.plan.clone().sub_topologies.iter().zip(counts) {
             let mut tasks = Vec::new();
@@ -330,21 +369,33 @@ impl Driver {
         changelogs: &Changelogs,
         committed: Option<&(Vec<i64>, Vec<u8>)>,
     ) -> Result<Task, DriverError> {
-        let specs = Task::store_specs(sub);
+        let state = self.state(&format!("{}-{partition}", sub.name), &Task::store_specs(sub), changelogs)?;
+        let offsets = committed.map_or_else(|| vec![0; sub.inputs.len()], |(offsets, _)| offsets.clone());
+        let metadata: Vec<&[u8]> = committed.iter().map(|(_, metadata)| metadata.as_slice()).collect();
+        let globals = self.global_states.clone();
+        Ok(Task::open(sub.clone(), partition as i32, state, offsets, &metadata, globals, self.options.fold)?)
+    }
+
+    /// Stores that were empty, restored from their changelogs.
+    fn state(
+        &self,
+        name: &str,
+        specs: &[StoreSpec],
+        changelogs: &Changelogs,
+    ) -> Result<TaskState, DriverError> {
         let mut state = match &self.directory {
             Some((directory, options)) => {
-                let name = format!("{}-{partition}", sub.name);
                 // Topics begin empty, and so must stores. Opening them first refuses what is not this topology's to remove.
-                TaskState::open(directory, &name, &specs, options)?.close()?;
-                let path = directory.task_path(&name)?;
+                TaskState::open(directory, name, specs, options)?.close()?;
+                let path = directory.task_path(name)?;
                 std::fs::remove_dir_all(&path).map_err(|source| StateError::Io {
                     action: "remove",
                     path,
                     source,
                 })?;
-                TaskState::open(directory, &name, &specs, options)?
+                TaskState::open(directory, name, specs, options)?
             }
-            None => TaskState::in_memory(&specs),
+            None => TaskState::in_memory(specs),
         };
         for (store, next_offset) in changelogs.next_offsets.iter().enumerate() {
             let store = StoreId(store);
@@ -355,17 +406,23 @@ impl Driver {
                 .map(|record| (record.key, record.value))
                 .inspect(|_| count += 1);
             state.restore(store, records, *next_offset)?;
-            tracing::debug!(
-                sub_topology = sub.name,
-                partition,
-                store = store.0,
-                records = count,
-                "store restored"
-            );
+            tracing::debug!(name, store = store.0, records = count, "store restored");
         }
-        let offsets = committed.map_or_else(|| vec![0; sub.inputs.len()], |(offsets, _)| offsets.clone());
-        let metadata: Vec<&[u8]> = committed.iter().map(|(_, metadata)| metadata.as_slice()).collect();
-        Ok(Task::open(sub.clone(), partition as i32, state, offsets, &metadata, self.options.fold)?)
+        Ok(state)
+    }
+
+    /// Opens the global tables, which no task may be reading.
+    fn open_globals(&self) -> Result<(), DriverError> {
+        for (position, (planned, running)) in self.plan.globals.iter().zip(&self.globals).enumerate() {
+            // The database must be closed before it is opened again.
+            drop(self.global_states.take(position));
+            let specs = std::slice::from_ref(&planned.store);
+            let state = self.state(&planned.name(), specs, &running.changelog)?;
+            if let Some(mut shared) = self.global_states.write(position) {
+                *shared = state;
+            }
+        }
+        Ok(())
     }
 
     /// The topology that runs.
@@ -397,47 +454,75 @@ impl Driver {
 
     /// Processes `records` as one batch, each to its end.
     pub fn run(&mut self, records: Vec<SourceRecord>) -> Result<Ran, DriverError> {
-        if !self.plan.has_cycle() {
-            return self.run_batch(records, 0);
-        }
         // A task that reads what it caused itself must have it before the next record: a batch would hold it back.
+        let one_by_one = self.plan.has_cycle();
         let mut ran = Ran::default();
-        for (cause, record) in records.into_iter().enumerate() {
-            let next = self.run_batch(vec![record], cause)?;
-            ran.written.extend(next.written);
-            ran.errors.extend(next.errors);
-            ran.tapped.extend(next.tapped);
-            ran.stopped = next.stopped;
-            if ran.stopped.is_some() {
-                break;
-            }
-        }
-        Ok(ran)
-    }
-
-    /// Processes `records`, the first of which has the number `first`.
-    fn run_batch(&mut self, records: Vec<SourceRecord>, first: usize) -> Result<Ran, DriverError> {
         for (cause, SourceRecord { source, partition, mut record }) in records.into_iter().enumerate() {
             if !self.started {
                 self.started = true;
                 self.now = record.timestamp;
             }
-            let (sub, input) = self.sources.get(source).copied().unwrap_or_default();
-            let count = self.tasks.get(sub).map_or(1, |tasks| tasks.len() as u32);
-            let partition = match (partition, &record.key) {
-                (Some(partition), _) => partition as u32 % count,
-                (None, Some(key)) => crate::partitioner::partition(key, count),
-                (None, None) => {
-                    self.unkeyed = self.unkeyed.wrapping_add(1);
-                    self.unkeyed % count
+            match self.sources.get(source).copied() {
+                Some(Feeds::Global(table)) => {
+                    // What comes before it must not see it.
+                    self.drain(&mut ran)?;
+                    if ran.stopped.is_none() {
+                        self.update(table, cause, partition, record, &mut ran)?;
+                    }
                 }
-            } as usize;
-            record.offset = self.next_offset(sub, partition, input);
-            self.wait(sub, partition, Waiting { cause: first + cause, input, record });
+                Some(Feeds::Input { sub, input }) => {
+                    let count = self.tasks.get(sub).map_or(1, |tasks| tasks.len() as u32);
+                    let partition = self.partition(partition, &record, count) as usize;
+                    record.offset = self.next_offset(sub, partition, input);
+                    self.wait(sub, partition, Waiting { cause, input, record });
+                    if one_by_one {
+                        self.drain(&mut ran)?;
+                    }
+                }
+                None => return Err(DriverError::Internal("a record of no source".to_owned())),
+            }
+            if ran.stopped.is_some() {
+                break;
+            }
         }
-        let mut ran = Ran::default();
         self.drain(&mut ran)?;
         Ok(self.in_order(ran))
+    }
+
+    /// The partition of a record for a source.
+    fn partition(&mut self, said: Option<i32>, record: &Record, count: u32) -> u32 {
+        match (said, &record.key) {
+            (Some(partition), _) => partition as u32 % count,
+            (None, Some(key)) => crate::partitioner::partition(key, count),
+            (None, None) => {
+                self.unkeyed = self.unkeyed.wrapping_add(1);
+                self.unkeyed % count
+            }
+        }
+    }
+
+    /// Takes a record into a global table.
+    fn update(
+        &mut self,
+        table: usize,
+        cause: usize,
+        partition: Option<i32>,
+        mut record: Record,
+        ran: &mut Ran,
+    ) -> Result<(), DriverError> {
+        let partition = self.partition(partition, &record, self.options.partitions);
+        let Some(running) = self.globals.get_mut(table) else { return Ok(()) };
+        if let Some(next) = running.next_offsets.get_mut(partition as usize) {
+            record.offset = *next;
+            *next += 1;
+        }
+        let updated =
+            running.table.update(&self.global_states, table, partition as i32, &[record], self.now)?;
+        running.changelog.append(updated.changelog);
+        running.counters.add(&updated.counters);
+        ran.errors.extend(updated.errors);
+        ran.stopped = updated.stopped.map(|error| (cause, error));
+        Ok(())
     }
 
     fn next_offset(&mut self, sub: usize, partition: usize, input: usize) -> i64 {
@@ -638,6 +723,7 @@ impl Driver {
                     .collect(),
             );
         }
+        self.open_globals()?;
         for (sub, tasks) in self.plan.clone().sub_topologies.iter().zip(dropped) {
             let mut reopened = Vec::new();
             for (partition, (changelogs, committed, last_input, followed)) in tasks.into_iter().enumerate() {
@@ -659,7 +745,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Rows that went through each step, all tasks together, by step in the order of the plan.
+    /// Rows that went through each step, all tasks together, by step in the order of the plan; then those of global tables.
     pub fn counters(&self) -> Vec<(String, NodeCounters)> {
         let mut totals: Vec<(String, NodeCounters)> = Vec::new();
         for (sub, tasks) in self.plan.sub_topologies.iter().zip(&self.tasks) {
@@ -670,6 +756,9 @@ impl Driver {
                 }
                 totals.push((node.name.clone(), total));
             }
+        }
+        for (planned, running) in self.plan.globals.iter().zip(&self.globals) {
+            totals.push((planned.source.name.clone(), running.counters.clone()));
         }
         totals
     }

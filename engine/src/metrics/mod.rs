@@ -16,7 +16,7 @@ use prometheus::{
 };
 
 use crate::plan::{PREDICT, PlanOutput, SubTopology};
-use crate::task::{Epoch, NodeCounters, Rank, RecordError};
+use crate::task::{Epoch, NodeCounters, Rank, RecordError, Updated};
 use crate::topology::OnError;
 
 /// What a metric is.
@@ -151,6 +151,12 @@ metrics! {
         "Offsets that a task's restore still has to pass; gone once it is restored.";
     restore_seconds: HistogramVec, "millstream_restore_duration_seconds", [],
         "How long a task's restore took.", RESTORE_SECONDS;
+
+    // Global tables.
+    global_records: IntCounterVec, "millstream_global_table_records_total", ["table"],
+        "Records of a global table's topic that this process has read.";
+    global_lag: IntGaugeVec, "millstream_global_table_lag_records", ["table"],
+        "Offsets of a global table's topic that this process still has to pass, as of some seconds ago.";
 
     // The cluster.
     produce_errors: IntCounterVec, "millstream_produce_errors_total", ["error"],
@@ -440,6 +446,29 @@ impl Metrics {
         Ok(RestoreMetrics { metrics: self.clone(), labels, remaining, _restoring: restoring })
     }
 
+    /// The handle of a global table.
+    ///
+    /// # Errors
+    /// Never, unless the definitions contradict each other.
+    pub fn global(&self, table: &str) -> Result<GlobalMetrics, MetricsError> {
+        let families = &self.0.families;
+        Ok(GlobalMetrics {
+            metrics: self.clone(),
+            records: families.global_records.get_metric_with_label_values(&[table])?,
+            lag: families.global_lag.get_metric_with_label_values(&[table])?,
+        })
+    }
+
+    /// A record failed.
+    fn failed(&self, error: &RecordError) {
+        let outcome = match error.on_error {
+            OnError::Fail => "fail",
+            OnError::Skip => "skip",
+            OnError::DeadLetter => "dead-letter",
+        };
+        count(&self.0.families.node_errors, &[&error.node, error.code.number(), outcome]);
+    }
+
     /// A commit succeeded, after so long.
     pub fn committed(&self, took: Duration) {
         self.0.commits.inc();
@@ -567,6 +596,29 @@ impl RestoreMetrics {
 impl Drop for RestoreMetrics {
     fn drop(&mut self) {
         let _ = self.metrics.0.families.restore_remaining.remove_label_values(&self.labels);
+    }
+}
+
+/// What a global table counts in.
+#[derive(Debug)]
+pub struct GlobalMetrics {
+    metrics: Metrics,
+    records: IntCounter,
+    lag: IntGauge,
+}
+
+impl GlobalMetrics {
+    /// So many records were read.
+    pub fn updated(&self, records: u64, updated: &Updated) {
+        self.records.inc_by(records);
+        for error in updated.errors.iter().chain(&updated.stopped) {
+            self.metrics.failed(error);
+        }
+    }
+
+    /// So many offsets are left.
+    pub fn lag(&self, offsets: i64) {
+        self.lag.set(offsets);
     }
 }
 
@@ -724,17 +776,8 @@ impl TaskMetrics {
             }
         }
         for error in epoch.errors.iter().chain(&epoch.stopped) {
-            self.failed(error);
+            self.metrics.failed(error);
         }
-    }
-
-    fn failed(&self, error: &RecordError) {
-        let outcome = match error.on_error {
-            OnError::Fail => "fail",
-            OnError::Skip => "skip",
-            OnError::DeadLetter => "dead-letter",
-        };
-        count(&self.metrics.0.families.node_errors, &[&error.node, error.code.number(), outcome]);
     }
 
     /// Records were given to the producer: how many of an output, and the bytes of their keys and values.

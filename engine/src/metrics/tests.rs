@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use super::*;
 use crate::plan::Plan;
 use crate::record::Record;
-use crate::task::Task;
+use crate::task::{GlobalStates, Task};
 use crate::topology::read;
 
 const TOPOLOGY: &str = r#"
@@ -44,7 +44,7 @@ fn task_of(text: &str) -> (Arc<SubTopology>, Task) {
     let plan = Plan::new(&topology.unwrap_or_else(|| panic!("{findings:?}"))).unwrap();
     let sub = plan.sub_topologies[0].clone();
     let state = TaskState::in_memory(&Task::store_specs(&sub));
-    let task = Task::open(sub.clone(), 3, state, vec![0], &[], false).unwrap();
+    let task = Task::open(sub.clone(), 3, state, vec![0], &[], GlobalStates::default(), false).unwrap();
     (sub, task)
 }
 

@@ -8,7 +8,8 @@ use millstream_operators::schema::{Kind, Schema};
 use millstream_state::StoreSpec;
 
 use super::{
-    Origin, Plan, PlanError, PlanInput, PlanNode, PlanOutput, PlanSlot, PlanStore, SubTopology, TABLE,
+    Origin, Plan, PlanError, PlanGlobal, PlanInput, PlanNode, PlanOutput, PlanSlot, PlanStore, SubTopology,
+    TABLE,
 };
 use crate::topology::{OnError, OutputRef, SinkTopic, Source, StepNode, Topology, rekeys_with_topic};
 
@@ -53,6 +54,8 @@ struct Runs<'a> {
     is_stage: bool,
     definition: &'a Arc<dyn Definition>,
     outputs: Vec<(Option<String>, Schema)>,
+    /// The global table that it looks up.
+    global: Option<&'a str>,
     on_error: OnError,
     dead_letter: &'a str,
 }
@@ -71,6 +74,7 @@ impl Vertex<'_> {
                     .into_iter()
                     .chain(source.versions().map(|schema| (Some(VERSIONS.to_owned()), schema.clone())))
                     .collect(),
+                global: None,
                 on_error: source.on_error,
                 dead_letter: &source.dead_letter,
             },
@@ -80,6 +84,7 @@ impl Vertex<'_> {
                 is_stage: true,
                 definition: &stage.definition,
                 outputs: vec![(None, stage.schema.clone())],
+                global: None,
                 on_error: step.on_error,
                 dead_letter: &step.dead_letter,
             },
@@ -94,6 +99,7 @@ impl Vertex<'_> {
                     .iter()
                     .map(|output| (output.name.clone(), output.schema.clone()))
                     .collect(),
+                global: step.global.as_deref(),
                 on_error: step.on_error,
                 dead_letter: &step.dead_letter,
             },
@@ -115,6 +121,7 @@ struct Graph<'a> {
     topics: Vec<(Port, usize)>,
     /// What an output of a source or step stands for.
     ports: BTreeMap<OutputRef, Port>,
+    globals: Vec<Arc<PlanGlobal>>,
 }
 
 impl Plan {
@@ -130,9 +137,14 @@ impl Plan {
 impl<'a> Graph<'a> {
     fn new(topology: &'a Topology) -> Result<Self, PlanError> {
         let with_topic = rekeys_with_topic(&topology.steps);
-        let mut graph =
-            Graph { vertices: Vec::new(), inputs: Vec::new(), topics: Vec::new(), ports: BTreeMap::new() };
-        for (position, source) in topology.sources.iter().enumerate() {
+        let mut graph = Graph {
+            vertices: Vec::new(),
+            inputs: Vec::new(),
+            topics: Vec::new(),
+            ports: BTreeMap::new(),
+            globals: globals(topology),
+        };
+        for (position, source) in topology.sources.iter().enumerate().filter(|(_, source)| !source.global) {
             let mut vertex = graph.add(Vertex::Source(position), Vec::new());
             if let Some(table) = &source.table {
                 let table = Vertex::Table { source, definition: table.clone() };
@@ -238,7 +250,7 @@ impl<'a> Graph<'a> {
                 positions.get(&component(vertex)).copied().unwrap_or_default()
             })?));
         }
-        let mut plan = Plan { app: topology.app.id.clone(), sub_topologies };
+        let mut plan = Plan { app: topology.app.id.clone(), sub_topologies, globals: self.globals.clone() };
         plan.inherit_idle();
         Ok(plan)
     }
@@ -407,6 +419,9 @@ impl<'a> Graph<'a> {
                 outputs: outputs.collect(),
                 stores: own_stores,
                 borrowed,
+                global: of
+                    .global
+                    .and_then(|name| self.globals.iter().position(|table| table.source.name == name)),
                 wanted: Wanted { fold: true, before: false },
                 on_error: of.on_error,
                 dead_letter: of.dead_letter.to_owned(),
@@ -425,6 +440,18 @@ impl<'a> Graph<'a> {
         sub.decide_wanted();
         Ok(sub)
     }
+}
+
+/// The global tables of a topology.
+fn globals(topology: &Topology) -> Vec<Arc<PlanGlobal>> {
+    let tables = topology.sources.iter().filter(|source| source.global);
+    let planned = tables.filter_map(|source| {
+        let definition = source.table.clone()?;
+        let fingerprint = definition.stores().first()?.fingerprint;
+        let store = StoreSpec { name: source.name.clone(), fingerprint };
+        Some(Arc::new(PlanGlobal { source: Arc::new(source.clone()), definition, store }))
+    });
+    planned.collect()
 }
 
 impl SubTopology {

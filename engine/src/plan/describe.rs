@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use millstream_operators::config::format_duration;
 use millstream_operators::operator::StoreKind;
 use millstream_operators::schema::Kind;
 use serde::{Serialize, Serializer};
 
-use super::{Origin, Plan, PlanError, PlanNode, PlanOutput, SubTopology, internal};
+use super::{Origin, Plan, PlanError, PlanGlobal, PlanNode, PlanOutput, SubTopology, internal};
 use crate::topology::{Guarantee, OnError, SinkTopic, Topology};
 
 /// What runs for a topology, in names and numbers.
@@ -22,8 +23,23 @@ pub struct Description {
     pub guarantee: &'static str,
     /// Every sub-topology after those that write its repartition topics.
     pub sub_topologies: Vec<SubTopologyDescription>,
+    /// The tables that every process holds whole.
+    pub global_tables: Vec<GlobalDescription>,
     /// The topics that belong to the application.
     pub internal_topics: Vec<InternalTopic>,
+}
+
+/// A global table: every process reads all partitions of its topic, before its tasks start and on while they run.
+#[derive(Debug, Serialize)]
+pub struct GlobalDescription {
+    /// Its name, which is also that of its store.
+    pub name: String,
+    /// The topic it reads.
+    pub topic: String,
+    /// The steps that look rows up.
+    pub read_by: Vec<String>,
+    /// What happens to a record that cannot be read.
+    pub on_error: &'static str,
 }
 
 /// A sub-topology; it has a task for each partition.
@@ -84,6 +100,8 @@ pub struct StepDescription {
     stores: Vec<usize>,
     #[serde(skip)]
     inputs: Vec<usize>,
+    #[serde(skip)]
+    global: Option<usize>,
     #[serde(skip)]
     outputs: Vec<usize>,
 }
@@ -191,7 +209,22 @@ impl Description {
                 Guarantee::AtLeastOnce => "at-least-once",
             },
             sub_topologies: sub_topologies
-                .map(|(sub, count)| SubTopologyDescription::new(sub, *count))
+                .map(|(sub, count)| SubTopologyDescription::new(sub, *count, &plan.globals))
+                .collect(),
+            global_tables: plan
+                .globals
+                .iter()
+                .enumerate()
+                .map(|(number, table)| {
+                    let nodes = plan.sub_topologies.iter().flat_map(|sub| &sub.nodes);
+                    let readers = nodes.filter(|node| node.global == Some(number));
+                    GlobalDescription {
+                        name: table.source.name.clone(),
+                        topic: table.source.topic.clone(),
+                        read_by: readers.map(|node| node.name.clone()).collect(),
+                        on_error: on_error(table.source.on_error),
+                    }
+                })
                 .collect(),
             internal_topics,
         })
@@ -252,6 +285,22 @@ impl Description {
                 };
                 let node = if output.repartition { String::new() } else { output.node.clone() };
                 rows.push([first(number, "writes"), node, topic, format!("from {}", output.from)]);
+            }
+            write_table(&rows, &mut text);
+        }
+        for table in &self.global_tables {
+            let _ = writeln!(text, "\nglobal table {}, whole in every process", table.name);
+            let topic =
+                if table.topic == table.name { String::new() } else { format!("topic {}", table.topic) };
+            let mut rows = vec![
+                [first(0, "reads"), table.name.clone(), topic, String::new()],
+                [first(0, "stores"), table.name.clone(), "key-value".to_owned(), String::new()],
+            ];
+            for (number, step) in table.read_by.iter().enumerate() {
+                rows.push([first(number, "read by"), step.clone(), String::new(), String::new()]);
+            }
+            if table.on_error != "fail" {
+                rows.push([first(0, "on error"), table.on_error.to_owned(), String::new(), String::new()]);
             }
             write_table(&rows, &mut text);
         }
@@ -329,19 +378,24 @@ impl Description {
 }
 
 impl SubTopologyDescription {
-    fn new(sub: &SubTopology, partitions: u32) -> Self {
+    fn new(sub: &SubTopology, partitions: u32, globals: &[Arc<PlanGlobal>]) -> Self {
         let names = slot_names(sub);
         let name_of = |slot: &usize| names.get(slot).cloned().unwrap_or_default();
         let step = |node: &PlanNode| StepDescription {
             name: node.name.clone(),
             op: node.op,
-            from: node.inputs.iter().map(name_of).collect(),
+            from: {
+                let global = node.global.and_then(|global| globals.get(global));
+                let global = global.map(|table| table.source.name.clone());
+                node.inputs.iter().map(name_of).chain(global).collect()
+            },
             facts: node.definition.facts(),
             on_error: on_error(node.on_error),
             dead_letter: dead_letter(node.on_error, &node.dead_letter),
             folds: node.wanted.fold && node.outputs.iter().any(|output| output.schema.kind == Kind::Table),
             stores: node.stores.clone(),
             inputs: node.inputs.clone(),
+            global: node.global,
             outputs: node.outputs.iter().map(|output| output.slot).collect(),
         };
         let outputs = sub.outputs.iter().map(|output| match output {
@@ -474,6 +528,15 @@ impl Drawing {
             }
             lines.join("\n")
         };
+        let mut globals = Vec::new();
+        for table in &description.global_tables {
+            let topic = drawing.topic(&mut topics, &table.topic);
+            let store = drawing.add(table.name.clone(), ShapeKind::Store);
+            drawing.arrows.push((topic, store));
+            let title = format!("{}, global table", table.name);
+            drawing.groups.push(Group { title, boxes: vec![store] });
+            globals.push(store);
+        }
         for sub in &description.sub_topologies {
             let mut filled: BTreeMap<usize, usize> = BTreeMap::new();
             let mut members = Vec::new();
@@ -494,6 +557,8 @@ impl Drawing {
                 for from in step.inputs.iter().filter_map(|slot| filled.get(slot)) {
                     drawing.arrows.push((*from, index));
                 }
+                let global = step.global.and_then(|global| globals.get(global));
+                drawing.arrows.extend(global.map(|store| (*store, index)));
                 filled.extend(step.outputs.iter().map(|slot| (*slot, index)));
                 if let Some(letters) = &step.dead_letter {
                     let letters = drawing.topic(&mut topics, &label(letters));

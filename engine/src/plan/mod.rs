@@ -24,6 +24,26 @@ pub struct Plan {
     pub app: String,
     /// Every sub-topology after those that write its repartition topics, then by name.
     pub sub_topologies: Vec<Arc<SubTopology>>,
+    /// The global tables, in the order of the file. They belong to no sub-topology: each process holds them whole.
+    pub globals: Vec<Arc<PlanGlobal>>,
+}
+
+/// A global table.
+#[derive(Debug)]
+pub struct PlanGlobal {
+    /// Its topic, and how the records are read.
+    pub source: Arc<Source>,
+    /// What makes a table of them.
+    pub definition: Arc<dyn Definition>,
+    /// Where the rows are kept.
+    pub store: StoreSpec,
+}
+
+impl PlanGlobal {
+    /// What its state is called in logs and on disk.
+    pub fn name(&self) -> String {
+        format!("global-{}", self.source.name)
+    }
 }
 
 /// A connected part of the graph between topics.
@@ -95,6 +115,8 @@ pub struct PlanNode {
     pub stores: Vec<usize>,
     /// Which of `stores` belong to the nodes above and are only read: positions in it.
     pub borrowed: Vec<usize>,
+    /// The global table that it looks up: the position in [`Plan::globals`].
+    pub global: Option<usize>,
     /// What its consumers want.
     pub wanted: Wanted,
     /// What happens to a record on which it fails.
@@ -293,6 +315,11 @@ impl PlanNode {
 }
 
 impl SubTopology {
+    /// The global tables that its nodes look up: positions in [`Plan::globals`].
+    pub fn globals(&self) -> BTreeSet<usize> {
+        self.nodes.iter().filter_map(|node| node.global).collect()
+    }
+
     /// The nodes that use the store at this position: the one that writes it first.
     pub fn keepers(&self, store: usize) -> impl Iterator<Item = &PlanNode> {
         self.nodes.iter().filter(move |node| node.stores.contains(&store))

@@ -97,10 +97,19 @@ pub(super) trait GroupMember: Send + Sync {
 /// Is shown the index of a partition, and a record's key and value.
 pub(super) type ShowRecord<'a> = dyn FnMut(usize, Option<&[u8]>, Option<&[u8]>) + 'a;
 
-/// Reads changelogs.
-pub(super) trait ChangelogReader {
+/// Is given the index of a partition, and a record.
+pub(super) type GiveRecord<'a> = dyn FnMut(usize, Record) + 'a;
+
+/// Reads changelogs, and the topics of global tables.
+pub(super) trait ChangelogReader: Send {
     fn take(&mut self, max: usize, timeout: Duration, each: &mut ShowRecord<'_>)
     -> Result<usize, KafkaError>;
+    fn take_records(
+        &mut self,
+        max: usize,
+        timeout: Duration,
+        each: &mut GiveRecord<'_>,
+    ) -> Result<usize, KafkaError>;
     fn position(&self, index: usize) -> Option<i64>;
     fn queued_bytes(&self) -> usize;
 }
@@ -359,6 +368,15 @@ impl ChangelogReader for RestoreConsumer {
         RestoreConsumer::take(self, max, timeout, &mut |index, message| {
             each(index, message.key, message.value)
         })
+    }
+
+    fn take_records(
+        &mut self,
+        max: usize,
+        timeout: Duration,
+        each: &mut GiveRecord<'_>,
+    ) -> Result<usize, KafkaError> {
+        RestoreConsumer::take(self, max, timeout, &mut |index, message| each(index, record(&message)))
     }
 
     fn position(&self, index: usize) -> Option<i64> {

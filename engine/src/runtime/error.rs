@@ -243,6 +243,11 @@ impl RuntimeError {
         }
     }
 
+    /// Whether topics of global tables are not those that were read before: the tables are to be read anew.
+    pub(super) fn global_tables_were_made_anew(&self) -> bool {
+        matches!(self, RuntimeError::Topics(TopicError::GlobalMadeAnew { .. }))
+    }
+
     /// The stable code, if the error has one.
     pub fn code(&self) -> Option<Code> {
         match self {

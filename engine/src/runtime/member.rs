@@ -17,6 +17,7 @@ use super::brokers::GroupMember;
 use super::chores::{self, Chore};
 use super::commit_metadata::CommitMetadata;
 use super::error::{RuntimeError, Trouble};
+use super::globals::{self, Globals};
 use super::inputs::RecordQueue;
 use super::restore::{self, Open, Opened};
 use super::threads::{self, Thread};
@@ -53,9 +54,13 @@ const EXAMINE_EVERY: Duration = Duration::from_secs(10);
 
 /// Joins the group and works until the process is asked to end, which is no error, or something ends the session.
 pub(super) fn session(shared: &Arc<Shared>, joining: Pending, shutdown: Shutdown<'_>) -> Result<(), Trouble> {
-    let mut member = Member::join(shared, joining)?;
-    let outcome = member.serve(shutdown);
-    member.leave(outcome)
+    let Some(globals) = Globals::restore(shared, shutdown)? else { return Ok(()) };
+    let outcome = Member::join(shared, joining).and_then(|mut member| {
+        let outcome = member.keep(globals).and_then(|()| member.serve(shutdown));
+        member.leave(outcome)
+    });
+    globals::close(shared);
+    outcome
 }
 
 struct WorkerHandle {
@@ -102,7 +107,7 @@ struct Member {
 impl Member {
     fn join(shared: &Arc<Shared>, joining: Pending) -> Result<Self, Trouble> {
         let tasks = shared.tasks();
-        let (failed, failures) = bounded(shared.settings.threads * 2 + shared.restorers() + 3);
+        let (failed, failures) = bounded(shared.settings.threads * 2 + shared.restorers() + 5);
         let (requests, requested) = bounded(tasks * 2 + 16);
         let (opened_by, opened) = bounded(tasks * 2 + 16);
         let over = Cancelled::default();
@@ -155,6 +160,21 @@ impl Member {
             memory_counted: clock::instant(),
             examined_at: clock::instant(),
         })
+    }
+
+    /// Has the global tables kept up to date as long as the session lasts.
+    fn keep(&mut self, globals: Globals) -> Result<(), Trouble> {
+        if self.shared.plan.globals.is_empty() {
+            return Ok(());
+        }
+        let (over, failed) = (self.over.clone(), self.failed.clone());
+        let body = move || {
+            if let Err(trouble) = globals.keep(&over) {
+                let _ = failed.send(trouble);
+            }
+        };
+        self.helpers.push(start_thread("global-tables".to_owned(), &self.failed, body)?);
+        Ok(())
     }
 
     fn serve(&mut self, shutdown: Shutdown<'_>) -> Result<(), Trouble> {
@@ -475,10 +495,12 @@ impl Member {
         let body = move || {
             let same = shared.brokers.still_exist(&shared.plan, &shared.counts, &shared.settings.topics);
             // Whoever uses a topic notices that it is gone, not that it is another one. Who is about to end does not listen.
-            if let Err(Trouble::Failed(error)) = same
-                && error.topics_were_made_anew()
-            {
-                let _ = failed.try_send(Trouble::Failed(error));
+            if let Err(Trouble::Failed(error)) = same {
+                if error.topics_were_made_anew() {
+                    let _ = failed.try_send(Trouble::Failed(error));
+                } else if error.global_tables_were_made_anew() {
+                    let _ = failed.try_send(Trouble::Again(error.to_string()));
+                }
             }
         };
         self.examiner = Some(start_thread("examiner".to_owned(), &self.failed, body)?);

@@ -12,6 +12,7 @@ mod chores;
 pub mod clock;
 mod commit_metadata;
 mod error;
+mod globals;
 mod in_doubt;
 mod inputs;
 mod instance;
@@ -45,7 +46,7 @@ use crate::kafka::{Admin, OffsetAndMetadata, Security, TopicPartition};
 use crate::metrics::Metrics;
 use crate::plan::{Origin, Plan};
 use crate::settings::RunSettings;
-use crate::task::Task;
+use crate::task::{GlobalStates, Task};
 use crate::topology::{Guarantee, Topology};
 
 pub use self::error::RuntimeError;
@@ -107,6 +108,8 @@ struct Shared {
     brokers: Box<dyn Brokers>,
     disk: Box<dyn Disk>,
     places: Places,
+    /// The global tables, which the tasks read.
+    globals: GlobalStates,
     /// One of each worker.
     heartbeats: Vec<Heartbeat>,
     status: Arc<Status>,
@@ -289,6 +292,7 @@ fn start(
         app: topology.app.id.clone(),
         guarantee: topology.app.guarantee,
         repartitions: repartition_topics(&plan),
+        globals: GlobalStates::new(&plan),
         plan,
         counts,
         largest_batch,
@@ -374,7 +378,9 @@ fn sessions(
                 }
                 // What was deleted does not come back. That the brokers do not answer is the next session's business.
                 let exist = shared.brokers.still_exist(&shared.plan, &shared.counts, &shared.settings.topics);
-                if let Err(Trouble::Failed(error)) = exist {
+                if let Err(Trouble::Failed(error)) = exist
+                    && !error.global_tables_were_made_anew()
+                {
                     return Err(error);
                 }
             }

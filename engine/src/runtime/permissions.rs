@@ -46,6 +46,9 @@ fn topics(said: &str, plan: &Plan, creates: bool) -> (Vec<&'static str>, String,
             operations.insert(operation);
         }
     };
+    for table in &plan.globals {
+        add(&table.source.topic, "Read");
+    }
     for sub in &plan.sub_topologies {
         for input in &sub.inputs {
             if let Origin::Source(source) = &input.origin {

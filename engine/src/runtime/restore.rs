@@ -104,7 +104,15 @@ impl Opening<'_> {
         let positions: Vec<&[u8]> =
             committed.iter().map(|committed| committed.positions.as_slice()).collect();
         let fold = self.shared.settings.max_batch_rows > 1;
-        let task = Task::open(sub, id.partition, state, offsets.clone(), &positions, fold);
+        let task = Task::open(
+            sub,
+            id.partition,
+            state,
+            offsets.clone(),
+            &positions,
+            self.shared.globals.clone(),
+            fold,
+        );
         let task = task.map_err(|error| RuntimeError::Task { task: name.clone(), error })?;
         let committed = committed.first().map(|committed| committed.id);
         Ok(Some(OpenTask { id: *id, name, task, committed, _place: place }))

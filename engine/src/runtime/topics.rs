@@ -77,6 +77,12 @@ pub enum TopicError {
         /// The topics.
         topics: Vec<String>,
     },
+    /// Topics of global tables were deleted and made anew.
+    #[error("topics of global tables were deleted and made anew: {}", listed(topics.iter().map(String::as_str)))]
+    GlobalMadeAnew {
+        /// The topics.
+        topics: Vec<String>,
+    },
     /// A topic that a row names does not exist.
     #[error(
         "topic `{0}`, which a sink computes for a row, does not exist: make it, or let the expression name topics that exist"
@@ -91,7 +97,10 @@ impl TopicError {
             TopicError::Missing { .. } => Some(Code::TopicMissing),
             TopicError::Partitions { .. } => Some(Code::TopicPartitions),
             TopicError::Setting { .. } => Some(Code::TopicSetting),
-            TopicError::Deleted { .. } | TopicError::MadeAnew { .. } | TopicError::Computed(_) => None,
+            TopicError::Deleted { .. }
+            | TopicError::MadeAnew { .. }
+            | TopicError::GlobalMadeAnew { .. }
+            | TopicError::Computed(_) => None,
         }
     }
 
@@ -281,6 +290,7 @@ impl Topics {
         let names: Vec<&str> = users.keys().copied().chain(internal.iter().copied()).collect();
         let mut absent = names;
         let mut others = topics_that_are_read(plan);
+        others.extend(globals(plan).map(|source| &*source.topic));
         for _ in 0..3 {
             let asked: Vec<&str> =
                 absent.iter().chain(&others).copied().collect::<BTreeSet<_>>().into_iter().collect();
@@ -292,9 +302,19 @@ impl Topics {
             }
             threads::sleep(Duration::from_millis(500));
         }
+        let (anew, others): (Vec<&str>, Vec<&str>) =
+            others.into_iter().partition(|topic| globals(plan).any(|source| source.topic == *topic));
+        if !anew.is_empty() {
+            self.forget(&anew);
+            self.describe(&anew)?;
+        }
         if !others.is_empty() {
             let topics = others.into_iter().map(str::to_owned).collect();
             return Err(RuntimeError::Topics(TopicError::MadeAnew { topics }).into());
+        }
+        if !anew.is_empty() {
+            let topics = anew.into_iter().map(str::to_owned).collect();
+            return Err(RuntimeError::Topics(TopicError::GlobalMadeAnew { topics }).into());
         }
         let (internal, absent): (Vec<&str>, Vec<&str>) =
             absent.into_iter().partition(|name| internal.contains(name));
@@ -427,6 +447,16 @@ impl Topics {
         Ok(found)
     }
 
+    /// Lets topics be seen as if for the first time.
+    fn forget(&self, names: &[&str]) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in names {
+            known.remove(*name);
+            ids.remove(*name);
+        }
+    }
+
     /// The id that a topic had when it was described first; empty where it was not.
     pub fn id(&self, name: &str) -> String {
         let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
@@ -524,10 +554,16 @@ fn sinks(plan: &Plan) -> impl Iterator<Item = (&str, &str)> {
 
 fn sources(plan: &Plan) -> impl Iterator<Item = &Source> {
     let inputs = plan.sub_topologies.iter().flat_map(|sub| &sub.inputs);
-    inputs.filter_map(|input| match &input.origin {
+    let of_tasks = inputs.filter_map(|input| match &input.origin {
         Origin::Source(source) => Some(&**source),
         Origin::Repartition { .. } => None,
-    })
+    });
+    of_tasks.chain(globals(plan))
+}
+
+/// The global tables.
+fn globals(plan: &Plan) -> impl Iterator<Item = &Source> {
+    plan.globals.iter().map(|table| &*table.source)
 }
 
 /// What is found of topics.

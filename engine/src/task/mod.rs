@@ -4,6 +4,7 @@
 //! so do commits: [`Task::commit`] says what a commit must hold, [`Task::committed`] is told that it succeeded. Between two
 //! epochs a task is a function of its stores and its committed position, so that a restart is not visible.
 
+mod global;
 mod output;
 mod position;
 
@@ -29,6 +30,7 @@ use crate::record::Record;
 use crate::registry::RegistryError;
 use crate::topology::{OnError, Source};
 
+pub use self::global::{GlobalStates, GlobalTable, Updated};
 pub use self::output::{OutputRecord, Rank};
 
 /// What stops a task although no record is to blame.
@@ -200,6 +202,8 @@ pub struct Task {
     operators: Vec<Box<dyn Operator>>,
     /// Per node, its stores in `state`.
     stores: Vec<Vec<StoreId>>,
+    /// Of which the nodes look rows up.
+    globals: GlobalStates,
     writers: Vec<OutputWriter>,
     offsets: Vec<i64>,
     counters: Vec<NodeCounters>,
@@ -241,16 +245,13 @@ impl Task {
         state: TaskState,
         offsets: Vec<i64>,
         metadata: &[&[u8]],
+        globals: GlobalStates,
         fold: bool,
     ) -> Result<Self, TaskError> {
         let mut readers = Vec::with_capacity(sub.inputs.len());
         for input in &sub.inputs {
             readers.push(match &input.origin {
-                Origin::Source(source) => InputReader::Source {
-                    decoder: Box::new(SourceDecoder::new(&source.layout, &source.topic)?),
-                    source: source.clone(),
-                    ahead: None,
-                },
+                Origin::Source(source) => InputReader::of_source(source)?,
                 Origin::Repartition { schema, .. } => InputReader::Repartition {
                     codec: RowCodec::new(&schema.columns)?,
                     columns: schema.columns.clone(),
@@ -275,6 +276,7 @@ impl Task {
             readers,
             operators,
             stores,
+            globals,
             writers,
             offsets,
             counters,
@@ -474,6 +476,9 @@ impl Task {
     /// Runs every node over what is in its slots, then lets stream time go on.
     fn run(&mut self, mut slots: Vec<Option<Batch>>, advance: Option<Advance>) -> Result<Pass, TaskError> {
         let mut pass = Pass::default();
+        // The whole pass sees a global table as it is now.
+        let read = |table| Some((table, self.globals.read(table)?));
+        let globals: BTreeMap<usize, _> = self.sub.globals().into_iter().filter_map(read).collect();
         for (number, node) in self.sub.nodes.iter().enumerate() {
             let mut counted = NodeCounters::default();
             let filled = |slot: &usize| {
@@ -496,7 +501,9 @@ impl Task {
             else {
                 continue;
             };
-            let mut context = Context { borrowed: &node.borrowed, ..Context::new(&mut self.state, stores) };
+            let global = node.global.and_then(|table| globals.get(&table)).map(|state| &**state);
+            let mut context =
+                Context { borrowed: &node.borrowed, global, ..Context::new(&mut self.state, stores) };
             let failed = |error| TaskError::Operator { node: node.name.clone(), error };
             let mut outputs = Vec::new();
             if counted.rows_in > 0 {
@@ -655,6 +662,11 @@ fn concatenated(
 }
 
 impl InputReader {
+    fn of_source(source: &Arc<Source>) -> Result<Self, UnsupportedType> {
+        let decoder = Box::new(SourceDecoder::new(&source.layout, &source.topic)?);
+        Ok(InputReader::Source { decoder, source: source.clone(), ahead: None })
+    }
+
     /// The rows of `records`, whose sequence numbers are `seqs`, and the errors of those that have none.
     #[expect(
         clippy::type_complexity,

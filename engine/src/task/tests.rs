@@ -33,7 +33,7 @@ fn task() -> Task {
     let plan = Plan::new(&topology.unwrap_or_else(|| panic!("{findings:?}"))).unwrap();
     let sub = plan.sub_topologies[0].clone();
     let state = TaskState::in_memory(&Task::store_specs(&sub));
-    Task::open(sub, 0, state, vec![0, 0], &[], true).unwrap()
+    Task::open(sub, 0, state, vec![0, 0], &[], GlobalStates::default(), true).unwrap()
 }
 
 fn record(offset: i64, value: Option<&str>) -> Record {

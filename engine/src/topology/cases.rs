@@ -292,6 +292,7 @@ impl<'a> Reader<'a> {
             return Some(TargetColumns { target, key: named(&layout.key), value: named(&layout.value) });
         }
         let (output, schema) = self.find(from)?;
+        self.deny_global(from, &output)?;
         let of = |fields: &[arrow::datatypes::FieldRef]| -> Vec<(String, DataType)> {
             fields.iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
         };

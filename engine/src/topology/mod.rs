@@ -388,6 +388,8 @@ pub struct Source {
     pub dead_letter: String,
     /// What makes a table of the records; `None`: they are a stream.
     pub table: Option<Arc<ToTable>>,
+    /// Whether it is a table that every process holds whole.
+    pub global: bool,
 }
 
 impl Source {
@@ -439,6 +441,8 @@ pub struct StepNode {
     pub spec: &'static OperatorSpec,
     /// Its inputs, in the order of `from`.
     pub inputs: Vec<OutputRef>,
+    /// The global table that it looks up, which is no input: its changes cause nothing.
+    pub global: Option<String>,
     /// What it means: outputs and definition.
     pub resolved: Resolved,
     /// What happens to a record on which it fails.

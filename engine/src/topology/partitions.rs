@@ -25,8 +25,9 @@ pub(crate) fn rekeys_with_topic(steps: &[StepNode]) -> BTreeSet<&str> {
                 inputs.any(|(number, input)| input.node == step.name && consumer.resolved.reads_input(number))
             })
             .any(|consumer| {
+                let by_key = consumer.spec.keyed && consumer.global.is_none();
                 let rekeys = consumer.resolved.rekeys.is_some();
-                consumer.spec.keyed || (!rekeys && needed.get(consumer.name.as_str()) == Some(&true))
+                by_key || (!rekeys && needed.get(consumer.name.as_str()) == Some(&true))
             });
         needed.insert(&step.name, needs);
         if needs && step.resolved.rekeys.is_some() {

@@ -103,6 +103,7 @@ fn topology(root: &Fields<'_>, variables: &Variables<'_>, with_tests: bool) -> T
         names_twice: BTreeSet::new(),
         nodes: BTreeMap::new(),
         histories: BTreeMap::new(),
+        globals: BTreeSet::new(),
         topics_read: Vec::new(),
         topics_written: Vec::new(),
         taken: Arc::default(),
@@ -212,6 +213,8 @@ pub(super) struct Reader<'a> {
     nodes: BTreeMap<String, Node>,
     /// How many milliseconds of history tables keep, by name.
     pub histories: BTreeMap<String, i64>,
+    /// The global tables.
+    pub globals: BTreeSet<String>,
     topics_read: Vec<NamedTopic>,
     topics_written: Vec<(NamedTopic, Written)>,
     /// Where sinks must not write to; known once sources and steps are read.
@@ -323,6 +326,20 @@ impl Reader<'_> {
                 report(Code::UnknownOutput, place, format!("`{node}` has no output `{output}`"), help);
             }
         }
+        None
+    }
+
+    /// Reports that a global table is read where its changes would be needed.
+    pub fn deny_global(&self, from: &Text, output: &OutputRef) -> Option<()> {
+        if !self.globals.contains(&output.node) {
+            return Some(());
+        }
+        let message = format!("`{}` is a global table, which can only be looked up", output.node);
+        self.diagnostics.push(
+            Diagnostic::error(Code::GlobalRead, from.span.clone(), message)
+                .label("its changes go nowhere: every process has all of them")
+                .help("name it in `with` of a `join`, or remove `scope = \"global\"`"),
+        );
         None
     }
 

@@ -59,17 +59,22 @@ impl<'a> Reader<'a> {
 
     /// A table, likewise.
     pub(super) fn table(&mut self, name: &Text, fields: &Fields<'a>) -> Option<Source> {
-        fields.deny_unknown(KEYS.into_iter().chain(["history"]));
+        fields.deny_unknown(KEYS.into_iter().chain(["history", "scope"]));
+        let scope = fields.choice("scope", &["global"]);
         if !fields.has("key") {
             fields.missing("key", "add the columns that tell its rows apart: `key = { card = \"string\" }`");
         }
         let records = self.records(name, fields)?;
         let history = positive(fields, "history");
+        if let Some(scope) = &scope {
+            self.globals.insert(name.value.clone());
+            check_global(fields, &records, &scope.span);
+        }
         if let Some(history) = history {
             self.histories.insert(name.value.clone(), history);
         }
         let table = Arc::new(ToTable::new(&records.layout.schema, history));
-        let table = Source { table: Some(table), ..records };
+        let table = Source { table: Some(table), global: scope.is_some(), ..records };
         if table.schema().key > 0 {
             self.define(name, Node::Source(table.schema().clone()));
         }
@@ -103,6 +108,7 @@ impl<'a> Reader<'a> {
             on_error,
             dead_letter,
             table: None,
+            global: false,
         })
     }
 
@@ -237,6 +243,34 @@ impl<'a> Reader<'a> {
             self.writes(&topic, &span, name, Written::DeadLetters);
         }
         (on_error, topic)
+    }
+}
+
+/// Reports what a global table cannot have. `scope` is the place where it is said to be one.
+fn check_global(fields: &Fields<'_>, records: &Source, scope: &Span) {
+    let report = |key: &str, why: &str, help: &str| {
+        let diagnostic = Diagnostic::error(
+            Code::GlobalField,
+            fields.key_span(key),
+            format!("`{key}` of a global table: {why}"),
+        );
+        let diagnostic = diagnostic.also(scope.clone(), "it is one").help(help);
+        fields.diagnostics().push(diagnostic);
+    };
+    if fields.has("history") {
+        let why = "rows are joined with it as it is when they come, whatever their time";
+        report(
+            "history",
+            why,
+            "remove `history`, or let a `join` read the table by its key, without `scope`",
+        );
+    }
+    if fields.has("idle-after") {
+        report("idle-after", "it moves no stream time", "remove `idle-after`");
+    }
+    if records.on_error == OnError::DeadLetter {
+        let why = "every process reads all records, and each would write the dead letter";
+        report("on-error", why, "use `fail` or `skip`: what is skipped is logged and counted");
     }
 }
 

@@ -180,11 +180,25 @@ impl<'a> Reader<'a> {
             said.inputs.as_ref()?.iter().map(|input| (input, self.find(&input.from))).collect();
         let mut refs = Vec::with_capacity(found.len());
         let mut inputs = Vec::with_capacity(found.len());
-        for (input, found) in found {
+        let mut looked_up = None;
+        for (number, (input, found)) in found.into_iter().enumerate() {
             let (output, schema) = found?;
             let history = self.histories.get(&output.node).copied();
-            refs.push(output);
-            inputs.push(Input { from: input.from.clone(), qualifier: input.qualifier(), schema, history });
+            let global = self.globals.contains(&output.node);
+            let joins = said.spec.is_some_and(|spec| spec.arity == Arity::Two) && number == 1;
+            if global && joins {
+                looked_up = Some(output.node);
+            } else {
+                self.deny_global(&input.from, &output)?;
+                refs.push(output);
+            }
+            inputs.push(Input {
+                from: input.from.clone(),
+                qualifier: input.qualifier(),
+                schema,
+                history,
+                global,
+            });
         }
         let spec = said.spec.filter(|_| !has_denied(said.fields))?;
         let step = Step { name: &said.name.value, inputs, fields: said.fields.clone(), models };
@@ -194,6 +208,7 @@ impl<'a> Reader<'a> {
             description,
             spec,
             inputs: refs,
+            global: looked_up,
             resolved,
             on_error,
             dead_letter,

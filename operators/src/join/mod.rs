@@ -2,10 +2,11 @@
 //!
 //! Each pair of kinds is a file: two streams meet within a window of time, a stream looks up the rows of a table as they are when it
 //! comes, or as they were at its event time, and the rows of two tables meet as long as they are there, under one key or where those
-//! of one name the key of the other.
+//! of one name the key of the other. Streams and tables look up the rows of a global table under any key.
 
 mod as_of;
 mod foreign_key;
+mod global;
 mod keys_in_use;
 mod stream_stream;
 mod stream_table;
@@ -45,7 +46,7 @@ pub const SPEC: OperatorSpec = OperatorSpec {
             name: "with",
             kind: FieldKind::Node,
             required: true,
-            doc: "The other input, under the same key. A stream in `from` may be joined with a table, not the other way round.",
+            doc: "The other input, under the same key, or a global table. A stream in `from` may be joined with a table, not the other way round.",
         },
         Field {
             name: "kind",
@@ -60,6 +61,13 @@ pub const SPEC: OperatorSpec = OperatorSpec {
             required: false,
             doc: "The value's columns: name = expression over both inputs, `p.amount / c.credit`. Default: the value columns of \
                   `from`, then those of `with`.",
+        },
+        Field {
+            name: "on",
+            kind: FieldKind::SqlTable,
+            required: false,
+            doc: "With a global table, and required there: each of its key columns = expression over `from`, `{ airport = \"origin\" }`. \
+                  That is the row which is looked up; `from` may have any key, or none.",
         },
         Field {
             name: "within",
@@ -109,6 +117,15 @@ const MOST_MATCHES: i64 = 10_000_000;
 fn resolve(step: &Step<'_>) -> Option<Resolved> {
     let [from, with] = step.inputs.as_slice() else { return None };
     let fields = &step.fields;
+    if with.global {
+        return global::resolve(step, from, with);
+    }
+    if fields.has("on") {
+        let message = format!("`on` of a join with `{}`, which is no global table", with.from.value);
+        let help = "rows are joined that have the same key: bring `from` under it with `rekey`, or give the table `scope = \"global\"`";
+        step.error(Code::GlobalKey, fields.key_span("on"), message, help);
+        return None;
+    }
     if fields.has("foreign-key") {
         return foreign_key::resolve(step, from, with);
     }
@@ -481,7 +498,6 @@ impl Join {
         sides: [Side; 2],
         marks: Marks,
     ) -> Result<(Batch, Vec<(usize, Code, String)>), OperatorError> {
-        let count = marks.time.len();
         let mut both = Vec::with_capacity(self.both.fields().len());
         for side in sides {
             match &side.present {
@@ -495,6 +511,18 @@ impl Join {
             }
             both.extend(side.values);
         }
+        self.results_of(key, both, marks)
+    }
+
+    /// Results under `key` of the columns of both inputs, and the errors of some.
+    #[expect(clippy::type_complexity, reason = "rows and the errors of some, as everywhere")]
+    fn results_of(
+        &self,
+        key: Vec<ArrayRef>,
+        both: Vec<ArrayRef>,
+        marks: Marks,
+    ) -> Result<(Batch, Vec<(usize, Code, String)>), OperatorError> {
+        let count = marks.time.len();
         let (arrays, errors) = self.evaluate(key, both, count)?;
         let batch = Batch {
             rows: record_batch(&self.schema.columns, arrays, count)?,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use millstream::engine::driver::{Driver, DriverOptions, SourceRecord};
 use millstream::engine::plan::{Origin, Plan, SubTopology};
 use millstream::engine::record::Record;
-use millstream::engine::task::Task;
+use millstream::engine::task::{GlobalStates, Task};
 use millstream::engine::topology::{self, Topology};
 use millstream::operators::schema::Kind;
 use millstream::state::TaskState;
@@ -216,7 +216,16 @@ fn flights_of_several_processes_are_those_of_the_driver_task_by_task() {
         for partition in 0..PARTITIONS {
             let state = TaskState::in_memory(&Task::store_specs(sub));
             let offsets = vec![0; sub.inputs.len()];
-            let mut task = Task::open(sub.clone(), partition as i32, state, offsets, &[], false).unwrap();
+            let mut task = Task::open(
+                sub.clone(),
+                partition as i32,
+                state,
+                offsets,
+                &[],
+                GlobalStates::default(),
+                false,
+            )
+            .unwrap();
             let epoch = task.process(Flights::input(&inputs, partition), 0).unwrap();
             assert!(epoch.stopped.is_none() && epoch.errors.is_empty());
             for output in &epoch.outputs {

@@ -10,6 +10,7 @@ mod endurance;
 mod faults;
 mod flights;
 mod foreign_keys;
+mod globals;
 mod harness;
 pub mod java;
 mod proxy;

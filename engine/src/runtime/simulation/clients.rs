@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::super::brokers::{Brokers, ChangelogReader, GroupMember, RecordProducer, ShowRecord};
+use super::super::brokers::{Brokers, ChangelogReader, GiveRecord, GroupMember, RecordProducer, ShowRecord};
 use super::super::error::Trouble;
 use super::super::inputs::RecordQueue;
 use super::brokers::{Data, Offset, Outcome, Partition, ProducerId, Refusal};
@@ -675,11 +675,22 @@ impl ChangelogReader for SimulatedReader {
         timeout: Duration,
         each: &mut ShowRecord<'_>,
     ) -> Result<usize, KafkaError> {
+        self.take_records(max, timeout, &mut |number, record| {
+            each(number, record.key.as_deref(), record.value.as_deref())
+        })
+    }
+
+    fn take_records(
+        &mut self,
+        max: usize,
+        timeout: Duration,
+        each: &mut GiveRecord<'_>,
+    ) -> Result<usize, KafkaError> {
         let handle = handle();
         handle.sleep(timeout.min(Duration::from_millis(5)));
         let mut taken = 0;
         for (number, reading) in self.0.iter_mut().enumerate() {
-            taken += reading.take(max, |_, data| each(number, data.key.as_deref(), data.value.as_deref()));
+            taken += reading.take(max, |offset, data| each(number, record(offset, data)));
         }
         if taken == 0 {
             handle.sleep(timeout);

@@ -26,7 +26,7 @@ use self::disk::SimulatedDisk;
 use self::scheduler::{EPOCH, Handle, Simulation};
 use super::error::RuntimeError;
 use super::places::Places;
-use super::{Shared, repartition_topics, sessions};
+use super::{GlobalStates, Shared, repartition_topics, sessions};
 use crate::http::Status;
 use crate::metrics::Metrics;
 use crate::plan::{Plan, PlanOutput};
@@ -239,6 +239,7 @@ impl Application {
             brokers: Box::new(SimulatedKafka),
             disk: Box::new(SimulatedDisk::of(handle, run.state_memory)),
             places: Places::default(),
+            globals: GlobalStates::new(&self.plan),
             status,
             consumed: Mutex::default(),
             repartitions: repartition_topics(&self.plan),

@@ -1,0 +1,304 @@
+//! Rows look up those of a global table, as they are when they come, under a key that `on` computes. Changes of the global table
+//! give no results.
+//!
+//! Results of a stream are a stream. Results of a table are a table, and since the global table changes unnoticed, what a row
+//! gave when it came cannot be computed again when it goes: the newest results are kept in a store, and what a change replaces or
+//! deletes is read from there.
+
+use arrow::array::{ArrayRef, BooleanArray, UInt32Array};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::{not, nullif, take};
+use millstream_state::StoreId;
+
+use super::{Arc, ArrowSchema, Join, JoinKind, Marks, columns, keys, values};
+use crate::batch::{Batch, RowKind, record_batch};
+use crate::diagnostic::{Code, did_you_mean, listed};
+use crate::filter::kept;
+use crate::key::{KeyEncoder, normalised};
+use crate::key_index::KeyIndex;
+use crate::operator::{
+    Context, Definition, DropReason, Input, Operator, OperatorError, Resolved, Step, StoreDeclaration, Wanted,
+};
+use crate::schema::{Kind, Schema, type_name};
+use crate::sql::Expression;
+use crate::table_rows::{RowAt, TableRows, gather};
+use crate::to_table::{RunningToTable, ToTable};
+
+pub(super) fn resolve(step: &Step<'_>, from: &Input, with: &Input) -> Option<Resolved> {
+    let fields = &step.fields;
+    if let Some(key) = ["within", "grace", "max-matches"].into_iter().find(|key| fields.has(key)) {
+        let help = format!("rows are joined with the global table as it is when they come: remove `{key}`");
+        step.error(
+            Code::Within,
+            fields.key_span(key),
+            format!("`{key}` of a join with a global table"),
+            help,
+        );
+        return None;
+    }
+    if fields.has("foreign-key") {
+        let message = "`foreign-key` of a join with a global table";
+        let help = "say by `on` which row of it is meant";
+        step.error(Code::GlobalKey, fields.key_span("foreign-key"), message, help);
+        return None;
+    }
+    let kind = match fields.choice("kind", &["inner", "left", "outer"]) {
+        Some(choice) if choice.value == "outer" => {
+            let message = "an outer join with a global table";
+            let help = "changes of a global table give no results that could be without a match: use `kind = \"left\"`";
+            step.error(Code::InvalidChoice, choice.span, message, help);
+            return None;
+        }
+        Some(choice) if choice.value == "left" => JoinKind::Left,
+        _ => JoinKind::Inner,
+    };
+    let (on, columns) = (on(step, with), columns(step, from, with));
+    let (on, (names, columns)) = (on?, columns?.into_iter().unzip());
+    let schema = Schema {
+        windowed: from.schema.windowed,
+        ranked: from.schema.ranked,
+        closes_after: from.schema.closes_after,
+        ..Schema::new(from.schema.kind, from.schema.key_fields().to_vec(), names)
+    };
+    let both = from.schema.columns.fields().iter().chain(with.schema.columns.fields());
+    let join = Join {
+        both: Arc::new(ArrowSchema::new(both.cloned().collect::<Vec<_>>())),
+        from: from.schema.clone(),
+        with: with.schema.clone(),
+        schema: schema.clone(),
+        kind,
+        columns,
+        window: None,
+        history: None,
+    };
+    Some(Resolved::simple(schema, GlobalJoin { join, on }))
+}
+
+/// Reads `on`: an expression for each key column of the global table, in their order.
+fn on(step: &Step<'_>, with: &Input) -> Option<Vec<Expression>> {
+    let fields = &step.fields;
+    let key = with.schema.key_fields();
+    let example = || {
+        let columns: Vec<String> = key.iter().map(|field| format!("{} = \"…\"", field.name())).collect();
+        format!("say which row of it is meant, by its key: on = {{ {} }}", columns.join(", "))
+    };
+    if !fields.has("on") {
+        let message = format!("a join with the global table `{}` without `on`", with.from.value);
+        step.error(Code::GlobalKey, with.from.span.clone(), message, example());
+        return None;
+    }
+    let said = fields.text_table("on")?;
+    let names = || key.iter().map(|field| field.name().as_str());
+    let mut complete = true;
+    for (name, _) in said.iter().filter(|(name, _)| !names().any(|column| column == name.value)) {
+        let message = format!("`{}` is no key column of the global table `{}`", name.value, with.from.value);
+        let help =
+            did_you_mean(name, names()).unwrap_or_else(|| format!("its key columns are {}", listed(names())));
+        step.error(Code::GlobalKey, name.span.clone(), message, help);
+        complete = false;
+    }
+    let missing: Vec<&str> =
+        names().filter(|column| !said.iter().any(|(name, _)| name.value == *column)).collect();
+    if !missing.is_empty() && complete {
+        let message =
+            format!("`on` does not say {} of the global table `{}`", listed(missing), with.from.value);
+        step.error(Code::GlobalKey, fields.key_span("on"), message, example());
+        complete = false;
+    }
+    let mut on = Vec::with_capacity(key.len());
+    for field in key {
+        let Some((_, text)) = said.iter().find(|(name, _)| name.value == *field.name()) else { continue };
+        let Some(expression) = step.expression(text) else { continue };
+        if expression.data_type() == field.data_type() {
+            on.push(expression);
+            continue;
+        }
+        let (found, expected) = (type_name(expression.data_type()), type_name(field.data_type()));
+        let message = format!("`{}` is {expected}, but this is {found}", field.name());
+        let help = "both must have the same type: convert it with `cast(… as …)`";
+        step.error(Code::GlobalKey, text.span.clone(), message, help);
+    }
+    (complete && on.len() == key.len()).then_some(on)
+}
+
+/// A checked join with a global table.
+#[derive(Debug)]
+struct GlobalJoin {
+    join: Join,
+    /// Of the key columns of the global table, in order.
+    on: Vec<Expression>,
+}
+
+impl GlobalJoin {
+    /// The table of the results, if they are one.
+    fn results(&self) -> Option<ToTable> {
+        (self.join.from.kind == Kind::Table).then(|| ToTable::new(&self.join.schema, None))
+    }
+}
+
+impl Definition for GlobalJoin {
+    fn stores(&self) -> Vec<StoreDeclaration> {
+        self.results().map(|results| results.stores()).unwrap_or_default()
+    }
+
+    fn keeps_rows(&self) -> bool {
+        self.join.from.kind == Kind::Table
+    }
+
+    // What a change replaces is read from the store.
+    fn needs_before(&self, _: &Wanted) -> bool {
+        false
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        vec![("kind", self.join.kind.name().to_owned())]
+    }
+
+    fn build(&self, wanted: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
+        Ok(Box::new(Global {
+            on: self.on.clone(),
+            keys: KeyEncoder::of(&self.join.with)?,
+            table: TableRows::new(&self.join.with)?,
+            results: self.results().map(|results| results.running(wanted)).transpose()?,
+            join: self.join.clone(),
+        }))
+    }
+}
+
+struct Global {
+    join: Join,
+    on: Vec<Expression>,
+    keys: KeyEncoder,
+    table: TableRows,
+    /// Where the results are a table.
+    results: Option<RunningToTable>,
+}
+
+impl Global {
+    /// The results of those of `rows` that have one, and the numbers of these rows.
+    fn look_up(&self, rows: &Batch, context: &mut Context<'_>) -> Result<(Batch, Vec<u32>), OperatorError> {
+        let Some(global) = context.global else {
+            return Err(OperatorError::Internal("a join without its global table".to_owned()));
+        };
+        let left = self.join.kind == JoinKind::Left;
+        let (on, valid) = self.on(rows, context)?;
+        let on_keys = self.keys.encode_all(&on, rows.len())?;
+        let mut index = KeyIndex::default();
+        // The rows that may give a result, each with the number of the key that it looks up.
+        let mut asked: Vec<(u32, Option<usize>)> = Vec::with_capacity(rows.len());
+        for row in (0..rows.len()).filter(|row| valid.as_ref().is_none_or(|valid| valid.value(*row))) {
+            if !on_keys.is_null(row) {
+                asked.push((row as u32, Some(index.number_of(on_keys.get(row)))));
+            } else if left {
+                asked.push((row as u32, None));
+            } else if self.results.is_none() {
+                context.count(DropReason::NullKey, 1);
+            }
+        }
+        let stored = self.table.load(global, StoreId(0), &index, true)?;
+        let found = asked.into_iter().map(|(row, number)| {
+            (row, number.and_then(|number| stored.found.get(number).copied().flatten()))
+        });
+        let (numbers, found): (Vec<u32>, Vec<Option<RowAt>>) =
+            found.filter(|(_, found)| left || found.is_some()).unzip();
+
+        let marks = Marks {
+            time: numbers.iter().filter_map(|row| rows.time.get(*row as usize).copied()).collect(),
+            seq: numbers.iter().filter_map(|row| rows.seq.get(*row as usize).copied()).collect(),
+            kind: None,
+        };
+        let places = UInt32Array::from(numbers.clone());
+        let taken = |column: &ArrayRef| take(column, &places, None);
+        let key: Vec<ArrayRef> = keys(rows, &self.join.from).iter().map(taken).collect::<Result<_, _>>()?;
+        let mut both = key.clone();
+        for column in values(rows, &self.join.from) {
+            both.push(taken(column)?);
+        }
+        let absent = not(&found.iter().map(|found| Some(found.is_some())).collect::<BooleanArray>())?;
+        for column in &on {
+            both.push(nullif(&taken(column)?, &absent)?);
+        }
+        let of_with = stored.rows.columns();
+        both.extend(gather(of_with, of_with, &found)?);
+        let (results, errors) = self.join.results_of(key, both, marks)?;
+        match context.without_errors(&results, &errors) {
+            None => Ok((results, numbers)),
+            Some(keep) => {
+                let numbers = numbers.iter().zip(keep.values()).filter(|(_, keep)| *keep);
+                let numbers = numbers.map(|(number, _)| *number).collect();
+                Ok((kept(results, Some(keep))?, numbers))
+            }
+        }
+    }
+
+    /// What `on` gives for the rows, and which of them are without an error.
+    fn on(
+        &self,
+        rows: &Batch,
+        context: &mut Context<'_>,
+    ) -> Result<(Vec<ArrayRef>, Option<BooleanArray>), OperatorError> {
+        let mut on = Vec::with_capacity(self.on.len());
+        let mut errors = Vec::new();
+        for expression in &self.on {
+            let evaluated = expression.evaluate(&rows.rows);
+            errors.extend(evaluated.errors);
+            on.push(normalised(&evaluated.values));
+        }
+        // One row, one error: the first expression's.
+        errors.sort_by_key(|(row, _, _)| *row);
+        errors.dedup_by_key(|(row, _, _)| *row);
+        Ok((on, context.without_errors(rows, &errors)))
+    }
+
+    fn process_stream(&self, stream: &Batch, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
+        let with_value: Vec<usize> = (0..stream.len()).filter(|row| !stream.is_null_value(*row)).collect();
+        if with_value.len() == stream.len() {
+            return Ok(self.look_up(stream, context)?.0);
+        }
+        context.count(DropReason::NullValue, (stream.len() - with_value.len()) as u64);
+        let stream = Batch { null_value: None, ..stream.take(&with_value)? };
+        Ok(self.look_up(&stream, context)?.0)
+    }
+
+    /// The results that the changes of a table leave under its keys: a null value where there is none.
+    fn newest_results(&self, changes: &Batch, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
+        let rows: Vec<usize> =
+            (0..changes.len()).filter(|row| changes.kind(*row) != RowKind::UpdateBefore).collect();
+        let changes = changes.take(&rows)?;
+        let rows: Vec<usize> =
+            (0..changes.len()).filter(|row| changes.kind(*row) != RowKind::Delete).collect();
+        let (results, numbers) = self.look_up(&changes.take(&rows)?, context)?;
+        let mut found: Vec<Option<RowAt>> = vec![None; changes.len()];
+        for (result, number) in numbers.iter().enumerate() {
+            let row = rows.get(*number as usize).and_then(|row| found.get_mut(*row));
+            if let Some(row) = row {
+                *row = Some(RowAt::Given(result));
+            }
+        }
+        let results = values(&results, &self.join.schema);
+        let mut arrays = keys(&changes, &self.join.from);
+        arrays.extend(gather(results, results, &found)?);
+        Ok(Batch {
+            rows: record_batch(&self.join.schema.columns, arrays, changes.len())?,
+            null_value: Some(BooleanBuffer::from_iter(found.iter().map(Option::is_none))),
+            kind: None,
+            ..changes
+        })
+    }
+}
+
+impl Operator for Global {
+    fn process(&mut self, inputs: &[Batch], context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
+        let Some(from) = inputs.first().filter(|from| !from.is_empty()) else {
+            return Ok(vec![Batch::empty(&self.join.schema.columns)]);
+        };
+        if self.results.is_none() {
+            return Ok(vec![self.process_stream(from, context)?]);
+        }
+        let newest = self.newest_results(from, context)?;
+        match &mut self.results {
+            Some(results) => results.process(&[newest], context),
+            None => Ok(Vec::new()),
+        }
+    }
+}
