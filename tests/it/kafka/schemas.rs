@@ -312,7 +312,8 @@ fn avro_comes_from_a_broker_and_goes_there_while_schemas_evolve_and_the_registry
     assert_eq!(last.key.as_deref(), Some(&b"s1"[..]));
 
     // `check` compares what the registry has with the columns.
-    let check = || millstream(&["check", &file, "--brokers", broker.brokers()]);
+    let brokers = format!("--brokers={}", broker.brokers());
+    let check = || millstream(&["check", &brokers, &file]);
     check().expect_code(0);
     let third =
         json!({ "type": "record", "name": "other", "fields": [{ "name": "celsius", "type": "string" }] });
