@@ -387,6 +387,8 @@ impl Definition for Answer {
         let mut parts = vec!["subscriptions 1".to_owned()];
         parts.extend(with.key_types());
         parts.extend(from.key_types());
+        // Under another expression rows would have subscribed to other keys.
+        parts.extend(self.0.keys.iter().map(Expression::canonical_text));
         vec![
             StoreDeclaration::new("-subscriptions", StoreKind::KeyValue, &parts),
             declaration(with, "-with", Some(RowsOf::Newest(1))),
