@@ -82,7 +82,9 @@ impl Registry {
             let all = datafusion_functions::all_default_functions()
                 .into_iter()
                 .chain(datafusion_functions_nested::all_default_nested_functions())
-                .chain(super::digest::functions());
+                .chain(super::digest::functions())
+                .chain(super::geo::functions())
+                .chain(super::json::functions());
             for function in all {
                 let function = Arc::new(super::bounded::bounded(&function));
                 for name in

@@ -8,6 +8,8 @@ mod digest;
 mod errors;
 mod evaluate;
 mod functions;
+mod geo;
+mod json;
 mod order;
 mod plan;
 mod resolve;
