@@ -19,7 +19,7 @@ use arrow::datatypes::{DataType, FieldRef, Int32Type};
 use md5::{Digest as _, Md5};
 use millstream_state::value::{ValueReader, ValueWriter};
 
-use super::{Join, JoinKind, columns, in_order, keys, kind, values};
+use super::{Join, JoinKind, Marks, columns, in_order, keys, kind, values};
 use crate::batch::{Batch, RowKind, record_batch};
 use crate::diagnostic::Code;
 use crate::key::{KeyEncoder, normalised};
@@ -725,25 +725,22 @@ impl Responder {
             both.push(taken(column)?);
         }
         let of = |row: &u32| *row as usize;
-        let time = at.values().iter().filter_map(|row| answers.time.get(of(row)).copied()).collect();
-        let seq: Vec<u32> = at.values().iter().filter_map(|row| answers.seq.get(of(row)).copied()).collect();
-        let (arrays, errors) = self.of.join.evaluate(key, both, rows.len())?;
+        let marks = Marks {
+            time: at.values().iter().filter_map(|row| answers.time.get(of(row)).copied()).collect(),
+            seq: at.values().iter().filter_map(|row| answers.seq.get(of(row)).copied()).collect(),
+            kind: None,
+        };
+        let (results, errors) = self.of.join.results_of(key, both, marks)?;
         // A row that fails has no result, and neither has the row before it any longer.
         for (row, code, message) in errors {
-            if let (Some(has_result), Some(seq)) = (has_result.get_mut(row), seq.get(row))
+            if let (Some(has_result), Some(seq)) = (has_result.get_mut(row), results.seq.get(row))
                 && std::mem::take(has_result)
             {
                 context.fail(*seq, code, message);
             }
         }
         let null_value = BooleanBuffer::collect_bool(rows.len(), |row| has_result.get(row) != Some(&true));
-        Ok(Batch {
-            rows: record_batch(&self.of.join.schema.columns, arrays, rows.len())?,
-            time,
-            seq,
-            kind: None,
-            null_value: Some(null_value),
-        })
+        Ok(Batch { null_value: Some(null_value), ..results })
     }
 }
 

@@ -10,7 +10,7 @@ use arrow::buffer::BooleanBuffer;
 use arrow::compute::{not, nullif, take};
 use millstream_state::StoreId;
 
-use super::{Arc, ArrowSchema, Join, JoinKind, Marks, columns, keys, values};
+use super::{Join, JoinKind, Marks, columns, keys, values};
 use crate::batch::{Batch, RowKind, record_batch};
 use crate::diagnostic::{Code, did_you_mean, listed};
 use crate::filter::kept;
@@ -53,24 +53,11 @@ pub(super) fn resolve(step: &Step<'_>, from: &Input, with: &Input) -> Option<Res
         _ => JoinKind::Inner,
     };
     let (on, columns) = (on(step, with), columns(step, from, with));
-    let (on, (names, columns)) = (on?, columns?.into_iter().unzip());
-    let schema = Schema {
-        windowed: from.schema.windowed,
-        ranked: from.schema.ranked,
-        closes_after: from.schema.closes_after,
-        ..Schema::new(from.schema.kind, from.schema.key_fields().to_vec(), names)
-    };
-    let both = from.schema.columns.fields().iter().chain(with.schema.columns.fields());
-    let join = Join {
-        both: Arc::new(ArrowSchema::new(both.cloned().collect::<Vec<_>>())),
-        from: from.schema.clone(),
-        with: with.schema.clone(),
-        schema: schema.clone(),
-        kind,
-        columns,
-        window: None,
-        history: None,
-    };
+    let on = on?;
+    let join = Join::new(from, with, kind, columns?);
+    // Its changes give no results.
+    let schema = Schema { closes_after: from.schema.closes_after, ..join.schema };
+    let join = Join { schema: schema.clone(), ..join };
     Some(Resolved::simple(schema, GlobalJoin { join, on }))
 }
 

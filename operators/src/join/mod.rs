@@ -468,28 +468,6 @@ impl Join {
         }
     }
 
-    /// The columns of results under `key` of the columns of both inputs, and the errors of some rows, one each.
-    #[expect(clippy::type_complexity, reason = "rows and the errors of some, as everywhere")]
-    fn evaluate(
-        &self,
-        key: Vec<ArrayRef>,
-        both: Vec<ArrayRef>,
-        count: usize,
-    ) -> Result<(Vec<ArrayRef>, Vec<(usize, Code, String)>), OperatorError> {
-        let both = record_batch(&self.both, both, count)?;
-        let mut arrays = key;
-        let mut errors = Vec::new();
-        for expression in &self.columns {
-            let evaluated = expression.evaluate(&both);
-            errors.extend(evaluated.errors);
-            arrays.push(evaluated.values);
-        }
-        // One row, one error: the first expression's.
-        errors.sort_by_key(|(row, _, _)| *row);
-        errors.dedup_by_key(|(row, _, _)| *row);
-        Ok((arrays, errors))
-    }
-
     /// Results under `key` of what both inputs have, and the errors of some.
     #[expect(clippy::type_complexity, reason = "rows and the errors of some, as everywhere")]
     fn results(
@@ -523,7 +501,17 @@ impl Join {
         marks: Marks,
     ) -> Result<(Batch, Vec<(usize, Code, String)>), OperatorError> {
         let count = marks.time.len();
-        let (arrays, errors) = self.evaluate(key, both, count)?;
+        let both = record_batch(&self.both, both, count)?;
+        let mut arrays = key;
+        let mut errors = Vec::new();
+        for expression in &self.columns {
+            let evaluated = expression.evaluate(&both);
+            errors.extend(evaluated.errors);
+            arrays.push(evaluated.values);
+        }
+        // One row, one error: the first expression's.
+        errors.sort_by_key(|(row, _, _)| *row);
+        errors.dedup_by_key(|(row, _, _)| *row);
         let batch = Batch {
             rows: record_batch(&self.schema.columns, arrays, count)?,
             time: marks.time,
