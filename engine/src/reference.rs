@@ -681,7 +681,6 @@ fn kind_name(kind: FieldKind) -> String {
         FieldKind::Sql => "SQL".to_owned(),
         FieldKind::SqlTable => "table of name = text".to_owned(),
         FieldKind::Columns => "list of columns".to_owned(),
-        FieldKind::SqlOrSqlTable => "SQL, or table of name = SQL".to_owned(),
         FieldKind::ColumnsOrSql => "list of columns, or table of name = SQL".to_owned(),
         FieldKind::Duration => "duration".to_owned(),
         FieldKind::Size => "size".to_owned(),

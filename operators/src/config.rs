@@ -113,8 +113,6 @@ pub enum FieldKind {
     Sql,
     /// Names with SQL expressions.
     SqlTable,
-    /// A scalar SQL expression, or names with some.
-    SqlOrSqlTable,
     /// A list of column names.
     Columns,
     /// A list of column names, or names with SQL expressions.
@@ -644,7 +642,6 @@ fn kind_schema(kind: FieldKind) -> Json {
         FieldKind::Node => json!({ "$ref": "#/$defs/input" }),
         FieldKind::Nodes | FieldKind::Columns => json!({ "type": "array", "items": { "type": "string" } }),
         FieldKind::SqlTable => kind_schema(FieldKind::Named(&FieldKind::Sql)),
-        FieldKind::SqlOrSqlTable => kind_schema(FieldKind::OneOf(&[FieldKind::Sql, FieldKind::SqlTable])),
         FieldKind::ColumnsOrSql => kind_schema(FieldKind::OneOf(&[FieldKind::Columns, FieldKind::SqlTable])),
         FieldKind::Duration => json!({ "type": "string", "pattern": DURATION_PATTERN }),
         // TOML has times of its own, which are no strings.

@@ -23,7 +23,7 @@ use crate::operator::{
     StoreDeclaration, StoreKind, Wanted,
 };
 use crate::schema::{Kind, Schema, column};
-use crate::sql::Expression;
+use crate::sql::{Expression, first_of_rows};
 
 /// The keys of a feature.
 const FEATURE: &[Field] = &[
@@ -473,9 +473,7 @@ impl RunningFeatures {
         let rows = if kept.len() == input.len() { input.clone() } else { input.take(&kept)? };
         let arrays = rows.rows.columns().iter().cloned().chain(features.into_iter().flatten()).collect();
         let output = rows.with_columns(&definition.schema.columns, arrays)?;
-        errors.sort_by_key(|(row, _, _)| *row);
-        errors.dedup_by_key(|(row, _, _)| *row);
-        let keep = context.without_errors(&output, &errors);
+        let keep = context.without_errors(&output, &first_of_rows(errors));
         crate::filter::kept(output, keep)
     }
 

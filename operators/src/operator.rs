@@ -137,13 +137,18 @@ impl Step<'_> {
 
     /// Whether the first input has a key; reports that it has none.
     pub fn require_key(&self) -> Option<()> {
-        if self.input().schema.key > 0 {
+        self.require_key_of(self.input())
+    }
+
+    /// Whether an input has a key; reports that it has none.
+    pub fn require_key_of(&self, input: &Input) -> Option<()> {
+        if input.schema.key > 0 {
             return Some(());
         }
         self.error(
             Code::NoKey,
-            self.input().from.span.clone(),
-            format!("`{}` has no key", self.input().from.value),
+            input.from.span.clone(),
+            format!("`{}` has no key", input.from.value),
             "give its source a `key`, or put a `rekey` step before this one",
         );
         None

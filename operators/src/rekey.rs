@@ -13,7 +13,7 @@ use crate::operator::{
     Wanted,
 };
 use crate::schema::{Kind, Schema, column};
-use crate::sql::Expression;
+use crate::sql::{Expression, evaluate_all};
 
 /// The registry's entry.
 pub const SPEC: OperatorSpec = OperatorSpec {
@@ -178,19 +178,14 @@ impl Operator for RunningRekey {
     fn process(&mut self, inputs: &[Batch], context: &mut Context<'_>) -> Result<Vec<Batch>, OperatorError> {
         let Some(input) = inputs.first() else { return Ok(Vec::new()) };
         let Rekey { expressions, schema } = &self.definition;
-        let mut arrays = Vec::with_capacity(expressions.len());
-        let mut errors = Vec::new();
         if input.is_empty() {
             return Ok(vec![Batch::empty(&schema.columns)]);
         }
-        for (index, expression) in expressions.iter().enumerate() {
-            let evaluated = expression.evaluate(&input.rows);
-            errors.extend(evaluated.errors);
-            // Equal keys must lie in one partition.
-            arrays.push(if index < schema.key { normalised(&evaluated.values) } else { evaluated.values });
+        let (mut arrays, errors) = evaluate_all(expressions, &input.rows);
+        // Equal keys must lie in one partition.
+        for key in arrays.iter_mut().take(schema.key) {
+            *key = normalised(key);
         }
-        errors.sort_by_key(|(row, _, _)| *row);
-        errors.dedup_by_key(|(row, _, _)| *row);
         let keep = context.without_errors(input, &errors);
         Ok(vec![crate::filter::kept(input.with_columns(&schema.columns, arrays)?, keep)?])
     }

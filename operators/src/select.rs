@@ -11,7 +11,7 @@ use crate::operator::{
     Arity, Context, Definition, Operator, OperatorError, OperatorSpec, Resolved, Step, Wanted,
 };
 use crate::schema::{Kind, Schema, column};
-use crate::sql::Expression;
+use crate::sql::{Expression, first_of_rows};
 
 /// The registry's entry.
 pub const SPEC: OperatorSpec = OperatorSpec {
@@ -244,9 +244,6 @@ pub(crate) fn with_computed(
             )?,
         });
     }
-    // One row, one error: the first expression's.
-    errors.sort_by_key(|(row, _, _)| *row);
-    errors.dedup_by_key(|(row, _, _)| *row);
-    let keep = context.without_errors(input, &errors);
+    let keep = context.without_errors(input, &first_of_rows(errors));
     Ok((input.with_columns(&schema.columns, arrays)?, keep))
 }

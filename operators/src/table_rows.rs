@@ -153,6 +153,42 @@ impl Stored {
     }
 }
 
+/// The rows of some keys while an epoch goes on: those before it, then what the changes of the table leave.
+pub(crate) struct Following<'a> {
+    index: &'a KeyIndex,
+    changes: &'a Batch,
+    keys: Keys,
+    /// Changes before this one have been seen.
+    next: usize,
+    rows: Vec<Option<RowAt>>,
+}
+
+impl<'a> Following<'a> {
+    /// Of the keys of `index`, which had the rows `before`; the keys of `changes` are `keys`.
+    pub fn new(index: &'a KeyIndex, before: &Stored, changes: &'a Batch, keys: Keys) -> Self {
+        Following { index, changes, keys, next: 0, rows: before.found.clone() }
+    }
+
+    /// Sees the changes up to this sequence number: at the same time the table's row comes first.
+    pub fn go_to(&mut self, seq: u32) {
+        while self.changes.seq.get(self.next).is_some_and(|next| *next <= seq) {
+            let kind = self.changes.kind(self.next);
+            if kind != RowKind::UpdateBefore
+                && let Some(number) = self.index.find(self.keys.get(self.next))
+                && let Some(row) = self.rows.get_mut(number)
+            {
+                *row = (kind != RowKind::Delete).then_some(RowAt::Given(self.next));
+            }
+            self.next += 1;
+        }
+    }
+
+    /// The row of the key with this number.
+    pub fn row(&self, number: usize) -> Option<RowAt> {
+        self.rows.get(number).copied().flatten()
+    }
+}
+
 /// Columns of rows that are in `given` or in `stored`; where there is no row they are null.
 pub(crate) fn gather(
     given: &[ArrayRef],

@@ -21,7 +21,7 @@ use crate::operator::{
 use crate::rekey::Rekey;
 use crate::row::{RowCodec, RowDecoder, RowEncoder};
 use crate::schema::{Kind, Schema, column, described};
-use crate::sql::{OrderBy, compile_order};
+use crate::sql::{OrderBy, compile_order, first_of_rows};
 use crate::touched::Touched;
 
 /// The registry's entry.
@@ -598,9 +598,7 @@ impl RunningTop {
             errors.extend(evaluated.errors.into_iter().filter(|(row, _, _)| !input.is_null_value(*row)));
             parts.push((encoder.encode_all(&[evaluated.values], input.len())?, by.descending));
         }
-        errors.sort_by_key(|(row, _, _)| *row);
-        errors.dedup_by_key(|(row, _, _)| *row);
-        let usable = context.without_errors(input, &errors);
+        let usable = context.without_errors(input, &first_of_rows(errors));
         let ties = self.ties.encode_all(&columns_at(&definition.tie), input.len())?;
         let places = Places { parts, ties: &ties };
         let partitions = self.partitions.encode_all(&columns_at(&definition.partition), input.len())?;

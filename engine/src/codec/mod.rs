@@ -1,6 +1,7 @@
 //! Record bytes to Arrow columns and back.
 
 mod avro;
+mod binary;
 pub mod by_name;
 pub mod decode;
 pub mod encode;

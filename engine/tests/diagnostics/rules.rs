@@ -557,6 +557,60 @@ outputs = { a = { tensor = "x" } }"#, "M0103", "s", "step `s` has no `model`"),
 from = "orders"
 model = "fraud"
 outputs = { a = { tensor = "x" } }"#, "M0601", r#""fraud""#, "no model `fraud`"),
+    (r#"op = "join"
+from = "orders"
+with = "customers"
+foreign-key = "note""#, "M0305", r#""orders""#, "`orders` is a stream, and `foreign-key` joins two tables"),
+    (r#"op = "join"
+from = "customers"
+with = "places"
+foreign-key = "name""#, "M0317", r#""name""#, "`place` is int64, but this is string"),
+    (r#"op = "join"
+from = "customers"
+with = "places"
+foreign-key = "nam""#, "M0402", "nam", "there is no column `nam`"),
+    (r#"op = "join"
+from = "customers"
+with = "places"
+foreign-key = 1"#, "M0104", "1", "`foreign-key` is an integer"),
+    (r#"op = "join"
+from = "customers"
+with = "places"
+foreign-key = { plaice = "cast(credit as bigint)" }"#, "M0317", "plaice", "`plaice` is no key column of `places`"),
+    (r#"op = "join"
+from = "customers"
+with = "places"
+foreign-key = {}"#, "M0317", "foreign-key", "`foreign-key` does not say `place` of `places`"),
+    (r#"op = "join"
+from = "customers"
+with = "places"
+kind = "outer"
+foreign-key = "cast(credit as bigint)""#, "M0108", r#""outer""#, "an outer join by foreign key"),
+    (r#"op = "join"
+from = "customers"
+with = "places"
+within = "1m"
+foreign-key = "cast(credit as bigint)""#, "M0505", "within", "`within` of a join with a table"),
+    (r#"[steps.w]
+op = "aggregate"
+from = "orders"
+window = { tumbling = "1m" }
+columns = { n = "count(*)" }
+[steps.s]
+op = "join"
+from = "w"
+with = "places"
+foreign-key = "n""#, "M0317", r#""w""#, "`w` lies in the partitions of a part of its key"),
+    (r#"[steps.pairs]
+op = "aggregate"
+from = "orders"
+group-by = ["customer", "note"]
+columns = { n = "count(*)" }
+[steps.s]
+op = "join"
+from = "customers"
+with = "pairs"
+foreign-key = "name""#, "M0317", "foreign-key", "`pairs` has a key of several columns"),
     (r#"op = "to-stream"
 from = "orders""#, "M0305", r#""orders""#, "`orders` is a stream, expected a table"),
     (r#"op = "to-table"

@@ -28,7 +28,7 @@ pub use crate::datum::DecodeError;
 use crate::datum::{Datum, DatumBuilder, DatumRef, Reader};
 use crate::diagnostic::Code;
 use crate::schema::type_name;
-use crate::sql::{AggregateSyntax, CallSyntax, Columns, Expression, Scope, SqlError};
+use crate::sql::{AggregateSyntax, CallSyntax, Columns, Expression, Scope, SqlError, first_of_rows};
 
 use accumulator::{Accumulator, Kind, Net};
 
@@ -902,16 +902,14 @@ impl ResultBuilder {
     pub fn finish(self) -> (Vec<ArrayRef>, Vec<(usize, Code, String)>) {
         let rows = self.rows;
         let output = self.plan.output();
-        let (arrays, mut errors) = match self.columns() {
+        let (arrays, errors) = match self.columns() {
             Ok(finished) => finished,
             Err(message) => {
                 let arrays = output.iter().map(|(_, data_type)| new_null_array(data_type, rows)).collect();
                 (arrays, (0..rows).map(|row| (row, Code::RecordExpression, message.clone())).collect())
             }
         };
-        errors.sort_by_key(|(row, _, _)| *row);
-        errors.dedup_by_key(|(row, _, _)| *row);
-        (arrays, errors)
+        (arrays, first_of_rows(errors))
     }
 
     #[expect(clippy::type_complexity, reason = "columns and errors, as `finish` gives them")]

@@ -19,7 +19,10 @@ use arrow::datatypes::{DataType, FieldRef, Int32Type};
 use md5::{Digest as _, Md5};
 use millstream_state::value::{ValueReader, ValueWriter};
 
-use super::{Join, JoinKind, Marks, columns, in_order, keys, kind, values};
+use super::{
+    A_TABLE, Join, JoinKind, Marks, columns, in_order, key_example, key_expression, key_over_from, keys,
+    kind, refuse, values,
+};
 use crate::batch::{Batch, RowKind, record_batch};
 use crate::diagnostic::Code;
 use crate::key::{KeyEncoder, normalised};
@@ -29,9 +32,9 @@ use crate::operator::{
     StoreDeclaration, StoreKind, Wanted,
 };
 use crate::row::{RowCodec, RowEncoder};
-use crate::schema::{Kind, Schema, column, type_name};
-use crate::sql::Expression;
-use crate::table_rows::{RowAt, Stored, TableRows, declaration, gather};
+use crate::schema::{Kind, Schema, column};
+use crate::sql::{Expression, evaluate_all};
+use crate::table_rows::{Following, RowAt, Stored, TableRows, declaration, gather};
 use crate::to_table::ToTable;
 
 /// Of the values in the store of subscriptions.
@@ -76,16 +79,7 @@ pub(super) fn resolve(step: &Step<'_>, from: &Input, with: &Input) -> Option<Res
             step.error(Code::WrongInputKind, input.from.span.clone(), message, help);
             return None;
         }
-        if input.schema.key == 0 {
-            let help = "give its source a `key`, or put a `rekey` step before this one";
-            step.error(
-                Code::NoKey,
-                input.from.span.clone(),
-                format!("`{}` has no key", input.from.value),
-                help,
-            );
-            return None;
-        }
+        step.require_key_of(input)?;
         if input.schema.windowed || input.schema.ranked {
             let message = format!("`{}` lies in the partitions of a part of its key", input.from.value);
             let help = "bring it under its whole key first: `to-stream`, `rekey`, `to-table`";
@@ -93,20 +87,12 @@ pub(super) fn resolve(step: &Step<'_>, from: &Input, with: &Input) -> Option<Res
             return None;
         }
     }
-    for key in ["within", "grace"] {
-        if fields.has(key) {
-            let help = format!("rows of a table are joined as long as they are there: remove `{key}`");
-            step.error(Code::Within, fields.key_span(key), format!("`{key}` of a join with a table"), help);
-            return None;
-        }
-    }
-    let kind = kind(step, (Kind::Table, Kind::Table))?;
-    if kind == JoinKind::Outer {
-        let message = "an outer join by foreign key";
-        let help = "a row of `with` that nobody names has no key of `from`: use `kind = \"left\"`";
-        step.error(Code::InvalidChoice, fields.key_span("kind"), message, help);
-        return None;
-    }
+    refuse(step, &["within", "grace"], A_TABLE)?;
+    let no_outer = (
+        "an outer join by foreign key",
+        "a row of `with` that nobody names has no key of `from`: use `kind = \"left\"`",
+    );
+    let kind = kind(step, Some(no_outer))?;
     let keys = key_expressions(step, with)?;
     let max_matches = fields.integer("max-matches", 1..=super::MOST_MATCHES).map(|most| most.value as usize);
     let join = Join::new(from, with, kind, columns(step, from, with)?);
@@ -153,68 +139,26 @@ pub(super) fn resolve(step: &Step<'_>, from: &Input, with: &Input) -> Option<Res
     })
 }
 
-/// What gives each key column of `with`, in their order.
+/// Reads `foreign-key`: an expression for each key column of `with`, in their order.
 fn key_expressions(step: &Step<'_>, with: &Input) -> Option<Vec<Expression>> {
     const NAME: &str = "foreign-key";
-    let fields = &step.fields;
-    let key = with.schema.key_fields();
-    let value = fields.get(NAME)?;
-    let said = |fields: &[FieldRef]| {
-        let said = fields.iter().map(|field| format!("{} {}", field.name(), type_name(field.data_type())));
-        said.collect::<Vec<_>>().join(", ")
-    };
-    let texts = if value.get_ref().is_table() {
-        let mut texts = fields.text_table(NAME)?;
-        if let Some((unknown, _)) =
-            texts.iter().find(|(name, _)| key.iter().all(|field| *field.name() != name.value))
-        {
-            let message = format!("`{}` is no key column of `{}`", unknown.value, with.from.value);
-            let help = format!("its key is ({})", said(key));
-            step.error(Code::JoinKeys, unknown.span.clone(), message, help);
-            return None;
-        }
-        let mut ordered = Vec::with_capacity(key.len());
-        for field in key {
-            let Some(position) = texts.iter().position(|(name, _)| name.value == *field.name()) else {
-                let message =
-                    format!("nothing is said of the key column `{}` of `{}`", field.name(), with.from.value);
-                let help = format!("add it: {} = \"…\"", field.name());
-                step.error(Code::JoinKeys, fields.key_span(NAME), message, help);
-                return None;
-            };
-            ordered.push(texts.swap_remove(position).1);
-        }
-        ordered
+    let example = format!("say what each of its key columns is: {}", key_example(NAME, with));
+    let table = format!("`{}`", with.from.value);
+    let value = step.fields.get(NAME)?;
+    let said = if value.get_ref().is_table() {
+        step.fields.text_table(NAME)?
     } else if value.get_ref().as_str().is_none() {
-        fields.wrong_type(NAME, value, "an expression, or a table of key columns and expressions");
+        step.fields.wrong_type(NAME, value, "an expression, or a table of key columns and expressions");
         return None;
-    } else if key.len() > 1 {
-        let message = format!("the key of `{}` is ({})", with.from.value, said(key));
-        let names: Vec<String> = key.iter().map(|field| format!("{} = \"…\"", field.name())).collect();
-        let help = format!("say what each of its columns is: foreign-key = {{ {} }}", names.join(", "));
-        step.error(Code::JoinKeys, fields.key_span(NAME), message, help);
-        return None;
+    } else if let [column] = with.schema.key_fields() {
+        let text = step.fields.text(NAME)?;
+        return Some(vec![key_expression(step, column, &text, Code::JoinKeys)?]);
     } else {
-        vec![fields.text(NAME)?]
+        let message = format!("{table} has a key of several columns");
+        step.error(Code::JoinKeys, step.fields.key_span(NAME), message, example);
+        return None;
     };
-    let mut expressions = Vec::with_capacity(key.len());
-    for (text, field) in texts.iter().zip(key) {
-        let expression = step.expression(text)?;
-        if expression.data_type() != field.data_type() {
-            let message = format!(
-                "this is {}, but the key column `{}` of `{}` is {}",
-                type_name(expression.data_type()),
-                field.name(),
-                with.from.value,
-                type_name(field.data_type())
-            );
-            let help = "rows are joined whose values have the same type: use `cast(… as …)`";
-            step.error(Code::JoinKeys, text.span.clone(), message, help);
-            return None;
-        }
-        expressions.push(expression);
-    }
-    Some(expressions)
+    key_over_from(step, with, (NAME, Code::JoinKeys), &said, (&table, &example))
 }
 
 impl ForeignKey {
@@ -281,14 +225,8 @@ struct Subscription {
 impl Subscriber {
     fn process_rows(&self, input: &Batch, context: &mut Context<'_>) -> Result<Batch, OperatorError> {
         let from = &self.of.join.from;
-        let (mut named, mut errors) = (Vec::with_capacity(self.of.keys.len()), Vec::new());
-        for expression in &self.of.keys {
-            let evaluated = expression.evaluate(&input.rows);
-            named.push(normalised(&evaluated.values));
-            errors.extend(evaluated.errors);
-        }
-        errors.sort_by_key(|(row, _, _)| *row);
-        errors.dedup_by_key(|(row, _, _)| *row);
+        let (named, errors) = evaluate_all(&self.of.keys, &input.rows);
+        let named: Vec<ArrayRef> = named.iter().map(normalised).collect();
         let without_error = context.without_errors(input, &errors);
         let has_failed = |row: usize| without_error.as_ref().is_some_and(|fine| !fine.value(row));
         let named_keys = self.keys.encode_all(&named, input.len())?;
@@ -677,27 +615,15 @@ impl Responder {
         let mut index = KeyIndex::default();
         let numbers: Vec<usize> = (0..answers.len()).map(|row| index.number_of(answered.get(row))).collect();
         let stored = self.rows.load(context.state, context.store(FROM), &index, true)?;
-        let mut current = stored.found.clone();
-        let changed = self.rows.keys(changes)?;
+        let mut following = Following::new(&index, &stored, changes, self.rows.keys(changes)?);
         let given_rows = self.codec.encoder(values(changes, from))?;
         let stored_rows = self.codec.encoder(stored.rows.columns())?;
         let mut buffer = Vec::new();
-        let mut later = (0..changes.len()).peekable();
         // Answers that still count, with the rows that they are for, and whether there is a result.
         let (mut kept, mut rows, mut has_result) = (Vec::new(), Vec::new(), Vec::new());
         for (row, number) in numbers.into_iter().enumerate() {
-            // At the same time the table's row comes first.
-            let seq = answers.seq.get(row);
-            while let Some(change) = later.next_if(|change| changes.seq.get(*change) <= seq) {
-                let kind = changes.kind(change);
-                if kind != RowKind::UpdateBefore
-                    && let Some(number) = index.find(changed.get(change))
-                    && let Some(current) = current.get_mut(number)
-                {
-                    *current = (kind != RowKind::Delete).then_some(RowAt::Given(change));
-                }
-            }
-            let now = current.get(number).copied().flatten();
+            following.go_to(answers.seq.get(row).copied().unwrap_or_default());
+            let now = following.row(number);
             let now_digest = now.map(|now| match now {
                 RowAt::Given(row) => digest(&given_rows, row, &mut buffer),
                 RowAt::Stored(row) => digest(&stored_rows, row, &mut buffer),

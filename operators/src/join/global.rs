@@ -10,48 +10,38 @@ use arrow::buffer::BooleanBuffer;
 use arrow::compute::{not, nullif, take};
 use millstream_state::StoreId;
 
-use super::{Join, JoinKind, Marks, columns, keys, values};
+use super::{Join, JoinKind, Marks, columns, key_example, key_over_from, keys, kind, refuse, values};
 use crate::batch::{Batch, RowKind, record_batch};
-use crate::diagnostic::{Code, did_you_mean, listed};
+use crate::diagnostic::Code;
 use crate::filter::kept;
 use crate::key::{KeyEncoder, normalised};
 use crate::key_index::KeyIndex;
 use crate::operator::{
     Context, Definition, DropReason, Input, Operator, OperatorError, Resolved, Step, StoreDeclaration, Wanted,
 };
-use crate::schema::{Kind, Schema, type_name};
-use crate::sql::Expression;
+use crate::schema::{Kind, Schema};
+use crate::sql::{Expression, evaluate_all};
 use crate::table_rows::{RowAt, TableRows, gather};
 use crate::to_table::{RunningToTable, ToTable};
 
 pub(super) fn resolve(step: &Step<'_>, from: &Input, with: &Input) -> Option<Resolved> {
     let fields = &step.fields;
-    if let Some(key) = ["within", "grace", "max-matches"].into_iter().find(|key| fields.has(key)) {
-        let help = format!("rows are joined with the global table as it is when they come: remove `{key}`");
-        step.error(
-            Code::Within,
-            fields.key_span(key),
-            format!("`{key}` of a join with a global table"),
-            help,
-        );
-        return None;
-    }
+    refuse(
+        step,
+        &["within", "grace", "max-matches"],
+        ("a global table", "rows are joined with the global table as it is when they come"),
+    )?;
     if fields.has("foreign-key") {
         let message = "`foreign-key` of a join with a global table";
         let help = "say by `on` which row of it is meant";
         step.error(Code::GlobalKey, fields.key_span("foreign-key"), message, help);
         return None;
     }
-    let kind = match fields.choice("kind", &["inner", "left", "outer"]) {
-        Some(choice) if choice.value == "outer" => {
-            let message = "an outer join with a global table";
-            let help = "changes of a global table give no results that could be without a match: use `kind = \"left\"`";
-            step.error(Code::InvalidChoice, choice.span, message, help);
-            return None;
-        }
-        Some(choice) if choice.value == "left" => JoinKind::Left,
-        _ => JoinKind::Inner,
-    };
+    let no_outer = (
+        "an outer join with a global table",
+        "changes of a global table give no results that could be without a match: use `kind = \"left\"`",
+    );
+    let kind = kind(step, Some(no_outer))?;
     let (on, columns) = (on(step, with), columns(step, from, with));
     let on = on?;
     let join = Join::new(from, with, kind, columns?);
@@ -63,49 +53,15 @@ pub(super) fn resolve(step: &Step<'_>, from: &Input, with: &Input) -> Option<Res
 
 /// Reads `on`: an expression for each key column of the global table, in their order.
 fn on(step: &Step<'_>, with: &Input) -> Option<Vec<Expression>> {
-    let fields = &step.fields;
-    let key = with.schema.key_fields();
-    let example = || {
-        let columns: Vec<String> = key.iter().map(|field| format!("{} = \"…\"", field.name())).collect();
-        format!("say which row of it is meant, by its key: on = {{ {} }}", columns.join(", "))
-    };
-    if !fields.has("on") {
-        let message = format!("a join with the global table `{}` without `on`", with.from.value);
-        step.error(Code::GlobalKey, with.from.span.clone(), message, example());
+    let example = format!("say which row of it is meant, by its key: {}", key_example("on", with));
+    let table = format!("the global table `{}`", with.from.value);
+    if !step.fields.has("on") {
+        let message = format!("a join with {table} without `on`");
+        step.error(Code::GlobalKey, with.from.span.clone(), message, example);
         return None;
     }
-    let said = fields.text_table("on")?;
-    let names = || key.iter().map(|field| field.name().as_str());
-    let mut complete = true;
-    for (name, _) in said.iter().filter(|(name, _)| !names().any(|column| column == name.value)) {
-        let message = format!("`{}` is no key column of the global table `{}`", name.value, with.from.value);
-        let help =
-            did_you_mean(name, names()).unwrap_or_else(|| format!("its key columns are {}", listed(names())));
-        step.error(Code::GlobalKey, name.span.clone(), message, help);
-        complete = false;
-    }
-    let missing: Vec<&str> =
-        names().filter(|column| !said.iter().any(|(name, _)| name.value == *column)).collect();
-    if !missing.is_empty() && complete {
-        let message =
-            format!("`on` does not say {} of the global table `{}`", listed(missing), with.from.value);
-        step.error(Code::GlobalKey, fields.key_span("on"), message, example());
-        complete = false;
-    }
-    let mut on = Vec::with_capacity(key.len());
-    for field in key {
-        let Some((_, text)) = said.iter().find(|(name, _)| name.value == *field.name()) else { continue };
-        let Some(expression) = step.expression(text) else { continue };
-        if expression.data_type() == field.data_type() {
-            on.push(expression);
-            continue;
-        }
-        let (found, expected) = (type_name(expression.data_type()), type_name(field.data_type()));
-        let message = format!("`{}` is {expected}, but this is {found}", field.name());
-        let help = "both must have the same type: convert it with `cast(… as …)`";
-        step.error(Code::GlobalKey, text.span.clone(), message, help);
-    }
-    (complete && on.len() == key.len()).then_some(on)
+    let said = step.fields.text_table("on")?;
+    key_over_from(step, with, ("on", Code::GlobalKey), &said, (&table, &example))
 }
 
 /// A checked join with a global table.
@@ -168,7 +124,9 @@ impl Global {
             return Err(OperatorError::Internal("a join without its global table".to_owned()));
         };
         let left = self.join.kind == JoinKind::Left;
-        let (on, valid) = self.on(rows, context)?;
+        let (on, errors) = evaluate_all(&self.on, &rows.rows);
+        let on: Vec<ArrayRef> = on.iter().map(normalised).collect();
+        let valid = context.without_errors(rows, &errors);
         let on_keys = self.keys.encode_all(&on, rows.len())?;
         let mut index = KeyIndex::default();
         // The rows that may give a result, each with the number of the key that it looks up.
@@ -216,25 +174,6 @@ impl Global {
                 Ok((kept(results, Some(keep))?, numbers))
             }
         }
-    }
-
-    /// What `on` gives for the rows, and which of them are without an error.
-    fn on(
-        &self,
-        rows: &Batch,
-        context: &mut Context<'_>,
-    ) -> Result<(Vec<ArrayRef>, Option<BooleanArray>), OperatorError> {
-        let mut on = Vec::with_capacity(self.on.len());
-        let mut errors = Vec::new();
-        for expression in &self.on {
-            let evaluated = expression.evaluate(&rows.rows);
-            errors.extend(evaluated.errors);
-            on.push(normalised(&evaluated.values));
-        }
-        // One row, one error: the first expression's.
-        errors.sort_by_key(|(row, _, _)| *row);
-        errors.dedup_by_key(|(row, _, _)| *row);
-        Ok((on, context.without_errors(rows, &errors)))
     }
 
     fn process_stream(&self, stream: &Batch, context: &mut Context<'_>) -> Result<Batch, OperatorError> {

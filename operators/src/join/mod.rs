@@ -19,14 +19,14 @@ use arrow::compute::{not, nullif};
 use arrow::datatypes::{FieldRef, Schema as ArrowSchema, SchemaRef};
 
 use crate::batch::{Batch, RowKind, record_batch};
-use crate::config::{Field, FieldKind, format_duration};
-use crate::diagnostic::{Code, Diagnostic};
+use crate::config::{Field, FieldKind, Text, format_duration};
+use crate::diagnostic::{Code, Diagnostic, did_you_mean, listed};
 use crate::operator::{
     Arity, Definition, Input, Operator, OperatorError, OperatorSpec, Resolved, RowsOf, Step,
     StoreDeclaration, Wanted,
 };
 use crate::schema::{Kind, Schema, column, type_name};
-use crate::sql::{self, Expression, Scope};
+use crate::sql::{self, Expression, RowErrors, Scope};
 use crate::table_rows;
 
 /// The keys of `within` as a table.
@@ -85,7 +85,7 @@ pub const SPEC: OperatorSpec = OperatorSpec {
         },
         Field {
             name: "foreign-key",
-            kind: FieldKind::SqlOrSqlTable,
+            kind: FieldKind::OneOf(&[FieldKind::Sql, FieldKind::Named(&FieldKind::Sql)]),
             required: false,
             doc: "Of two tables: the key of `with` that a row of `from` names, as an expression over `from`; for a key of several \
                   columns a table, column = expression. The tables need no equal keys and no equal numbers of partitions: rows find \
@@ -141,19 +141,21 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     }
     let of_streams = kinds == (Kind::Stream, Kind::Stream);
     same_keys(step, from, with)?;
-    let kind = kind(step, kinds)?;
+    let no_outer = (kinds == (Kind::Stream, Kind::Table)).then_some((
+        "an outer join of a stream with a table",
+        "a row of a table is no event that could come without a match: use `kind = \"left\"`",
+    ));
+    let kind = kind(step, no_outer)?;
     let history = if kinds == (Kind::Stream, Kind::Table) { with.history } else { None };
-    for key in ["within", "grace", "max-matches"] {
-        if !of_streams && fields.has(key) && !(key == "grace" && history.is_some()) {
-            let message = format!("`{key}` of a join with a table");
-            let help = if key == "grace" && kinds.0 == Kind::Stream {
-                "rows are joined with the table as it is when they come: remove `grace`, or give the table a `history`".to_owned()
-            } else {
-                format!("rows of a table are joined as long as they are there: remove `{key}`")
-            };
-            step.error(Code::Within, fields.key_span(key), message, help);
+    if !of_streams {
+        refuse(step, &["within"], A_TABLE)?;
+        if kinds.0 == Kind::Stream && history.is_none() && fields.has("grace") {
+            let message = "`grace` of a join with a table";
+            let help = "rows are joined with the table as it is when they come: remove `grace`, or give the table a `history`";
+            step.error(Code::Within, fields.key_span("grace"), message, help);
             return None;
         }
+        refuse(step, if history.is_some() { &["max-matches"] } else { &["grace", "max-matches"] }, A_TABLE)?;
     }
     let history = match history {
         Some(history) => Some(History { history, grace: grace_within(step, history)? }),
@@ -167,37 +169,93 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
     Some(Resolved::simple(join.schema.clone(), join))
 }
 
-/// Reads `kind` of a join of such inputs.
-fn kind(step: &Step<'_>, kinds: (Kind, Kind)) -> Option<JoinKind> {
-    Some(match step.fields.choice("kind", &["inner", "left", "outer"]) {
-        Some(choice) if choice.value == "outer" && kinds == (Kind::Stream, Kind::Table) => {
-            let message = "an outer join of a stream with a table";
-            let help = "a row of a table is no event that could come without a match: use `kind = \"left\"`";
+/// What rows are joined with, and why they wait for nothing.
+type With = (&'static str, &'static str);
+
+const A_TABLE: With = ("a table", "rows of a table are joined as long as they are there");
+
+/// Reports fields that mean nothing in such a join.
+fn refuse(step: &Step<'_>, fields: &[&str], (with, why): With) -> Option<()> {
+    let Some(field) = fields.iter().find(|field| step.fields.has(field)) else { return Some(()) };
+    let message = format!("`{field}` of a join with {with}");
+    step.error(Code::Within, step.fields.key_span(field), message, format!("{why}: remove `{field}`"));
+    None
+}
+
+/// Reads `kind`. If there are no outer joins of such inputs, `no_outer` says so, and what to do.
+fn kind(step: &Step<'_>, no_outer: Option<(&str, &str)>) -> Option<JoinKind> {
+    let Some(choice) = step.fields.choice("kind", &["inner", "left", "outer"]) else {
+        return Some(JoinKind::Inner);
+    };
+    Some(match (choice.value, no_outer) {
+        ("outer", Some((message, help))) => {
             step.error(Code::InvalidChoice, choice.span, message, help);
             return None;
         }
-        Some(choice) => match choice.value {
-            "left" => JoinKind::Left,
-            "outer" => JoinKind::Outer,
-            _ => JoinKind::Inner,
-        },
-        None => JoinKind::Inner,
+        ("outer", None) => JoinKind::Outer,
+        ("left", _) => JoinKind::Left,
+        _ => JoinKind::Inner,
     })
+}
+
+/// What each key column of `with` is, over the rows of `from`: an expression for each, in their order. `table` is what `with` is
+/// called in messages, `example` how the field that says it is written.
+fn key_over_from(
+    step: &Step<'_>,
+    with: &Input,
+    (field, code): (&str, Code),
+    said: &[(Text, Text)],
+    (table, example): (&str, &str),
+) -> Option<Vec<Expression>> {
+    let key = with.schema.key_fields();
+    let names = || key.iter().map(|field| field.name().as_str());
+    let mut complete = true;
+    for (name, _) in said.iter().filter(|(name, _)| !names().any(|column| column == name.value)) {
+        let message = format!("`{}` is no key column of {table}", name.value);
+        let help =
+            did_you_mean(name, names()).unwrap_or_else(|| format!("its key columns are {}", listed(names())));
+        step.error(code, name.span.clone(), message, help);
+        complete = false;
+    }
+    let missing: Vec<&str> =
+        names().filter(|column| !said.iter().any(|(name, _)| name.value == *column)).collect();
+    if !missing.is_empty() && complete {
+        let message = format!("`{field}` does not say {} of {table}", listed(missing));
+        step.error(code, step.fields.key_span(field), message, example);
+        complete = false;
+    }
+    let expressions = key.iter().filter_map(|column| {
+        let (_, text) = said.iter().find(|(name, _)| name.value == *column.name())?;
+        key_expression(step, column, text, code)
+    });
+    let expressions: Vec<Expression> = expressions.collect();
+    (complete && expressions.len() == key.len()).then_some(expressions)
+}
+
+/// An expression over the rows of `from` that has the type of a key column of `with`.
+fn key_expression(step: &Step<'_>, column: &FieldRef, text: &Text, code: Code) -> Option<Expression> {
+    let expression = step.expression(text)?;
+    if expression.data_type() == column.data_type() {
+        return Some(expression);
+    }
+    let (found, expected) = (type_name(expression.data_type()), type_name(column.data_type()));
+    let message = format!("`{}` is {expected}, but this is {found}", column.name());
+    let help = "both must have the same type: convert it with `cast(… as …)`";
+    step.error(code, text.span.clone(), message, help);
+    None
+}
+
+/// How the key of `with` is said by a table of its columns.
+fn key_example(field: &str, with: &Input) -> String {
+    let columns = with.schema.key_fields().iter();
+    let columns: Vec<String> = columns.map(|column| format!("{} = \"…\"", column.name())).collect();
+    format!("{field} = {{ {} }}", columns.join(", "))
 }
 
 /// Whether rows of both inputs can have the same key; reports that they cannot.
 fn same_keys(step: &Step<'_>, from: &Input, with: &Input) -> Option<()> {
-    for input in [from, with] {
-        if input.schema.key == 0 {
-            step.error(
-                Code::NoKey,
-                input.from.span.clone(),
-                format!("`{}` has no key", input.from.value),
-                "give its source a `key`, or put a `rekey` step before this one",
-            );
-            return None;
-        }
-    }
+    step.require_key_of(from)?;
+    step.require_key_of(with)?;
     let key = |input: &Input| {
         let fields = input.schema.key_fields().iter();
         fields.map(|field| type_name(field.data_type())).collect::<Vec<_>>().join(", ")
@@ -469,13 +527,12 @@ impl Join {
     }
 
     /// Results under `key` of what both inputs have, and the errors of some.
-    #[expect(clippy::type_complexity, reason = "rows and the errors of some, as everywhere")]
     fn results(
         &self,
         key: Vec<ArrayRef>,
         sides: [Side; 2],
         marks: Marks,
-    ) -> Result<(Batch, Vec<(usize, Code, String)>), OperatorError> {
+    ) -> Result<(Batch, RowErrors), OperatorError> {
         let mut both = Vec::with_capacity(self.both.fields().len());
         for side in sides {
             match &side.present {
@@ -493,25 +550,16 @@ impl Join {
     }
 
     /// Results under `key` of the columns of both inputs, and the errors of some.
-    #[expect(clippy::type_complexity, reason = "rows and the errors of some, as everywhere")]
     fn results_of(
         &self,
         key: Vec<ArrayRef>,
         both: Vec<ArrayRef>,
         marks: Marks,
-    ) -> Result<(Batch, Vec<(usize, Code, String)>), OperatorError> {
+    ) -> Result<(Batch, RowErrors), OperatorError> {
         let count = marks.time.len();
         let both = record_batch(&self.both, both, count)?;
-        let mut arrays = key;
-        let mut errors = Vec::new();
-        for expression in &self.columns {
-            let evaluated = expression.evaluate(&both);
-            errors.extend(evaluated.errors);
-            arrays.push(evaluated.values);
-        }
-        // One row, one error: the first expression's.
-        errors.sort_by_key(|(row, _, _)| *row);
-        errors.dedup_by_key(|(row, _, _)| *row);
+        let (columns, errors) = sql::evaluate_all(&self.columns, &both);
+        let arrays = key.into_iter().chain(columns).collect();
         let batch = Batch {
             rows: record_batch(&self.schema.columns, arrays, count)?,
             time: marks.time,

@@ -4,11 +4,11 @@ use arrow::array::{ArrayRef, UInt32Array};
 use arrow::compute::take;
 
 use super::{Join, JoinKind, Marks, Side, keys, values};
-use crate::batch::{Batch, RowKind};
+use crate::batch::Batch;
 use crate::key::KeyEncoder;
 use crate::key_index::KeyIndex;
 use crate::operator::{Context, DropReason, Operator, OperatorError};
-use crate::table_rows::{RowAt, TableRows, gather};
+use crate::table_rows::{Following, TableRows, gather};
 
 pub(super) struct StreamTable {
     join: Join,
@@ -44,24 +44,12 @@ impl StreamTable {
             }
         }
         let stored = self.table.load(context.state, context.store(0), &index, true)?;
-        let change_keys = self.table.keys(changes)?;
-        let mut current = stored.found.clone();
-        let mut later = (0..changes.len()).peekable();
+        let mut following = Following::new(&index, &stored, changes, self.table.keys(changes)?);
         let mut rows = Vec::with_capacity(asked.len());
         let mut found = Vec::with_capacity(asked.len());
         for (row, number) in asked {
-            // At the same time the table's row comes first.
-            let seq = stream.seq.get(row);
-            while let Some(change) = later.next_if(|change| changes.seq.get(*change) <= seq) {
-                let kind = changes.kind(change);
-                if kind != RowKind::UpdateBefore
-                    && let Some(number) = index.find(change_keys.get(change))
-                    && let Some(current) = current.get_mut(number)
-                {
-                    *current = (kind != RowKind::Delete).then_some(RowAt::Given(change));
-                }
-            }
-            let table_row = number.and_then(|number| current.get(number).copied().flatten());
+            following.go_to(stream.seq.get(row).copied().unwrap_or_default());
+            let table_row = number.and_then(|number| following.row(number));
             if left || table_row.is_some() {
                 rows.push(row as u32);
                 found.push(table_row);

@@ -41,8 +41,30 @@ struct Inner {
 pub struct Evaluated {
     /// One value per row; null for a failing row.
     pub values: ArrayRef,
-    /// The failing rows, in order: row, code, message.
-    pub errors: Vec<(usize, Code, String)>,
+    /// The failing rows, in order.
+    pub errors: RowErrors,
+}
+
+/// Rows that failed: row, code, message.
+pub type RowErrors = Vec<(usize, Code, String)>;
+
+/// The values of several expressions, with one error for each row on which some fail: the first one's.
+pub(crate) fn evaluate_all(expressions: &[Expression], rows: &RecordBatch) -> (Vec<ArrayRef>, RowErrors) {
+    let mut errors = Vec::new();
+    let values = expressions.iter().map(|expression| {
+        let evaluated = expression.evaluate(rows);
+        errors.extend(evaluated.errors);
+        evaluated.values
+    });
+    let values = values.collect();
+    (values, first_of_rows(errors))
+}
+
+/// Of errors in the order of what failed: the first of each row, in the order of the rows.
+pub(crate) fn first_of_rows(mut errors: RowErrors) -> RowErrors {
+    errors.sort_by_key(|(row, _, _)| *row);
+    errors.dedup_by_key(|(row, _, _)| *row);
+    errors
 }
 
 impl Expression {

@@ -26,7 +26,8 @@ use datafusion_sql::sqlparser::ast::{Expr, Spanned};
 use crate::diagnostic::Code;
 use crate::schema::{Schema, canonical, type_name};
 
-pub use evaluate::{Evaluated, Expression};
+pub use evaluate::{Evaluated, Expression, RowErrors};
+pub(crate) use evaluate::{evaluate_all, first_of_rows};
 pub use functions::{FunctionKind, functions};
 pub use order::{OrderBy, compile_order};
 pub(crate) use plan::Columns;

@@ -8,6 +8,7 @@ use millstream_operators::columns::{ColumnBuilder, Values};
 use millstream_operators::diagnostic::listed;
 use millstream_operators::schema::type_name;
 
+use super::super::binary::Input;
 use super::super::json_read::Fault;
 use super::super::layout::FieldLayout;
 use super::super::text::rescaled;
@@ -149,7 +150,7 @@ impl AvroReader {
     /// Reads the body of a record into row `row` of the columns.
     #[inline]
     pub(crate) fn read(&self, bytes: &[u8], columns: &mut [ColumnBuilder], row: usize) -> Result<(), Fault> {
-        let mut input = Input { bytes, at: 0 };
+        let mut input = Input::new(bytes, "value");
         match &self.top {
             Top::Record(record) => record.read(self, &mut input, columns, row)?,
             Top::Value(column, node) => match columns.get_mut(*column) {
@@ -345,51 +346,11 @@ fn skip<'s>(writer: &mut Writer<'s>, schema: &'s Schema) -> Result<Skip, String>
     })
 }
 
-/// A place in the bytes.
-struct Input<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
 impl<'a> Input<'a> {
-    #[cold]
-    fn ended(&self) -> Fault {
-        Fault::at(self.bytes.len(), "found the end of the bytes, expected more of the value")
-    }
-
     #[inline]
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Fault> {
-        let taken = self.at.checked_add(count).and_then(|end| self.bytes.get(self.at..end));
-        let taken = taken.ok_or_else(|| self.ended())?;
-        self.at += count;
-        Ok(taken)
-    }
-
-    #[inline]
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
-        let taken = self.take(N)?;
-        taken.try_into().map_err(|_| self.ended())
-    }
-
-    /// A zigzag varint of at most 64 bits.
-    #[inline]
-    fn long(&mut self) -> Result<i64, Fault> {
-        let mut number = 0u64;
-        for shift in (0..70).step_by(7) {
-            let Some(byte) = self.bytes.get(self.at) else { return Err(self.ended()) };
-            self.at += 1;
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok((number >> 1) as i64 ^ -((number & 1) as i64));
-            }
-        }
-        Err(Fault::at(self.at, "found a number of more than 64 bits"))
-    }
-
-    #[inline]
-    fn prefixed(&mut self) -> Result<&'a [u8], Fault> {
+    fn sized(&mut self) -> Result<&'a [u8], Fault> {
         let start = self.at;
-        let length = self.long()?;
+        let length = self.zigzag()?;
         let length = usize::try_from(length)
             .map_err(|_| Fault::at(start, format!("found the length {length}, expected 0 or more")))?;
         self.take(length)
@@ -401,13 +362,13 @@ impl<'a> Input<'a> {
         let mut index = 0;
         loop {
             let start = self.at;
-            let count = self.long()?;
+            let count = self.zigzag()?;
             if count == 0 {
                 return Ok(());
             }
             if count < 0 {
                 // The size of the block in bytes follows.
-                self.long()?;
+                self.zigzag()?;
             }
             let count = count.unsigned_abs();
             let left = (self.bytes.len() - self.at) as u64;
@@ -447,7 +408,7 @@ impl RecordReader {
             debug_assert_eq!(column.len(), row);
             match fallback {
                 Fallback::Null => column.null(),
-                Fallback::Value(bytes, node) => node.read(reader, &mut Input { bytes, at: 0 }, column)?,
+                Fallback::Value(bytes, node) => node.read(reader, &mut input.part(bytes), column)?,
             }
         }
         Ok(())
@@ -466,7 +427,7 @@ impl Node {
         let row = column.len();
         match (self, column.values()) {
             (Node::Union(branches), _) => {
-                let branch = input.long()?;
+                let branch = input.zigzag()?;
                 return match usize::try_from(branch).ok().and_then(|branch| branches.get(branch)) {
                     Some(Ok(node)) => node.read(reader, input, column),
                     Some(Err(why)) => Err(Fault::at(start, why)),
@@ -487,17 +448,17 @@ impl Node {
                     return Err(Fault::at(start, format!("found the byte 0x{other:02x}, expected a bool")));
                 }
             },
-            (Node::Integer(Number::Int64), Values::Int64(values)) => values.push(input.long()?),
+            (Node::Integer(Number::Int64), Values::Int64(values)) => values.push(input.zigzag()?),
             (Node::Integer(Number::Int32), Values::Int32(values)) | (Node::Date, Values::Int32(values)) => {
-                let number = input.long()?;
+                let number = input.zigzag()?;
                 values.push(i32::try_from(number).map_err(|_| {
                     Fault::at(start, format!("found {number}, which is out of the range of int32"))
                 })?);
             }
-            (Node::Integer(_), Values::Float32(values)) => values.push(input.long()? as f32),
-            (Node::Integer(_), Values::Float64(values)) => values.push(input.long()? as f64),
+            (Node::Integer(_), Values::Float32(values)) => values.push(input.zigzag()? as f32),
+            (Node::Integer(_), Values::Float64(values)) => values.push(input.zigzag()? as f64),
             (Node::Integer(Number::Decimal(precision, scale)), Values::Decimal(values)) => {
-                let number = i128::from(input.long()?);
+                let number = i128::from(input.zigzag()?);
                 values.push(rescaled(number, 0, *scale, *precision).map_err(|why| Fault::at(start, why))?);
             }
             (Node::Float, Values::Float32(values)) => values.push(f32::from_le_bytes(input.array()?)),
@@ -506,7 +467,7 @@ impl Node {
             }
             (Node::Double, Values::Float64(values)) => values.push(f64::from_le_bytes(input.array()?)),
             (Node::Bytes { text }, Values::Bytes(values)) => {
-                let bytes = input.prefixed()?;
+                let bytes = input.sized()?;
                 if *text && let Err(error) = std::str::from_utf8(bytes) {
                     let place = input.at - bytes.len() + error.valid_up_to();
                     return Err(Fault::at(place, "found bytes that are not UTF-8, expected a string"));
@@ -515,7 +476,7 @@ impl Node {
             }
             (Node::Fixed(size), Values::Bytes(values)) => values.data.extend_from_slice(input.take(*size)?),
             (Node::Enum(symbols), Values::Bytes(values)) => {
-                let symbol = input.long()?;
+                let symbol = input.zigzag()?;
                 match usize::try_from(symbol).ok().and_then(|symbol| symbols.get(symbol)) {
                     Some(name) => values.data.extend_from_slice(name.as_bytes()),
                     None => {
@@ -524,11 +485,11 @@ impl Node {
                     }
                 }
             }
-            (Node::Timestamp(unit), Values::Int64(values)) => values.push(input.long()?.div_euclid(*unit)),
+            (Node::Timestamp(unit), Values::Int64(values)) => values.push(input.zigzag()?.div_euclid(*unit)),
             (Node::Decimal { size, from, to, precision }, Values::Decimal(values)) => {
                 let bytes = match size {
                     Some(size) => input.take(*size)?,
-                    None => input.prefixed()?,
+                    None => input.sized()?,
                 };
                 let number = big_endian(bytes)
                     .ok_or_else(|| Fault::at(start, "found a decimal of more than 38 digits"))?;
@@ -570,17 +531,17 @@ impl Skip {
         }
         match self {
             Skip::Bytes(count) => input.take(*count).map(drop),
-            Skip::Varint => input.long().map(drop),
-            Skip::Prefixed => input.prefixed().map(drop),
+            Skip::Varint => input.zigzag().map(drop),
+            Skip::Prefixed => input.sized().map(drop),
             Skip::List(item) => input.items(|input, _| item.pass(reader, input, depth + 1)),
             Skip::Map(value) => input.items(|input, _| {
-                input.prefixed()?;
+                input.sized()?;
                 value.pass(reader, input, depth + 1)
             }),
             Skip::Record(fields) => fields.iter().try_for_each(|field| field.pass(reader, input, depth + 1)),
             Skip::Union(branches) => {
                 let start = input.at;
-                let branch = input.long()?;
+                let branch = input.zigzag()?;
                 let found = usize::try_from(branch).ok().and_then(|branch| branches.get(branch));
                 let unknown =
                     || Fault::at(start, format!("found branch {branch} of a union of {}", branches.len()));

@@ -7,6 +7,7 @@ use millstream_operators::diagnostic::listed;
 use millstream_operators::schema::type_name;
 use serde_json::{Value as Json, json};
 
+use super::super::binary::write_zigzag;
 use super::super::layout::FieldLayout;
 use super::super::text::rescaled;
 use super::schema::{AvroSchema, Schema};
@@ -186,7 +187,7 @@ fn write_default(
         (Schema::Union(variants), _) => {
             for (variant, branch) in variants.iter().zip(0i64..) {
                 let start = out.len();
-                long(branch, out);
+                write_zigzag(branch, out);
                 if write_default(default, variant, whole, out).is_ok() {
                     return Ok(());
                 }
@@ -197,7 +198,7 @@ fn write_default(
         (Schema::Null, Json::Null) => {}
         (Schema::Boolean, Json::Bool(value)) => out.push(u8::from(*value)),
         (Schema::Int | Schema::Long | Schema::Date | Schema::Timestamp(_), Json::Number(number)) => {
-            long(number.as_i64().ok_or_else(misfit)?, out);
+            write_zigzag(number.as_i64().ok_or_else(misfit)?, out);
         }
         (Schema::Float, Json::Number(number)) => {
             out.extend_from_slice(&(number.as_f64().ok_or_else(misfit)? as f32).to_le_bytes());
@@ -220,18 +221,18 @@ fn write_default(
         }
         (Schema::Enum(_, symbols), Json::String(text)) => {
             let symbol = symbols.iter().zip(0i64..).find(|(symbol, _)| *symbol == text);
-            long(symbol.ok_or_else(misfit)?.1, out);
+            write_zigzag(symbol.ok_or_else(misfit)?.1, out);
         }
         (Schema::Array(schema), Json::Array(items)) => {
             if !items.is_empty() {
-                long(i64::try_from(items.len()).unwrap_or(i64::MAX), out);
+                write_zigzag(i64::try_from(items.len()).unwrap_or(i64::MAX), out);
                 items.iter().try_for_each(|item| write_default(item, schema, whole, out))?;
             }
             out.push(0);
         }
         (Schema::Map(schema), Json::Object(entries)) => {
             if !entries.is_empty() {
-                long(i64::try_from(entries.len()).unwrap_or(i64::MAX), out);
+                write_zigzag(i64::try_from(entries.len()).unwrap_or(i64::MAX), out);
                 for (key, value) in entries {
                     prefixed(key.as_bytes(), out);
                     write_default(value, schema, whole, out)?;
@@ -319,9 +320,9 @@ fn write_record(
 impl Node {
     fn write(&self, value: Value<'_>, out: &mut Vec<u8>) -> Result<(), String> {
         match (self, value) {
-            (Node::Union { null: Some(null), .. }, Value::Null) => long(*null, out),
+            (Node::Union { null: Some(null), .. }, Value::Null) => write_zigzag(*null, out),
             (Node::Union { branch, value: node, .. }, value) => {
-                long(*branch, out);
+                write_zigzag(*branch, out);
                 node.write(value, out)?;
             }
             (_, Value::Null) => {
@@ -330,8 +331,8 @@ impl Node {
                     .to_owned());
             }
             (Node::Bool, Value::Bool(value)) => out.push(u8::from(value)),
-            (Node::Integer, Value::Int32(value) | Value::Date(value)) => long(i64::from(value), out),
-            (Node::Integer, Value::Int64(value)) => long(value, out),
+            (Node::Integer, Value::Int32(value) | Value::Date(value)) => write_zigzag(i64::from(value), out),
+            (Node::Integer, Value::Int64(value)) => write_zigzag(value, out),
             (Node::Float, Value::Float32(value)) => out.extend_from_slice(&value.to_le_bytes()),
             (Node::Double, Value::Float32(value)) => out.extend_from_slice(&f64::from(value).to_le_bytes()),
             (Node::Double, Value::Float64(value)) => out.extend_from_slice(&value.to_le_bytes()),
@@ -344,12 +345,12 @@ impl Node {
                 out.extend_from_slice(bytes);
             }
             (Node::Enum(symbols), Value::String(text)) => match symbols.get(text) {
-                Some(symbol) => long(*symbol, out),
+                Some(symbol) => write_zigzag(*symbol, out),
                 None => return Err(format!("the schema's enum has no symbol {text:?}")),
             },
             (Node::Timestamp(unit), Value::Timestamp(millis)) => {
                 let units = millis.checked_mul(*unit);
-                long(
+                write_zigzag(
                     units.ok_or_else(|| format!("the timestamp {millis} ms is out of the schema's range"))?,
                     out,
                 );
@@ -371,7 +372,7 @@ impl Node {
             }
             (Node::List(node), Value::List(items, from, to)) => {
                 if to > from {
-                    long(i64::try_from(to - from).unwrap_or(i64::MAX), out);
+                    write_zigzag(i64::try_from(to - from).unwrap_or(i64::MAX), out);
                     for item in from..to {
                         node.write(items.value(item), out)
                             .map_err(|why| format!("item {}: {why}", item - from))?;
@@ -386,19 +387,8 @@ impl Node {
     }
 }
 
-/// Appends a zigzag varint.
-#[inline]
-fn long(number: i64, out: &mut Vec<u8>) {
-    let mut rest = ((number << 1) ^ (number >> 63)) as u64;
-    while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
-}
-
 fn prefixed(bytes: &[u8], out: &mut Vec<u8>) {
-    long(i64::try_from(bytes.len()).unwrap_or(i64::MAX), out);
+    write_zigzag(i64::try_from(bytes.len()).unwrap_or(i64::MAX), out);
     out.extend_from_slice(bytes);
 }
 

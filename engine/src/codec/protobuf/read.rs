@@ -3,14 +3,14 @@
 use arrow::datatypes::DataType;
 use hashbrown::HashMap;
 use millstream_operators::columns::{ColumnBuilder, Values};
-use millstream_operators::diagnostic::listed;
 use millstream_operators::schema::type_name;
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
+use super::super::binary::Input;
 use super::super::json_read::Fault;
 use super::super::layout::FieldLayout;
 use super::super::text::rescaled;
-use super::{FIXED32, FIXED64, PREFIXED, TIMESTAMP, VARINT, WRAPPERS};
+use super::{FIXED32, FIXED64, PREFIXED, TIMESTAMP, VARINT, WRAPPERS, field_of};
 
 /// How deep groups may be nested.
 const MAX_DEPTH: usize = 64;
@@ -76,18 +76,13 @@ impl MessageReader {
         let mut fields = Vec::new();
         let mut missing = Vec::new();
         for (column, layout) in columns {
-            let Some(field) = message.get_field_by_name(&layout.field) else {
-                if strict {
-                    let names: Vec<String> = message.fields().map(|field| field.name().to_owned()).collect();
-                    return Err(format!(
-                        "the message `{}` has no field `{}` for the column; its fields are {}",
-                        message.full_name(),
-                        layout.field,
-                        listed(names.iter().map(String::as_str))
-                    ));
+            let field = match field_of(message, layout) {
+                Ok(field) => field,
+                Err(reason) if strict => return Err(reason),
+                Err(_) => {
+                    missing.push(column);
+                    continue;
                 }
-                missing.push(column);
-                continue;
             };
             let within = |why: String| format!("field `{}`: {why}", layout.field);
             let is_list = matches!(layout.data_type, DataType::List(_));
@@ -122,7 +117,7 @@ impl MessageReader {
     /// Reads a message into row `row` of the columns.
     #[inline]
     pub(crate) fn read(&self, bytes: &[u8], columns: &mut [ColumnBuilder], row: usize) -> Result<(), Fault> {
-        let mut input = Input { bytes, at: 0 };
+        let mut input = Input::new(bytes, "message");
         // Writers mostly keep the order of numbers: the field after the last is tried before the map is asked.
         let mut next = 0;
         while input.at < bytes.len() {
@@ -233,46 +228,7 @@ pub(super) fn describe(field: &FieldDescriptor) -> String {
     }
 }
 
-/// A place in the bytes.
-struct Input<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
 impl<'a> Input<'a> {
-    #[cold]
-    fn ended(&self) -> Fault {
-        Fault::at(self.bytes.len(), "found the end of the bytes, expected more of the message")
-    }
-
-    #[inline]
-    fn take(&mut self, count: usize) -> Result<&'a [u8], Fault> {
-        let taken = self.at.checked_add(count).and_then(|end| self.bytes.get(self.at..end));
-        let taken = taken.ok_or_else(|| self.ended())?;
-        self.at += count;
-        Ok(taken)
-    }
-
-    #[inline]
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
-        let taken = self.take(N)?;
-        taken.try_into().map_err(|_| self.ended())
-    }
-
-    #[inline]
-    fn varint(&mut self) -> Result<u64, Fault> {
-        let mut number = 0u64;
-        for shift in (0..70).step_by(7) {
-            let Some(byte) = self.bytes.get(self.at) else { return Err(self.ended()) };
-            self.at += 1;
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(number);
-            }
-        }
-        Err(Fault::at(self.at, "found a number of more than 64 bits"))
-    }
-
     #[inline]
     fn tag(&mut self) -> Result<(u32, u32), Fault> {
         let start = self.at;
@@ -320,7 +276,7 @@ impl FieldReader {
             return self.node.read(input, wire, &mut list.items);
         }
         let bytes = input.prefixed()?;
-        let mut packed = Input { bytes, at: 0 };
+        let mut packed = input.part(bytes);
         while packed.at < bytes.len() {
             self.node.read(&mut packed, self.node.wire(), &mut list.items)?;
         }
@@ -344,7 +300,7 @@ impl FieldReader {
         // The bytes of a merged message are those of its parts one after the other.
         input.skip(self.number, wire, 0)?;
         let mut merged = Vec::new();
-        let mut all = Input { bytes: bytes.get(..input.at).unwrap_or_default(), at: 0 };
+        let mut all = input.part(bytes.get(..input.at).unwrap_or_default());
         while all.at < all.bytes.len() {
             let (number, wire) = all.tag()?;
             match number == self.number && wire == PREFIXED {
@@ -421,7 +377,7 @@ impl Node {
             (Node::Message(reader), Values::Struct(fields)) => reader.read(bytes, fields, row)?,
             (Node::Timestamp, Values::Int64(values)) => values.push(timestamp(bytes)?),
             (Node::Wrapper(node), _) => {
-                let mut input = Input { bytes, at: 0 };
+                let mut input = Input::new(bytes, "message");
                 while input.at < bytes.len() {
                     match input.tag()? {
                         (1, wire) => {
@@ -470,10 +426,7 @@ fn integer(kind: Integer, input: &mut Input<'_>, column: &mut ColumnBuilder) -> 
     let number: i128 = match kind {
         Integer::Plain => i128::from(input.varint()? as i64),
         Integer::Unsigned => i128::from(input.varint()?),
-        Integer::ZigZag => {
-            let number = input.varint()?;
-            i128::from((number >> 1) as i64 ^ -((number & 1) as i64))
-        }
+        Integer::ZigZag => i128::from(input.zigzag()?),
         Integer::Fixed32 => u32::from_le_bytes(input.array()?).into(),
         Integer::SignedFixed32 => i32::from_le_bytes(input.array()?).into(),
         Integer::Fixed64 => u64::from_le_bytes(input.array()?).into(),
@@ -500,7 +453,7 @@ fn integer(kind: Integer, input: &mut Input<'_>, column: &mut ColumnBuilder) -> 
 /// Milliseconds of a `google.protobuf.Timestamp`.
 fn timestamp(bytes: &[u8]) -> Result<i64, Fault> {
     let (mut seconds, mut nanos) = (0i64, 0i64);
-    let mut input = Input { bytes, at: 0 };
+    let mut input = Input::new(bytes, "message");
     while input.at < bytes.len() {
         match input.tag()? {
             (1, VARINT) => seconds = input.varint()? as i64,

@@ -4,13 +4,13 @@
 use arrow::datatypes::DataType;
 use hashbrown::HashMap;
 use millstream_operators::columns::{Column, Value};
-use millstream_operators::diagnostic::listed;
 use millstream_operators::schema::type_name;
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
+use super::super::binary::{write_varint, write_zigzag};
 use super::super::layout::FieldLayout;
 use super::read::describe;
-use super::{FIXED32, FIXED64, PREFIXED, TIMESTAMP, VARINT, WRAPPERS};
+use super::{FIXED32, FIXED64, PREFIXED, TIMESTAMP, VARINT, WRAPPERS, field_of};
 
 /// Writes rows as one message.
 #[derive(Debug)]
@@ -62,15 +62,7 @@ impl MessageWriter {
     ) -> Result<Self, String> {
         let mut fields = Vec::new();
         for (column, layout) in columns {
-            let Some(field) = message.get_field_by_name(&layout.field) else {
-                let names: Vec<String> = message.fields().map(|field| field.name().to_owned()).collect();
-                return Err(format!(
-                    "the message `{}` has no field `{}` for the column; its fields are {}",
-                    message.full_name(),
-                    layout.field,
-                    listed(names.iter().map(String::as_str))
-                ));
-            };
+            let field = field_of(message, layout)?;
             let within = |why: String| format!("field `{}`: {why}", layout.field);
             let repeated = field.cardinality() == prost_reflect::Cardinality::Repeated;
             let of = match (matches!(layout.data_type, DataType::List(_)), repeated) {
@@ -209,16 +201,18 @@ impl Node {
     fn write(&self, value: Value<'_>, out: &mut Vec<u8>) -> Result<(), String> {
         match (self, value) {
             (Node::Bool, Value::Bool(value)) => out.push(u8::from(value)),
-            (Node::Plain, Value::Int32(number)) => varint(i64::from(number) as u64, out),
-            (Node::Plain, Value::Int64(number) | Value::Timestamp(number)) => varint(number as u64, out),
+            (Node::Plain, Value::Int32(number)) => write_varint(i64::from(number) as u64, out),
+            (Node::Plain, Value::Int64(number) | Value::Timestamp(number)) => {
+                write_varint(number as u64, out)
+            }
             (Node::Unsigned, Value::Int32(number)) => {
-                varint(u32::try_from(number).map_err(|_| negative(number.into()))?.into(), out);
+                write_varint(u32::try_from(number).map_err(|_| negative(number.into()))?.into(), out);
             }
             (Node::Unsigned, Value::Int64(number)) => {
-                varint(u64::try_from(number).map_err(|_| negative(number))?, out);
+                write_varint(u64::try_from(number).map_err(|_| negative(number))?, out);
             }
-            (Node::ZigZag, Value::Int32(number)) => varint(zigzag(number.into()), out),
-            (Node::ZigZag, Value::Int64(number) | Value::Timestamp(number)) => varint(zigzag(number), out),
+            (Node::ZigZag, Value::Int32(number)) => write_zigzag(number.into(), out),
+            (Node::ZigZag, Value::Int64(number) | Value::Timestamp(number)) => write_zigzag(number, out),
             (Node::Fixed32, Value::Int32(number)) => out.extend_from_slice(&number.to_le_bytes()),
             (Node::Fixed64, Value::Int32(number)) => out.extend_from_slice(&i64::from(number).to_le_bytes()),
             (Node::Fixed64, Value::Int64(number) | Value::Timestamp(number)) => {
@@ -242,10 +236,10 @@ impl Node {
             (Node::Bytes, Value::String(text)) => bytes(text.as_bytes(), out),
             (Node::Bytes, Value::Bytes(value)) => bytes(value, out),
             (Node::Enum(names), Value::String(text)) => match names.get(text) {
-                Some(number) => varint(i64::from(*number) as u64, out),
+                Some(number) => write_varint(i64::from(*number) as u64, out),
                 // As it was read from a schema that does not name it.
                 None => match text.parse::<i32>() {
-                    Ok(number) => varint(i64::from(number) as u64, out),
+                    Ok(number) => write_varint(i64::from(number) as u64, out),
                     Err(_) => return Err(format!("the enum has no value {text:?}")),
                 },
             },
@@ -254,7 +248,7 @@ impl Node {
                 for (number, part) in [(1, seconds), (2, nanos)] {
                     if part != 0 {
                         tag(number, VARINT, out);
-                        varint(part as u64, out);
+                        write_varint(part as u64, out);
                     }
                 }
                 Ok(())
@@ -279,26 +273,12 @@ fn negative(number: i64) -> String {
     format!("the value is {number}, and the field is unsigned")
 }
 
-fn zigzag(number: i64) -> u64 {
-    ((number << 1) ^ (number >> 63)) as u64
-}
-
 fn tag(number: u32, wire: u32, out: &mut Vec<u8>) {
-    varint(u64::from(number << 3 | wire), out);
-}
-
-#[inline]
-fn varint(number: u64, out: &mut Vec<u8>) {
-    let mut rest = number;
-    while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
+    write_varint(u64::from(number << 3 | wire), out);
 }
 
 fn bytes(value: &[u8], out: &mut Vec<u8>) {
-    varint(value.len() as u64, out);
+    write_varint(value.len() as u64, out);
     out.extend_from_slice(value);
 }
 
@@ -307,7 +287,7 @@ fn prefixed(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> Result<(), St
     let start = out.len();
     write(out)?;
     let mut length = Vec::with_capacity(2);
-    varint((out.len() - start) as u64, &mut length);
+    write_varint((out.len() - start) as u64, &mut length);
     out.splice(start..start, length);
     Ok(())
 }
