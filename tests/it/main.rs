@@ -6,6 +6,7 @@ mod commands;
 mod dev;
 mod diff;
 mod examples;
+mod flights;
 mod kafka;
 mod kafka_streams;
 #[path = "../../engine/src/oracle.rs"]
