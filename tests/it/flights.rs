@@ -47,6 +47,22 @@ fn the_readme_shows_what_comes_out() {
 }
 
 #[test]
+fn going_back_to_the_model_before_is_one_line() {
+    let example = examples().join("flights");
+    let text = std::fs::read_to_string(example.join("topology.toml")).unwrap();
+    let text = text.replace("models/late", example.join("models/late").to_str().unwrap());
+    let folder = Folder::new();
+    let new = folder.write("new.toml", &text);
+    let old = folder.write("old.toml", text.replace("version = \"2\"", "version = \"1\""));
+    for (file, version) in [(&new, "model late 2;"), (&old, "model late 1;")] {
+        let ran = millstream(&["describe", file]).expect_code(0);
+        assert!(ran.stdout.contains(version), "{}", ran.stdout);
+    }
+    let ran = millstream(&["diff", &new, &old]).expect_code(0);
+    assert!(ran.stdout.contains("Processes can be replaced one after the other."), "{}", ran.stdout);
+}
+
+#[test]
 fn batches_change_no_flight() {
     let data = Folder::new();
     for (source, rows) in SOURCES.into_iter().zip([1_500, 1_400, usize::MAX, usize::MAX]) {
