@@ -11,6 +11,7 @@ mod kafka;
 mod kafka_streams;
 #[path = "../../engine/src/oracle.rs"]
 mod oracle;
+mod own;
 mod pipe;
 mod schema;
 mod support;

@@ -53,7 +53,7 @@ fn tombi_accepts_all_examples() {
             count += 1;
         }
     }
-    let new = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/new/topology.toml");
+    let new = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/new/topology.toml");
     folder.write("topologies/new.toml", std::fs::read_to_string(new).unwrap());
     assert!(count > 10);
     assert_eq!(lint(&folder), BTreeMap::new());
