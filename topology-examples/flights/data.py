@@ -8,9 +8,9 @@ weather stations and of the US register of aircraft). What is made of it is what
 
 - Its flights are finished ones. Each becomes a departure, at the time the aircraft left, and an arrival, at the time it
   came in. Flights that were cancelled give neither, flights that were diverted give only the departure.
-- Its weather is named after the hour in which it was observed. Stations report at 51 minutes past, and the
-  precipitation is what fell up to then: nothing of it is known before. Half a minute is for the report's way, and keeps
-  observations from having the time of a departure, which would make it matter which of the two is read first.
+- Its weather is named after the hour in which it was observed, which is at 51 minutes past, and the precipitation is
+  what fell up to then: nothing of it is known before. Half a minute is for the report's way, and keeps observations from
+  having the time of a departure, which would make it matter which of the two is read first.
 - Its aircraft are a register without times. They are known from the start.
 
 Needs Python 3.11 and pip, nothing else.
