@@ -161,8 +161,6 @@ impl Row<'_> {
 pub struct KeyContext<'a, S> {
     state: &'a Option<S>,
     stream_time: i64,
-    /// Timers have to be later than this.
-    after: Option<i64>,
     done: Done<S>,
 }
 
@@ -176,9 +174,9 @@ struct Done<S> {
 }
 
 impl<'a, S> KeyContext<'a, S> {
-    fn new(state: &'a Option<S>, stream_time: i64, after: Option<i64>) -> Self {
+    fn new(state: &'a Option<S>, stream_time: i64) -> Self {
         let done = Done { state: None, timers: Vec::new(), forwarded: Vec::new() };
-        KeyContext { state, stream_time, after, done }
+        KeyContext { state, stream_time, done }
     }
 
     /// What is remembered of the key.
@@ -234,7 +232,7 @@ impl Resolved {
             columns.iter().find(|column| input.key_fields().iter().any(|key| key.name() == column.name()));
         if let Some(column) = clash {
             let message =
-                format!("the step gives a column `{}`, and so is a column of the key called", column.name());
+                format!("the step gives a column `{}`, and the key has one of that name", column.name());
             let help = "give the key another name with a `rekey` step before";
             step.error(Code::ColumnClash, step.input().from.span.clone(), message, help);
             return None;
@@ -284,14 +282,13 @@ struct Running<P> {
 /// What is known of a key in an epoch.
 struct Entry<S> {
     state: Option<S>,
-    /// Whether the store has another state, or none has been read.
+    /// Whether the store has another state.
     dirty: bool,
-    loaded: bool,
 }
 
 impl<S> Default for Entry<S> {
     fn default() -> Self {
-        Entry { state: None, dirty: false, loaded: false }
+        Entry { state: None, dirty: false }
     }
 }
 
@@ -372,7 +369,7 @@ impl<'a, 'c, P: Processor> Epoch<'a, 'c, P> {
             let number = (!all_null(key_columns, row)).then(|| self.entries.number_of(keys.get(row)));
             numbers.push(number);
         }
-        self.load()?;
+        self.load(0)?;
         let mut null_keys = 0;
         let rows = numbers.into_iter().zip(&input.time).zip(&input.seq).enumerate();
         for (row, ((number, &time), &seq)) in rows {
@@ -392,17 +389,12 @@ impl<'a, 'c, P: Processor> Epoch<'a, 'c, P> {
         Ok(())
     }
 
-    /// Reads the states of all keys that were not, in one go.
-    fn load(&mut self) -> Result<(), OperatorError> {
-        let entries = self.entries.all.iter().zip(self.entries.keys.iter()).enumerate();
-        let missing: Vec<(usize, Vec<u8>)> = entries
-            .filter(|(_, (entry, _))| !entry.loaded)
-            .map(|(number, (_, key))| (number, state_key(key)))
-            .collect();
-        let keys: Vec<&[u8]> = missing.iter().map(|(_, key)| key.as_slice()).collect();
-        for ((number, _), found) in missing.iter().zip(self.context.state.multi_get(self.store, &keys)?) {
-            let Some(entry) = self.entries.all.get_mut(*number) else { continue };
-            entry.loaded = true;
+    /// Reads the states of the keys from the one with number `first` on, in one go.
+    fn load(&mut self, first: usize) -> Result<(), OperatorError> {
+        let keys: Vec<Vec<u8>> = self.entries.keys.iter().skip(first).map(state_key).collect();
+        let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+        let entries = self.entries.all.iter_mut().skip(first);
+        for (entry, found) in entries.zip(self.context.state.multi_get(self.store, &keys)?) {
             if let Some(bytes) = found {
                 let decoded = bincode::serde::decode_from_slice(&bytes, bincode::config::standard());
                 let (state, _) = decoded.map_err(|error| OperatorError::Stored(error.to_string()))?;
@@ -432,8 +424,11 @@ impl<'a, 'c, P: Processor> Epoch<'a, 'c, P> {
     fn timer(&mut self, time: i64, key: &[u8], stream_time: i64, seq: u32) -> Result<(), OperatorError> {
         self.context.state.delete(self.store, &timer_key(time, key));
         self.running.next_timer = None;
+        let known = self.entries.all.len();
         let number = self.entries.number_of(key);
-        self.load()?;
+        if number == known {
+            self.load(known)?;
+        }
         self.call(number, Call::Timer(time), stream_time, seq)
     }
 
@@ -447,13 +442,12 @@ impl<'a, 'c, P: Processor> Epoch<'a, 'c, P> {
     ) -> Result<(), OperatorError> {
         let Some(entry) = self.entries.all.get_mut(number) else { return Ok(()) };
         let shared = self.running.shared.clone();
-        let after = if let Call::Timer(time) = call { Some(time) } else { None };
-        let mut context = KeyContext::new(&entry.state, stream_time, after);
+        let mut context = KeyContext::new(&entry.state, stream_time);
         let outcome = match call {
             Call::Row(row) => shared.processor.process(row, &mut context),
             Call::Timer(time) => shared.processor.on_timer(time, &mut context),
         };
-        let outcome = outcome.and_then(|()| fits(&context.done, context.after, &shared.output));
+        let outcome = outcome.and_then(|()| fits(&context.done, call, &shared.output));
         let done = context.done;
         if let Err(message) = outcome {
             match call {
@@ -511,11 +505,14 @@ impl<'a, 'c, P: Processor> Epoch<'a, 'c, P> {
 }
 
 /// Whether what a processor did can be done.
-fn fits<S>(done: &Done<S>, after: Option<i64>, output: &Schema) -> Result<(), String> {
-    if let Some((time, _)) =
-        done.timers.iter().find(|(time, wanted)| *wanted && after.is_some_and(|after| *time <= after))
+fn fits<S>(done: &Done<S>, call: Call<'_>, output: &Schema) -> Result<(), String> {
+    // Else it might go on for ever.
+    if let Call::Timer(now) = call
+        && let Some((time, _)) = done.timers.iter().find(|(time, wanted)| *wanted && *time <= now)
     {
-        return Err(format!("a timer sets another one for {time}, which is not later than its own time"));
+        return Err(format!(
+            "a timer sets another one for {time}, which is not later than its own time, {now}"
+        ));
     }
     let fields = output.value_fields();
     for values in &done.forwarded {
