@@ -217,6 +217,9 @@ fn a_driver_runs_operators_and_functions_of_a_program() {
     assert_eq!(due, [expected]);
     let due = of(driver.pipe(&json!({ "advance": "10s" })).unwrap(), "bursts");
     assert_eq!((due.len(), &due[0]["value"]["clicks"]), (1, &json!(1)));
+    // A burst that was over before it was heard of.
+    let late = of(driver.pipe(&click("c", 1.0, 5_000)).unwrap(), "bursts");
+    assert_eq!((late.len(), &late[0]["timestamp"]), (1, &json!(15_000)));
     let error = driver.pipe(&json!({ "topic": "clocks" })).unwrap_err().to_string();
     assert!(error.contains("no source reads topic `clocks`"), "{error}");
 }
