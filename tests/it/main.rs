@@ -8,6 +8,7 @@ mod diff;
 mod examples;
 mod kafka;
 mod kafka_streams;
+mod nexmark;
 #[path = "../../engine/src/oracle.rs"]
 mod oracle;
 mod pipe;
