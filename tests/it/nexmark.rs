@@ -36,7 +36,7 @@ impl Query {
             .filter(|file| file.extension().is_some_and(|extension| extension == "toml"))
             .collect();
         files.sort();
-        assert_eq!(files.len(), 20, "{files:?}");
+        assert_eq!(files.len(), 21, "{files:?}");
         files.into_iter().map(Query::open).collect()
     }
 
