@@ -5,7 +5,7 @@ select auction, day("dateTime") as day,
     count(*) filter (where price >= 1000000) as rank3_bids,
     min(price) as min_price,
     max(price) as max_price,
-    cast(sum(price) // count(*) as bigint) as avg_price,
+    avg(price) as avg_price,
     cast(sum(price) as bigint) as sum_price
 from bid
 group by auction, day("dateTime");

@@ -1,4 +1,4 @@
-select category, cast(sum(final) // count(*) as bigint) as average
+select category, avg(final) as average
 from (
     select a.id, a.category, max(b.price) as final
     from auction as a join bid as b on a.id = b.auction and b."dateTime" between a."dateTime" and a.expires
