@@ -68,7 +68,7 @@ kafka:
 lint:
 	@scripts/prerequisites lint
 	cargo fmt --all --check
-	@scripts/tombi lint --offline --error-on-warnings $(examples) src/new/topology.toml
+	@scripts/tombi lint --offline --error-on-warnings $(examples) src/cli/new/topology.toml
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	@if cargo deny --version > /dev/null 2>&1; then cargo deny check licenses bans sources; else echo "cargo-deny is not installed: licences are not checked"; fi
 

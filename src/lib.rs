@@ -1,4 +1,10 @@
-//! Millstream as a library: what a Rust program needs to read a topology, run it in memory and test it.
+//! Millstream as a library: for programs with operators and functions of their own, and to read, run and test topologies in Rust.
+//!
+//! A program adds to a [`Registry`] what Millstream lacks, and gives it to [`cli::main`]: it then has the whole command line, `check`,
+//! `test` and `run` among it, for topologies that use what was added. An operator is an
+//! [`OperatorSpec`](operators::operator::OperatorSpec); the easy way to make one is a [`Processor`](operators::processor::Processor),
+//! which sees one row at a time, has a state for each key, and timers. Functions are those of [DataFusion](datafusion_expr).
+//! `topology-examples/own-operator` is such a program; [`testing`] is for its tests.
 //!
 //! ```
 //! use std::path::Path;
@@ -42,4 +48,9 @@
 
 pub use millstream_engine as engine;
 pub use millstream_operators as operators;
+pub use millstream_operators::{arrow, datafusion_common, datafusion_expr};
 pub use millstream_state as state;
+pub use operators::registry::{Registry, RegistryError};
+
+pub mod cli;
+pub mod testing;

@@ -11,7 +11,7 @@ use millstream_engine::codec::layout::{FieldLayout, Format, SinkLayout, SourceLa
 use millstream_engine::codec::schemas::SchemaFormat;
 use millstream_engine::codec::{SinkEncoder, SourceDecoder};
 use millstream_engine::record::Record;
-use millstream_engine::registry::SchemaKind;
+use millstream_engine::schema_registry::SchemaKind;
 use millstream_operators::schema::{Kind, Schema, TIMESTAMP, column};
 
 fn layout() -> SourceLayout {

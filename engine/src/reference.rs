@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use millstream_operators::config::{Field, FieldKind, table_schema};
 use millstream_operators::operator::{Arity, OperatorSpec};
-use millstream_operators::registry::OPERATORS;
+use millstream_operators::registry::{OPERATORS, Registry};
 use serde_json::{Map, Value as Json, json};
 
 use crate::kafka::ALLOWED_PROPERTIES;
@@ -483,13 +483,13 @@ const TEST: &[Field] = &[
     Field::optional("error", FieldKind::String, "The code of the error with which the test must stop."),
 ];
 
-/// The JSON Schema (draft 2020-12) of a topology file.
-pub fn json_schema() -> Json {
+/// The JSON Schema (draft 2020-12) of a topology file with the operators of `registry`.
+pub fn json_schema(registry: &Registry) -> Json {
     let mut properties = Map::new();
     for table in TABLES {
         let mut schema = match table.name {
             "sources" | "tables" | "sinks" | "models" => named(&table_schema(table.fields)),
-            "steps" => named(&json!({ "oneOf": steps() })),
+            "steps" => named(&json!({ "oneOf": steps(registry) })),
             "tests" => json!({ "type": "array", "items": table_schema(table.fields) }),
             PROPERTIES => client_properties(),
             _ => table_schema(table.fields),
@@ -584,7 +584,7 @@ fn describe(schema: &mut Json, doc: &str) {
 }
 
 /// One schema for each operator, told apart by `op`.
-fn steps() -> Vec<Json> {
+fn steps(registry: &Registry) -> Vec<Json> {
     let of_operator = |spec: &&OperatorSpec| {
         let fields: Vec<Field> = STEP.iter().chain(spec.fields).copied().collect();
         let mut schema = table_schema(&fields);
@@ -603,7 +603,7 @@ fn steps() -> Vec<Json> {
         }
         schema
     };
-    OPERATORS.iter().map(of_operator).collect()
+    registry.operators().iter().map(of_operator).collect()
 }
 
 /// The page of an operator, in Markdown.
@@ -761,7 +761,7 @@ mod tests {
         assert_current("operators.md", &operators_page());
         assert_current(
             "schema.json",
-            &format!("{}\n", serde_json::to_string_pretty(&json_schema()).unwrap()),
+            &format!("{}\n", serde_json::to_string_pretty(&json_schema(&Registry::default())).unwrap()),
         );
     }
 }

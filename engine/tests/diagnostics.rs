@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use millstream_engine::topology::{self, Target, TestInput, TestPart, Topology};
 use millstream_operators::diagnostic::{Code, Diagnostic, Severity};
+use millstream_operators::registry::Registry;
 use proptest::prelude::*;
 
 /// Tests run in the folder of their crate; messages that name files stay the same everywhere.
@@ -465,7 +466,9 @@ fn merged_streams_fit_with_the_step_that_is_proposed() {
 #[test]
 fn tests_that_no_longer_fit_keep_nothing_from_running() {
     let text = fs::read_to_string(folder().join("M0702-expectation.toml")).unwrap();
-    let (topology, diagnostics) = topology::read_without_tests(&text, &folder(), &|_| None);
+    let registry = Registry::default();
+    let (topology, diagnostics) =
+        topology::read_with(&registry, &text, &folder(), &|_| None, topology::Tests::Leave);
     assert_eq!((topology.unwrap().tests.len(), diagnostics.len()), (0, 0));
     assert!(read(&text).0.is_none());
 }

@@ -144,6 +144,7 @@ codes! {
     RecordHeader = "M0808", "a record's header cannot be decoded";
     RecordMatches = "M0809", "a row has too many matches";
     RecordSuppress = "M0811", "more rows wait than may";
+    RecordProcessor = "M0812", "a processor fails on a row";
     // Running.
     StateInUse = "M0901", "the state directory is in use";
     StateMismatch = "M0902", "the state belongs to something else";

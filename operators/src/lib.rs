@@ -7,6 +7,9 @@
 #[cfg(test)]
 extern crate self as millstream_operators;
 
+// What operators and functions are written with.
+pub use {arrow, datafusion_common, datafusion_expr};
+
 pub mod aggregate;
 pub mod aggregates;
 pub mod batch;
@@ -28,6 +31,7 @@ pub mod model;
 pub mod operator;
 mod outgoing;
 pub mod predict;
+pub mod processor;
 pub mod registry;
 pub mod rekey;
 pub mod row;

@@ -43,7 +43,7 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
                     ),
                 )
                 .also(first.from.span.clone(), "differs from this one")
-                .help(fitting(first, other)),
+                .help(fitting(step, first, other)),
             );
             same = false;
         }
@@ -91,9 +91,9 @@ fn difference(a: &Schema, b: &Schema) -> Option<String> {
 }
 
 /// Which step makes the rows of `other` fit those of `first`.
-fn fitting(first: &Input, other: &Input) -> String {
+fn fitting(step: &Step<'_>, first: &Input, other: &Input) -> String {
     let (a, b) = (&first.schema, &other.schema);
-    let scope = Scope::new(&[(other.qualifier.as_str(), b)]);
+    let scope = step.scope_over(&[(other.qualifier.as_str(), b)]);
     let all = |columns: &[FieldRef]| -> Option<Vec<(FieldRef, String)>> {
         columns.iter().map(|field| Some((field.clone(), made(field, b, &scope)?))).collect()
     };

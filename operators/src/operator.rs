@@ -16,7 +16,7 @@ use crate::diagnostic::{Code, Diagnostic, Diagnostics, Span, did_you_mean, liste
 use crate::key::KeyDecodeError;
 use crate::row::RowDecodeError;
 use crate::schema::{Kind, Schema};
-use crate::sql::{self, Expression, Scope, SqlError};
+use crate::sql::{self, Expression, Functions, Scope, SqlError};
 
 /// How many inputs an operator takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,8 @@ pub struct Step<'a> {
     pub fields: Fields<'a>,
     /// The models of the topology, by name; `None` for one that could not be loaded (already reported).
     pub models: &'a BTreeMap<String, Option<Arc<crate::model::Model>>>,
+    /// What expressions may call.
+    pub functions: &'a Arc<Functions>,
 }
 
 impl Step<'_> {
@@ -79,7 +81,12 @@ impl Step<'_> {
 
     /// Expressions over `schema`, qualified as the first input is.
     pub fn scope_of(&self, schema: &Schema) -> Scope {
-        Scope::new(&[(self.input().qualifier.as_str(), schema)])
+        self.scope_over(&[(self.input().qualifier.as_str(), schema)])
+    }
+
+    /// Expressions over several schemas, each with its qualifier.
+    pub fn scope_over(&self, inputs: &[(&str, &Schema)]) -> Scope {
+        Scope::new(self.functions, inputs)
     }
 
     /// A scalar expression over the first input.

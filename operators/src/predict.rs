@@ -703,6 +703,7 @@ mod tests {
     use crate::diagnostic::Diagnostics;
     use crate::operator::Input;
     use crate::schema::Kind;
+    use crate::sql::Functions;
 
     fn model(name: &str) -> Arc<Model> {
         Arc::new(Model::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/models").join(name)).unwrap())
@@ -734,6 +735,7 @@ mod tests {
             }],
             fields: Fields::new(table.get_ref(), 0..0, text, &diagnostics, "step `scored`"),
             models: &models,
+            functions: &Functions::built_in(),
         };
         let resolved = (SPEC.resolve)(&step);
         let said: Vec<String> = diagnostics
@@ -1116,6 +1118,7 @@ mod tests {
             }],
             fields: Fields::new(table.get_ref(), 0..0, text, &diagnostics, "step `scored`"),
             models: &models,
+            functions: &Functions::built_in(),
         };
         assert!((SPEC.resolve)(&step).is_none());
         assert!(diagnostics.into_sorted().is_empty());

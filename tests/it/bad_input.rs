@@ -149,7 +149,7 @@ fn flights() -> Folder {
     let text = std::fs::read_to_string(from.join("topology.toml")).unwrap();
     folder.write("topology.toml", text);
     for file in ["model.onnx", "model.toml", "golden.jsonl"] {
-        let path = Path::new("models/late/1").join(file);
+        let path = Path::new("models/late/2").join(file);
         folder.write(path.to_str().unwrap(), std::fs::read(from.join(&path)).unwrap());
     }
     folder
@@ -160,17 +160,17 @@ fn a_model_that_was_changed_or_cut_off() {
     let folder = flights();
     let file = folder.at("topology.toml");
     millstream(&["check", &file]).expect_code(0);
-    let model = std::fs::read(folder.path().join("models/late/1/model.onnx")).unwrap();
+    let model = std::fs::read(folder.path().join("models/late/2/model.onnx")).unwrap();
 
     let mut changed = model.clone();
     changed[model.len() / 2] ^= 1;
-    folder.write("models/late/1/model.onnx", &changed);
+    folder.write("models/late/2/model.onnx", &changed);
     millstream(&["check", &file]).expect_code(2).says(&["error[M0602]", "sha256"]);
 
-    folder.write("models/late/1/model.onnx", &model[..model.len() / 2]);
+    folder.write("models/late/2/model.onnx", &model[..model.len() / 2]);
     millstream(&["test", &file]).expect_code(2).says(&["error[M0602]"]);
 
-    std::fs::remove_file(folder.path().join("models/late/1/model.onnx")).unwrap();
+    std::fs::remove_file(folder.path().join("models/late/2/model.onnx")).unwrap();
     millstream(&["check", &file]).expect_code(2).says(&["error[M0602]", "model.onnx"]);
 }
 
@@ -178,11 +178,11 @@ fn a_model_that_was_changed_or_cut_off() {
 fn a_model_that_asks_for_a_column_that_is_not_there() {
     let folder = flights();
     let text = folder.read("topology.toml");
-    let file = folder.write("topology.toml", text.replace("    \"dest_lost_24h\",\n", ""));
-    millstream(&["check", &file]).expect_code(2).says(&["error[M0603]"]);
-    let file =
-        folder.write("topology.toml", text.replace("    \"dest_lost_24h\",\n", "    \"dest_lost_24\",\n"));
-    millstream(&["check", &file]).expect_code(2).says(&["dest_lost_24h"]);
+    let file = folder.write("topology.toml", text.replace("columns.dest_lost_24h", "columns.dest_lost_24"));
+    millstream(&["check", &file]).expect_code(2).says(&["error[M0603]", "dest_lost_24h", "`dest_lost_24`"]);
+    let inputs = "op      = \"predict\"\ninputs  = { features = [\"dep_delay\", \"distance\"] }\n";
+    let file = folder.write("topology.toml", text.replace("op      = \"predict\"\n", inputs));
+    millstream(&["check", &file]).expect_code(2).says(&["error[M0603]", "2 columns"]);
 }
 
 #[test]

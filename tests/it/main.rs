@@ -6,11 +6,13 @@ mod commands;
 mod dev;
 mod diff;
 mod examples;
+mod flights;
 mod kafka;
 mod kafka_streams;
 mod nexmark;
 #[path = "../../engine/src/oracle.rs"]
 mod oracle;
+mod own;
 mod pipe;
 mod schema;
 mod support;

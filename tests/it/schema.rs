@@ -49,7 +49,7 @@ fn tombi_accepts_all_examples() {
     for (number, file) in topologies().iter().enumerate() {
         folder.write(&format!("topologies/{number}.toml"), std::fs::read_to_string(file).unwrap());
     }
-    let new = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/new/topology.toml");
+    let new = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/new/topology.toml");
     folder.write("topologies/new.toml", std::fs::read_to_string(new).unwrap());
     assert_eq!(lint(&folder), BTreeMap::new());
 }

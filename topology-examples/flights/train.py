@@ -1,10 +1,10 @@
-"""Trains the model of topology.toml on the features that the topology itself produced.
+"""Trains a model on the features that the topology itself produced.
 
-    python3 train.py out/year/flight-features.jsonl data/year/arrivals.csv
+    python3 train.py out/year/flight-features.jsonl data/year/arrivals.csv models/late/3
 
-The first file is what `millstream dev` wrote for the sink `flight_features`, the second says how each flight ended.
-Which columns the model reads, and which folder it is written to, stand in topology.toml (`steps.scored.inputs` and
-`models.late`), so there is one list of features only. Trains on January to September, tests on October to December.
+The first file is what `millstream dev` wrote for the sink `flight_features`, the second says how each flight ended, the
+folder gets the model. Which columns the model reads is said here and nowhere else: it stands in the folder's model.toml,
+which is where `predict` reads it. Trains on January to September, tests on October to December.
 
 Needs Python 3.11 and `pip install -r requirements.txt`.
 """
@@ -15,7 +15,6 @@ import hashlib
 import json
 import pathlib
 import sys
-import tomllib
 import zoneinfo
 
 import lightgbm
@@ -25,11 +24,46 @@ from onnxmltools import convert_lightgbm
 from onnxmltools.convert.common.data_types import FloatTensorType
 from sklearn.metrics import roc_auc_score
 
-HERE = pathlib.Path(__file__).resolve().parent
 LATE_MINUTES = 15
 UNSEEN_FROM = dt.datetime(2013, 10, 1, tzinfo=zoneinfo.ZoneInfo("America/New_York"))
 GOLDEN_ROWS = 40
 TOLERANCE = 1e-5
+
+FEATURES = [
+    # The departure.
+    "dep_delay",
+    "distance",
+    "planned_minutes",
+    "scheduled_hour",
+    # The last hours.
+    "origin_departures_1h",
+    "origin_delay_1h",
+    "origin_departures_3h",
+    "origin_delay_3h",
+    "origin_lost_1h",
+    "carrier_departures_3h",
+    "carrier_delay_3h",
+    "carrier_lost_24h",
+    "aircraft_legs",
+    "aircraft_delay",
+    "aircraft_last_delay",
+    "dest_lost_3h",
+    "dest_lost_24h",
+    # The weather.
+    "temperature",
+    "dew_point",
+    "humidity",
+    "wind_speed",
+    "wind_gust",
+    "precipitation",
+    "pressure",
+    "visibility",
+    # The aircraft.
+    "aircraft_age",
+    "seats",
+    "engines",
+    "maker",
+]
 
 PARAMETERS = {
     "n_estimators": 120,
@@ -49,22 +83,17 @@ PARAMETERS = {
 
 
 def main():
-    if len(sys.argv) != 3:
+    if len(sys.argv) != 4:
         sys.exit(__doc__)
-    with open(HERE / "topology.toml", "rb") as file:
-        topology = tomllib.load(file)
-    columns = topology["steps"]["scored"]["inputs"]["features"]
-    model = topology["models"]["late"]
-    folder = HERE / model["path"] / model["version"]
-
-    rows, late, unseen = read(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), columns)
+    features_file, arrivals_file, folder = map(pathlib.Path, sys.argv[1:])
+    rows, late, unseen = read(features_file, arrivals_file)
     features = np.array(rows, dtype=np.float32)  # a null becomes NaN: missing
     seen = ~unseen
-    print(f"{len(rows):,} flights, {len(columns)} features; {late.mean():.1%} were {LATE_MINUTES} minutes late or more")
+    print(f"{len(rows):,} flights, {len(FEATURES)} features; {late.mean():.1%} were {LATE_MINUTES} minutes late or more")
 
-    trained = lightgbm.LGBMClassifier(**PARAMETERS).fit(features[seen], late[seen], feature_name=list(columns))
+    trained = lightgbm.LGBMClassifier(**PARAMETERS).fit(features[seen], late[seen], feature_name=FEATURES)
     exported = convert_lightgbm(
-        trained, initial_types=[("features", FloatTensorType([None, len(columns)]))], zipmap=False, target_opset=15
+        trained, initial_types=[("features", FloatTensorType([None, len(FEATURES)]))], zipmap=False, target_opset=15
     )
     exported.graph.name = "late"
     # They come in the order of a set, which changes from run to run; the file's checksum must not.
@@ -75,17 +104,17 @@ def main():
     def score(inputs):
         return session.run(["probabilities"], {"features": inputs})[0]
 
-    report(score(features[unseen])[:, 1], features[unseen], late[unseen], columns)
+    report(score(features[unseen])[:, 1], features[unseen], late[unseen])
     drift = np.abs(score(features[unseen])[:, 1] - trained.booster_.predict(features[unseen])).max()
     print(f"largest difference between LightGBM and its ONNX export: {drift:.1e}")
     if drift > TOLERANCE:
         sys.exit("the export differs from the model: nothing was written")
 
     golden = golden_rows(features, unseen)
-    write(folder, content, columns, [rows[i] for i in golden], score(features[golden]))
+    write(folder, content, [rows[i] for i in golden], score(features[golden]))
 
 
-def read(features_path, arrivals_path, columns):
+def read(features_path, arrivals_path):
     """Feature rows, what became of the flights, and which of them are in the unseen months."""
     with open(arrivals_path, newline="", encoding="utf-8") as file:
         delays = {row["flight"]: int(row["arr_delay"]) for row in csv.DictReader(file)}
@@ -96,15 +125,15 @@ def read(features_path, arrivals_path, columns):
             delay = delays.get(record["key"]["flight"])
             if delay is None:  # diverted
                 continue
-            rows.append([record["value"][column] for column in columns])
+            rows.append([record["value"][column] for column in FEATURES])
             late.append(int(delay >= LATE_MINUTES))
             unseen.append(record["timestamp"] >= UNSEEN_FROM.timestamp() * 1000)
     return rows, np.array(late), np.array(unseen)
 
 
-def report(scores, features, late, columns):
+def report(scores, features, late):
     """What the model is worth in the months it has not seen, beside the departure delay alone."""
-    delay = features[:, columns.index("dep_delay")]
+    delay = features[:, FEATURES.index("dep_delay")]
     print(f"October to December, {len(late):,} flights:")
     print(f"  AUC of the departure delay alone  {roc_auc_score(late, delay):.4f}")
     print(f"  AUC of the model                  {roc_auc_score(late, scores):.4f}")
@@ -123,10 +152,10 @@ def golden_rows(features, unseen):
     return sorted(chosen)
 
 
-def write(folder, content, columns, rows, probabilities):
+def write(folder, content, rows, probabilities):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(content)
-    names = ",\n".join(f'    "{column}"' for column in columns)
+    names = ",\n".join(f'    "{column}"' for column in FEATURES)
     (folder / "model.toml").write_text(
         f'sha256    = "{hashlib.sha256(content).hexdigest()}"\n'
         f'inputs    = [{{ tensor = "features", type = "float32", columns = [\n{names},\n] }}]\n'
@@ -137,7 +166,7 @@ def write(folder, content, columns, rows, probabilities):
         for row, outputs in zip(rows, probabilities):
             line = {"inputs": {"features": row}, "outputs": {"probabilities": [float(p) for p in outputs]}}
             file.write(json.dumps(line) + "\n")
-    print(f"written: {folder.relative_to(HERE)} ({len(content) / 1000:.0f} kB)")
+    print(f"written: {folder} ({len(content) / 1000:.0f} kB)")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ use super::layout::{FieldLayout, Format, HeaderLayout, Metadata, SourceLayout};
 use super::plain_text::TextReader;
 use super::schemas::{ReadError, SchemaReader};
 use crate::record::Record;
-use crate::registry::RegistryError;
+use crate::schema_registry::SchemaRegistryError;
 
 /// Decodes the records of one source.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ struct HeaderReader {
 /// Why a record has no row.
 enum Failure {
     Record(Code, String),
-    Registry(RegistryError),
+    Registry(SchemaRegistryError),
 }
 
 impl Failure {

@@ -12,7 +12,7 @@ use super::json_write::{ObjectWriter, ValueWriter};
 use super::layout::{FieldLayout, Format, SinkLayout};
 use super::plain_text::write_header;
 use super::schemas::SchemaWriter;
-use crate::registry::RegistryError;
+use crate::schema_registry::SchemaRegistryError;
 
 /// Encodes the rows of one sink, in buffers that are used again and again.
 #[derive(Debug)]
@@ -190,7 +190,7 @@ impl KeyWriter {
     }
 
     /// Learns what must be known before a key is written: the id of its schema.
-    pub(crate) fn prepare(&mut self) -> Result<(), RegistryError> {
+    pub(crate) fn prepare(&mut self) -> Result<(), SchemaRegistryError> {
         if self.columns.is_empty() { Ok(()) } else { self.part.prepare() }
     }
 
@@ -227,7 +227,7 @@ impl PartWriter {
     }
 
     /// Learns what must be known before a row is written: the id of its schema.
-    pub(crate) fn prepare(&mut self) -> Result<(), RegistryError> {
+    pub(crate) fn prepare(&mut self) -> Result<(), SchemaRegistryError> {
         match self {
             PartWriter::Schema(writer) => writer.prepare(),
             PartWriter::Json(_) | PartWriter::Raw(..) => Ok(()),

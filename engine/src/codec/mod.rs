@@ -17,7 +17,7 @@ pub mod text;
 use arrow::error::ArrowError;
 use millstream_operators::columns::UnsupportedType;
 
-use crate::registry::RegistryError;
+use crate::schema_registry::SchemaRegistryError;
 
 pub use decode::{Decoded, SourceDecoder};
 pub use encode::{Encoded, EncodedRecord, SinkEncoder};
@@ -32,7 +32,7 @@ pub enum CodecError {
     Arrow(#[from] ArrowError),
     /// The schema registry has no answer.
     #[error(transparent)]
-    Registry(#[from] RegistryError),
+    Registry(#[from] SchemaRegistryError),
 }
 
 impl From<UnsupportedType> for CodecError {

@@ -20,7 +20,7 @@ use super::line::Part;
 use super::schemas::SchemaFormat;
 use super::{SinkEncoder, SourceDecoder};
 use crate::record::Record;
-use crate::registry::{Registry, SchemaKind, SchemaText};
+use crate::schema_registry::{SchemaKind, SchemaRegistry, SchemaText};
 use crate::testing::any_batch;
 
 fn format(kind: SchemaKind, given: Option<SchemaText>, framed: bool) -> SchemaFormat {
@@ -31,7 +31,7 @@ fn format(kind: SchemaKind, given: Option<SchemaText>, framed: bool) -> SchemaFo
         given,
         message: None,
         framed,
-        registry: Arc::new(Registry::default()),
+        registry: Arc::new(SchemaRegistry::default()),
     }
 }
 

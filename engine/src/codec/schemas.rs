@@ -13,7 +13,7 @@ use super::avro::{self, AvroReader, AvroSchema, AvroWriter};
 use super::json_read::Fault;
 use super::layout::FieldLayout;
 use super::protobuf::{self, MessageReader, MessageWriter, ProtobufSchema};
-use crate::registry::{Registry, RegistryError, SchemaKind, SchemaText};
+use crate::schema_registry::{SchemaKind, SchemaRegistry, SchemaRegistryError, SchemaText};
 
 /// How long a schema that the registry does not know is not asked for again.
 const UNKNOWN_FOR: Duration = Duration::from_secs(30);
@@ -36,7 +36,7 @@ pub struct SchemaFormat {
     /// Whether records start with the id of their schema.
     pub framed: bool,
     /// Where ids come from.
-    pub registry: Arc<Registry>,
+    pub registry: Arc<SchemaRegistry>,
 }
 
 impl PartialEq for SchemaFormat {
@@ -105,7 +105,7 @@ impl SchemaFormat {
     ///
     /// # Errors
     /// If it has no answer.
-    pub fn check_registration(&self, fields: &[FieldLayout]) -> Result<Option<String>, RegistryError> {
+    pub fn check_registration(&self, fields: &[FieldLayout]) -> Result<Option<String>, SchemaRegistryError> {
         match self.written(fields.iter()) {
             Ok(schema) => self.registry.fits(&self.subject, &schema),
             Err(why) => Ok(Some(why)),
@@ -253,7 +253,7 @@ pub(crate) enum ReadError {
     /// The record is to blame.
     Record(String),
     /// The registry has no answer.
-    Registry(RegistryError),
+    Registry(SchemaRegistryError),
 }
 
 /// Reads keys or values into their columns.
@@ -332,7 +332,9 @@ impl SchemaReader {
                     Ok(reader) => Known::Reader(reader),
                     Err(why) => Known::Misfit(format!("the schema with the id {}: {why}", frame.id)),
                 },
-                Err(error @ RegistryError::Unknown(_)) => Known::Unknown(error.to_string(), Instant::now()),
+                Err(error @ SchemaRegistryError::Unknown(_)) => {
+                    Known::Unknown(error.to_string(), Instant::now())
+                }
                 Err(error) => return Err(ReadError::Registry(error)),
             };
             (head, known)
@@ -440,7 +442,7 @@ impl SchemaWriter {
     }
 
     /// Asks for the id of the schema, once.
-    pub(crate) fn prepare(&mut self) -> Result<(), RegistryError> {
+    pub(crate) fn prepare(&mut self) -> Result<(), SchemaRegistryError> {
         if let (None, Ok((_, schema, place))) = (&self.head, &self.writer) {
             let id = self.format.registry.id(&self.format.subject, schema)?;
             let mut head = vec![0];

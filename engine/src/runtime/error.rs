@@ -12,7 +12,7 @@ use crate::http::HttpError;
 use crate::kafka::KafkaError;
 use crate::metrics::MetricsError;
 use crate::plan::PlanError;
-use crate::registry::RegistryError;
+use crate::schema_registry::SchemaRegistryError;
 use crate::task::{RecordError, TaskError};
 
 /// What ends a run.
@@ -236,7 +236,7 @@ impl RuntimeError {
     }
 
     /// The failure of the schema registry, if it is one.
-    fn registry(&self) -> Option<&RegistryError> {
+    fn registry(&self) -> Option<&SchemaRegistryError> {
         match self {
             RuntimeError::Task { error: TaskError::Registry(error), .. } => Some(error),
             _ => None,
@@ -275,7 +275,7 @@ pub(super) enum Trouble {
 impl From<RuntimeError> for Trouble {
     fn from(error: RuntimeError) -> Self {
         // A registry that is away comes back, and no record is to blame.
-        let is_away = matches!(error.registry(), Some(RegistryError::Unreachable { .. }));
+        let is_away = matches!(error.registry(), Some(SchemaRegistryError::Unreachable { .. }));
         // A database that is damaged is moved away when it is opened the next time.
         if is_away || error.state().is_some_and(StateError::is_corruption) {
             return Trouble::Again(error.to_string());

@@ -27,7 +27,7 @@ use crate::codec::CodecError;
 use crate::codec::decode::{Decoded, SourceDecoder};
 use crate::plan::{Origin, PREDICT, SubTopology};
 use crate::record::Record;
-use crate::registry::RegistryError;
+use crate::schema_registry::SchemaRegistryError;
 use crate::topology::{OnError, Source};
 
 pub use self::global::{GlobalStates, GlobalTable, Updated};
@@ -52,7 +52,7 @@ pub enum TaskError {
     Arrow(#[from] ArrowError),
     /// The schema registry has no answer.
     #[error(transparent)]
-    Registry(#[from] RegistryError),
+    Registry(#[from] SchemaRegistryError),
     /// A committed position cannot be read.
     #[error("the committed position of a task cannot be read: {0}")]
     Position(String),

@@ -10,7 +10,7 @@ use super::sources::ColumnAt;
 use super::types::shown;
 use crate::codec::layout::{FieldLayout, Format};
 use crate::codec::schemas::SchemaFormat;
-use crate::registry::SchemaKind;
+use crate::schema_registry::SchemaKind;
 
 /// What formats are called.
 const NAMES: [&str; 7] = ["json", "avro", "protobuf", "string", "bytes", "int32", "int64"];
@@ -210,7 +210,7 @@ impl<'a> Reader<'a> {
             given,
             message: message.map(|message| message.value),
             framed,
-            registry: self.registry.clone(),
+            registry: self.schema_registry.clone(),
         };
         let fits = match part.direction {
             Direction::Read => format.check_read(part.layouts),

@@ -12,7 +12,7 @@ use super::values::{address, brokers, size};
 use super::variables::{Variables, is_file};
 use super::{Kafka, Setting, TopicDefaults};
 use crate::kafka::{ALLOWED_PROPERTIES, Mechanism, OWNED_PROPERTIES, Protocol, Secret, Security};
-use crate::registry::RegistrySettings;
+use crate::schema_registry::SchemaRegistrySettings;
 
 /// `[kafka]`. What this machine does not have for it goes to `deferred`.
 pub(super) fn kafka(root: &Fields<'_>, variables: &Variables<'_>, deferred: &Diagnostics) -> Option<Kafka> {
@@ -243,7 +243,7 @@ impl Reader<'_> {
     }
 
     /// `[kafka.registry]`.
-    fn registry(&self, kafka: &Fields<'_>) -> Option<RegistrySettings> {
+    fn registry(&self, kafka: &Fields<'_>) -> Option<SchemaRegistrySettings> {
         let fields = kafka.table("registry", "`[kafka.registry]`")?;
         fields.deny_unknown(["url", "username", "password", "ca", "register"]);
         if !fields.has("url") {
@@ -279,7 +279,7 @@ impl Reader<'_> {
         let (username, password) = (self.word(&fields, "username"), self.secret(&fields, "password"));
         let ca = self.file(&fields, "ca");
         let url = url?;
-        Some(RegistrySettings {
+        Some(SchemaRegistrySettings {
             shown: url.shown().to_owned(),
             url: url.value,
             username,

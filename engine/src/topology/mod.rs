@@ -37,14 +37,14 @@ use serde_json::Value as Json;
 
 pub use self::explain::explain;
 pub(crate) use self::partitions::rekeys_with_topic;
-pub use self::read::{place_of, read, read_without_tests};
+pub use self::read::{Tests, place_of, read, read_with};
 pub use self::render::{render, to_json};
 pub use self::settings::topic_name_error;
 pub use self::topics::{Taken, TakenTopics};
 pub use self::values::{Misfit, RuntimeKey, brokers, variable};
 use crate::codec::layout::{Format, SinkLayout, SourceLayout};
 use crate::kafka::Security;
-use crate::registry::{Registry, RegistryError, RegistrySettings};
+use crate::schema_registry::{SchemaRegistry, SchemaRegistryError, SchemaRegistrySettings};
 
 /// A checked topology.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ pub struct Topology {
     /// `[[tests]]`, in the order of the file.
     pub tests: Vec<Test>,
     /// The schemas of formats; in memory until it is connected.
-    pub registry: Arc<Registry>,
+    pub registry: Arc<SchemaRegistry>,
 }
 
 impl Topology {
@@ -77,7 +77,7 @@ impl Topology {
     ///
     /// # Errors
     /// If its settings cannot be used; the server is not asked yet.
-    pub fn connect_registry(&self) -> Result<(), RegistryError> {
+    pub fn connect_registry(&self) -> Result<(), SchemaRegistryError> {
         self.kafka.registry.as_ref().map_or(Ok(()), |settings| self.registry.connect(settings))
     }
 
@@ -85,7 +85,7 @@ impl Topology {
     ///
     /// # Errors
     /// If it has no answer.
-    pub fn check_registry(&self) -> Result<Vec<(String, &'static str, String)>, RegistryError> {
+    pub fn check_registry(&self) -> Result<Vec<(String, &'static str, String)>, SchemaRegistryError> {
         let mut found = Vec::new();
         for source in &self.sources {
             let layout = &source.layout;
@@ -103,7 +103,7 @@ impl Topology {
                         format!("the newest schema of `{}` does not fit the columns: {why}", format.subject)
                     }),
                     // Who writes to the topic may come later.
-                    Err(RegistryError::Unknown(_)) => None,
+                    Err(SchemaRegistryError::Unknown(_)) => None,
                     Err(error) => return Err(error),
                 };
                 found.extend(why.map(|why| (source.name.clone(), option, why)));
@@ -199,7 +199,7 @@ pub struct Kafka {
     /// `[kafka.topics]`.
     pub topics: TopicDefaults,
     /// `[kafka.registry]`.
-    pub registry: Option<RegistrySettings>,
+    pub registry: Option<SchemaRegistrySettings>,
 }
 
 /// `[kafka.topics]`: how topics are made. What is absent is as the brokers have it by default.

@@ -8,15 +8,17 @@ use millstream_operators::config::{Fields, Text, check_name, check_word};
 use millstream_operators::diagnostic::{Code, Diagnostic, Diagnostics, Span, did_you_mean, listed};
 use millstream_operators::model::Model;
 use millstream_operators::operator::Output;
+use millstream_operators::registry::Registry;
 use millstream_operators::schema::Schema;
 
 use super::settings::topic_name_error;
 use super::types::Types;
 use super::variables::{Filled, Variables};
 use super::{App, OutputRef, Taken, TakenTopics, Topology, kafka, settings, syntax, variables};
-use crate::registry::Registry;
+use crate::schema_registry::SchemaRegistry;
 
-/// Reads and checks a topology. Models and `${file:…}` are looked up from `directory`; `environment` answers `${VAR}`.
+/// Reads and checks a topology of Millstream's own operators and functions, its tests too. Models and `${file:…}` are looked up
+/// from `directory`; `environment` answers `${VAR}`.
 ///
 /// Gives the topology if there is no error, and all findings by position in the file, warnings among them.
 pub fn read(
@@ -24,16 +26,33 @@ pub fn read(
     directory: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> (Option<Topology>, Vec<Diagnostic>) {
-    read_file(text, directory, environment, true)
+    read_with(&Registry::default(), text, directory, environment, Tests::Read)
 }
 
-/// As [`read`], but leaves `[[tests]]` unread: a test that no longer fits keeps nothing from running.
-pub fn read_without_tests(
+/// What is done about the `[[tests]]` of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tests {
+    /// They are read and checked.
+    Read,
+    /// They are left alone: a test that no longer fits keeps nothing from running.
+    Leave,
+}
+
+/// As [`read`], of the operators and functions of `registry`.
+pub fn read_with(
+    registry: &Registry,
     text: &str,
     directory: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
+    tests: Tests,
 ) -> (Option<Topology>, Vec<Diagnostic>) {
-    read_file(text, directory, environment, false)
+    let diagnostics = Diagnostics::default();
+    let topology = syntax::parse(text, &diagnostics).map(|tree| {
+        let root = Fields::new(&tree, 0..0, text, &diagnostics, "the topology");
+        topology(registry, &root, &Variables { directory, environment }, tests)
+    });
+    let topology = topology.filter(|_| !diagnostics.has_errors());
+    (topology, diagnostics.into_sorted())
 }
 
 /// Where `key` of a source, step or sink stands in a text that could be read; where the node itself does, if it has no such
@@ -51,22 +70,7 @@ pub fn place_of(text: &str, node: &str, key: &str) -> Span {
     place().unwrap_or(0..0)
 }
 
-fn read_file(
-    text: &str,
-    directory: &Path,
-    environment: &dyn Fn(&str) -> Option<String>,
-    with_tests: bool,
-) -> (Option<Topology>, Vec<Diagnostic>) {
-    let diagnostics = Diagnostics::default();
-    let topology = syntax::parse(text, &diagnostics).map(|tree| {
-        let root = Fields::new(&tree, 0..0, text, &diagnostics, "the topology");
-        topology(&root, &Variables { directory, environment }, with_tests)
-    });
-    let topology = topology.filter(|_| !diagnostics.has_errors());
-    (topology, diagnostics.into_sorted())
-}
-
-fn topology(root: &Fields<'_>, variables: &Variables<'_>, with_tests: bool) -> Topology {
+fn topology(registry: &Registry, root: &Fields<'_>, variables: &Variables<'_>, tests: Tests) -> Topology {
     root.deny_unknown([
         "app", "kafka", "runtime", "types", "sources", "tables", "models", "steps", "sinks", "tests",
     ]);
@@ -97,6 +101,7 @@ fn topology(root: &Fields<'_>, variables: &Variables<'_>, with_tests: bool) -> T
     let mut reader = Reader {
         diagnostics: root.diagnostics(),
         variables,
+        registry,
         types: Types::read(types),
         app: &app,
         names: BTreeMap::new(),
@@ -107,7 +112,7 @@ fn topology(root: &Fields<'_>, variables: &Variables<'_>, with_tests: bool) -> T
         topics_read: Vec::new(),
         topics_written: Vec::new(),
         taken: Arc::default(),
-        registry: Arc::default(),
+        schema_registry: Arc::default(),
         registry_users: Vec::new(),
     };
     let all =
@@ -149,9 +154,9 @@ fn topology(root: &Fields<'_>, variables: &Variables<'_>, with_tests: bool) -> T
         sinks,
         models,
         tests: Vec::new(),
-        registry: reader.registry.clone(),
+        registry: reader.schema_registry.clone(),
     };
-    let tests = if with_tests { reader.tests(root, &topology) } else { Vec::new() };
+    let tests = if tests == Tests::Read { reader.tests(root, &topology) } else { Vec::new() };
     if !root.diagnostics().has_errors() {
         reader.warn_unused(&[&said_sources, &said_tables, &said_steps], &said_sinks, &said_models);
     }
@@ -206,6 +211,8 @@ pub(super) enum Written {
 pub(super) struct Reader<'a> {
     pub diagnostics: &'a Diagnostics,
     pub variables: &'a Variables<'a>,
+    /// Operators and functions.
+    pub registry: &'a Registry,
     pub types: Types<'a>,
     pub app: &'a App,
     names: BTreeMap<String, (Span, &'static str)>,
@@ -220,7 +227,7 @@ pub(super) struct Reader<'a> {
     /// Where sinks must not write to; known once sources and steps are read.
     pub taken: Arc<TakenTopics>,
     /// The schemas of formats.
-    pub registry: Arc<Registry>,
+    pub schema_registry: Arc<SchemaRegistry>,
     /// Formats whose records have the ids of a registry.
     pub registry_users: Vec<Span>,
 }

@@ -68,7 +68,7 @@ impl<'a> Reader<'a> {
         let said = inputs(fields, Some(Arity::One)).and_then(|inputs| inputs.into_iter().next())?;
         let (from, input) = self.find(&said.from)?;
         self.deny_global(&said.from, &from)?;
-        let scope = Scope::new(&[(said.qualifier().as_str(), &input)]);
+        let scope = Scope::new(self.registry.functions(), &[(said.qualifier().as_str(), &input)]);
         let topic = match fixed {
             Some(topic) => SinkTopic::Fixed(topic),
             None => SinkTopic::Expression(self.topic_expression(fields, &scope)?),

@@ -8,7 +8,6 @@ use millstream_operators::config::{Fields, Text, check_name};
 use millstream_operators::diagnostic::{Code, Diagnostic, did_you_mean, listed};
 use millstream_operators::model::Model;
 use millstream_operators::operator::{Arity, Input, OperatorSpec, Step};
-use millstream_operators::registry::{OPERATORS, operator};
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -66,9 +65,9 @@ impl<'a> Reader<'a> {
     }
 
     fn said_step<'s>(&self, name: &'s Text, fields: &'s Fields<'a>) -> SaidStep<'s, 'a> {
-        let names = || OPERATORS.iter().map(|spec| spec.name);
+        let names = || self.registry.operators().iter().map(|spec| spec.name);
         let op = fields.require_text("op", &format!("add `op = \"…\"`: one of {}", listed(names())));
-        let spec = op.as_deref().and_then(operator);
+        let spec = op.as_deref().and_then(|op| self.registry.operator(op));
         if let (Some(op), None) = (&op, spec) {
             let help =
                 did_you_mean(op, names()).unwrap_or_else(|| format!("operators are {}", listed(names())));
@@ -201,7 +200,13 @@ impl<'a> Reader<'a> {
             });
         }
         let spec = said.spec.filter(|_| !has_denied(said.fields))?;
-        let step = Step { name: &said.name.value, inputs, fields: said.fields.clone(), models };
+        let step = Step {
+            name: &said.name.value,
+            inputs,
+            fields: said.fields.clone(),
+            models,
+            functions: self.registry.functions(),
+        };
         let resolved = (spec.resolve)(&step)?;
         Some(StepNode {
             name: said.name.value.clone(),

@@ -192,7 +192,7 @@ from = "orders"
 columns = { n = "approx_dist(note)" }"#, "M0403", "approx_dist", "there is no function `approx_dist`"),
     (r#"op = "aggregate"
 from = "orders"
-columns = { n = "count(distinct note)" }"#, "M0406", r#""count(distinct note)""#, "`count(distinct note)` without a window keeps every distinct value for ever"),
+columns = { n = "count(distinct note)" }"#, "M0406", r#""count(distinct note)""#, "`count(distinct note)` without a window keeps every value for ever"),
     (r#"op = "aggregate"
 from = "orders"
 emit = "close"

@@ -205,7 +205,7 @@ fn resolve(step: &Step<'_>) -> Option<Resolved> {
         step.error(
             Code::SqlNotAllowed,
             text.span.clone(),
-            format!("`{}` without a window keeps every distinct value for ever", text.value),
+            format!("`{}` without a window keeps every value for ever", text.value),
             "add `window = { tumbling = \"1h\" }`, or `retain = \"1d\"` to forget keys that are no longer used",
         );
         fits = false;

@@ -4,8 +4,11 @@
 //! change nothing, to the last bit. Nulls are ignored except by `count(*)`, `first_value` and `last_value` (unless they say
 //! `ignore nulls`); the sum of nothing is null, its count 0. Integer and decimal sums are exact and an overflow is an error
 //! of the row; averages of integers and decimals are exact until the final division.
+//!
+//! All of this is true of the aggregates that are computed here, by an [`Accumulator`]. Others are [functions](function).
 
 mod accumulator;
+mod function;
 #[cfg(test)]
 mod tests;
 
@@ -28,9 +31,12 @@ pub use crate::datum::DecodeError;
 use crate::datum::{Datum, DatumBuilder, DatumRef, Reader};
 use crate::diagnostic::Code;
 use crate::schema::type_name;
-use crate::sql::{AggregateSyntax, CallSyntax, Columns, Expression, Scope, SqlError, first_of_rows};
+use crate::sql::{
+    Aggregate, AggregateSyntax, CallSyntax, Columns, Expression, Scope, SqlError, first_of_rows,
+};
 
 use accumulator::{Accumulator, Kind, Net};
+use function::{FunctionCall, FunctionState};
 
 /// The version of a group state's bytes.
 const LAYOUT: u8 = 1;
@@ -46,6 +52,7 @@ struct Inner {
     /// Each filter expression once.
     filters: Vec<Expression>,
     calls: Vec<Call>,
+    functions: Vec<Function>,
     outputs: Vec<Output>,
     /// What expressions over calls see: the results of all calls that were compiled together.
     results: Columns,
@@ -67,6 +74,27 @@ struct Call {
     text: String,
     /// With resolved names and types.
     canonical: String,
+}
+
+/// A call of a function; columns that make the same call share it.
+#[derive(Clone, Debug)]
+struct Function {
+    /// Its column in `results`.
+    number: usize,
+    call: FunctionCall,
+    /// `None` for a constant.
+    arguments: Vec<Option<usize>>,
+    /// All have to be true.
+    filters: Vec<usize>,
+    text: String,
+    /// With resolved names and types.
+    canonical: String,
+}
+
+impl Function {
+    fn failed(&self, why: &str) -> (Code, String) {
+        (Code::RecordExpression, format!("in `{}`: {why}", self.text))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -96,6 +124,7 @@ impl OutputValue {
 #[derive(Clone, Debug, Default)]
 pub struct GroupState {
     calls: Vec<Accumulator>,
+    functions: Vec<FunctionState>,
 }
 
 /// A call whose values have to be kept, each with how often it is there.
@@ -127,6 +156,9 @@ struct Compiler {
     arguments: Vec<Expression>,
     filters: Vec<Expression>,
     calls: Vec<Call>,
+    functions: Vec<Function>,
+    /// Canonical texts and types of the results of both, by number.
+    results: Vec<(String, DataType)>,
     /// Whether rows have to be taken back.
     nets: bool,
 }
@@ -167,22 +199,9 @@ impl Compiler {
             return Err(errors);
         }
         let text = syntax.text(call);
-        let (mut kind, data_type) = resolve_call(call, &arguments, text).map_err(|error| vec![error])?;
-        if self.nets {
-            kind = kind.net().ok_or_else(|| {
-                let message =
-                    format!("`{text}` over a table: a row that is replaced cannot be taken back from it");
-                let help =
-                    "use `min` or `max`, or make a stream of the table's changes with `to-stream`".to_owned();
-                vec![SqlError {
-                    code: Code::SqlNotAllowed,
-                    span: call.range.clone(),
-                    message,
-                    help: Some(help),
-                }]
-            })?;
-        }
-        let argument = arguments.into_iter().next();
+        let said = |code, message: String, help: Option<String>| {
+            vec![SqlError { code, span: call.range.clone(), message, help }]
+        };
         let mut filters: Vec<usize> = condition
             .cloned()
             .into_iter()
@@ -190,28 +209,77 @@ impl Compiler {
             .map(|filter| shared(&mut self.filters, filter))
             .collect();
         filters.dedup();
-        let argument_type = argument.as_ref().map_or(DataType::Null, |argument| argument.data_type().clone());
-        let canonical = {
-            let argument = argument.as_ref().map_or("*".to_owned(), Expression::canonical_text);
+        let canonical = |computes: String, data_type: &DataType| {
+            let arguments: Vec<String> = arguments.iter().map(Expression::canonical_text).collect();
+            let arguments = if call.star { "*".to_owned() } else { arguments.join(", ") };
             let filters: Vec<String> = filters
                 .iter()
                 .filter_map(|filter| self.filters.get(*filter))
                 .map(|filter| format!(" filter ({})", filter.canonical_text()))
                 .collect();
-            format!("{kind:?} ({argument}){} {}", filters.concat(), type_name(&data_type))
+            format!("{computes} ({arguments}){} {}", filters.concat(), type_name(data_type))
         };
-        if let Some(known) = self.calls.iter().find(|known| known.canonical == canonical) {
-            return Ok(known.number);
+        let over_table = || {
+            let message =
+                format!("`{text}` over a table: a row that is replaced cannot be taken back from it");
+            let help =
+                "use `min` or `max`, or make a stream of the table's changes with `to-stream`".to_owned();
+            said(Code::SqlNotAllowed, message, Some(help))
+        };
+        match &call.aggregate {
+            Aggregate::Exact(name) => {
+                let (mut kind, data_type) =
+                    resolve_call(call, name, &arguments, text).map_err(|error| vec![error])?;
+                if self.nets {
+                    kind = kind.net().ok_or_else(over_table)?;
+                }
+                let canonical = canonical(format!("{kind:?}"), &data_type);
+                if let Some(known) = self.calls.iter().find(|known| known.canonical == canonical) {
+                    return Ok(known.number);
+                }
+                let argument = arguments.into_iter().next();
+                let argument_type =
+                    argument.as_ref().map_or(DataType::Null, |argument| argument.data_type().clone());
+                let argument = argument.map(|argument| shared(&mut self.arguments, argument));
+                let (number, text) = (self.results.len(), text.to_owned());
+                self.results.push((canonical.clone(), data_type.clone()));
+                self.calls.push(Call {
+                    number,
+                    kind,
+                    argument,
+                    filters,
+                    argument_type,
+                    data_type,
+                    text,
+                    canonical,
+                });
+                Ok(number)
+            }
+            Aggregate::Function(function) => {
+                refuse_modifiers(call).map_err(|error| vec![error])?;
+                if self.nets {
+                    return Err(over_table());
+                }
+                let function = FunctionCall::new(function, &arguments)
+                    .map_err(|message| said(Code::SqlArguments, message, None))?;
+                let canonical = canonical(function.fingerprint(), function.data_type());
+                if let Some(known) = self.functions.iter().find(|known| known.canonical == canonical) {
+                    return Ok(known.number);
+                }
+                let arguments = arguments.into_iter().map(|argument| {
+                    argument.constant().is_none().then(|| shared(&mut self.arguments, argument))
+                });
+                let arguments = arguments.collect();
+                let (number, text) = (self.results.len(), text.to_owned());
+                self.results.push((canonical.clone(), function.data_type().clone()));
+                self.functions.push(Function { number, call: function, arguments, filters, text, canonical });
+                Ok(number)
+            }
         }
-        let number = self.calls.len();
-        let argument = argument.map(|argument| shared(&mut self.arguments, argument));
-        let text = text.to_owned();
-        self.calls.push(Call { number, kind, argument, filters, argument_type, data_type, text, canonical });
-        Ok(number)
     }
 
-    fn results(&self) -> Columns {
-        Columns::new(self.calls.iter().map(|call| (call.canonical.clone(), call.data_type.clone())))
+    fn results(&self, scope: &Scope) -> Columns {
+        Columns::new(scope.functions().clone(), self.results.iter().cloned())
     }
 
     fn column(
@@ -235,14 +303,32 @@ impl Compiler {
         syntax.renumber(&numbers);
         match syntax.only_call() {
             Some(number) => Ok(OutputValue::Call(number)),
-            None => Ok(OutputValue::Expression(syntax.outer(&self.results())?)),
+            None => Ok(OutputValue::Expression(syntax.outer(&self.results(scope))?)),
         }
     }
+}
+
+/// `distinct` and `ignore nulls` belong to some aggregates only.
+fn refuse_modifiers(call: &CallSyntax) -> Result<(), SqlError> {
+    let name = call.aggregate.name();
+    let error = |message: String| {
+        Err(SqlError { code: Code::SqlNotAllowed, span: call.range.clone(), message, help: None })
+    };
+    if call.distinct && name != "count" {
+        return error(format!("`distinct` is offered for `count` only, not for `{name}`"));
+    }
+    if call.ignore_nulls && !matches!(name, "first_value" | "last_value") {
+        return error(format!(
+            "`ignore nulls` belongs to `first_value` and `last_value`; `{name}` ignores them anyway"
+        ));
+    }
+    Ok(())
 }
 
 /// What a call computes over arguments of these types, and the type of its result.
 fn resolve_call(
     call: &CallSyntax,
+    name: &str,
     arguments: &[Expression],
     text: &str,
 ) -> Result<(Kind, DataType), SqlError> {
@@ -253,16 +339,7 @@ fn resolve_call(
         message,
         help,
     };
-    let name = call.name;
-    if call.distinct && name != "count" {
-        let message = format!("`distinct` is offered for `count` only, not for `{name}`");
-        return Err(error(Code::SqlNotAllowed, message, None));
-    }
-    if call.ignore_nulls && !matches!(name, "first_value" | "last_value") {
-        let message =
-            format!("`ignore nulls` belongs to `first_value` and `last_value`; `{name}` ignores them anyway");
-        return Err(error(Code::SqlNotAllowed, message, None));
-    }
+    refuse_modifiers(call)?;
     let data_type = match (call.star, arguments) {
         (true, []) if name == "count" && !call.distinct => return Ok((Kind::CountRows, Int64)),
         (false, [argument]) => argument.data_type(),
@@ -369,9 +446,9 @@ impl AggregatePlan {
         if !errors.is_empty() {
             return Err(errors);
         }
-        let results = compiler.results();
-        let Compiler { arguments, filters, calls, .. } = compiler;
-        Ok(AggregatePlan(Arc::new(Inner::new(arguments, filters, calls, outputs, results))))
+        let results = compiler.results(scope);
+        let Compiler { arguments, filters, calls, functions, .. } = compiler;
+        Ok(AggregatePlan(Arc::new(Inner::new((arguments, filters), calls, functions, outputs, results))))
     }
 
     /// The plan of some of the columns, by their positions. It takes the same [arguments](Self::prepare) and the same
@@ -382,8 +459,9 @@ impl AggregatePlan {
             columns.iter().filter_map(|column| inner.outputs.get(*column).cloned()).collect();
         let used: BTreeSet<usize> = outputs.iter().flat_map(|output| output.value.calls()).collect();
         let calls = inner.calls.iter().filter(|call| used.contains(&call.number)).cloned().collect();
-        let (arguments, filters) = (inner.arguments.clone(), inner.filters.clone());
-        AggregatePlan(Arc::new(Inner::new(arguments, filters, calls, outputs, inner.results.clone())))
+        let functions = inner.functions.iter().filter(|call| used.contains(&call.number)).cloned().collect();
+        let expressions = (inner.arguments.clone(), inner.filters.clone());
+        AggregatePlan(Arc::new(Inner::new(expressions, calls, functions, outputs, inner.results.clone())))
     }
 
     /// The output columns.
@@ -397,8 +475,9 @@ impl AggregatePlan {
 
     /// Changes when the bytes of a state would be read wrongly.
     pub fn fingerprint(&self) -> String {
-        let calls: Vec<&str> = self.0.calls.iter().map(|call| call.canonical.as_str()).collect();
-        format!("aggregates {LAYOUT}: {}", calls.join("; "))
+        let calls = self.0.calls.iter().map(|call| call.canonical.as_str());
+        let functions = self.0.functions.iter().map(|function| function.canonical.as_str());
+        format!("aggregates {LAYOUT}: {}", calls.chain(functions).collect::<Vec<_>>().join("; "))
     }
 
     /// Changes when stored [values](Arguments::row) would be read wrongly.
@@ -409,12 +488,14 @@ impl AggregatePlan {
         format!("values {LAYOUT}: {} where {}", texts(&self.0.arguments), texts(&self.0.filters))
     }
 
-    /// The first column that has to remember every distinct value, which only a window bounds.
+    /// The first column that has to remember every value or every distinct one, which only a window bounds.
     pub fn needs_window(&self) -> Option<usize> {
-        let distinct = |number: &usize| {
-            self.0.calls.iter().any(|call| call.number == *number && call.kind == Kind::CountDistinct)
-        };
-        self.0.outputs.iter().position(|output| output.value.calls().iter().any(distinct))
+        let calls =
+            self.0.calls.iter().filter(|call| call.kind == Kind::CountDistinct).map(|call| call.number);
+        let functions = self.0.functions.iter().filter(|function| function.call.grows());
+        let growing: BTreeSet<usize> = calls.chain(functions.map(|function| function.number)).collect();
+        let grows = |output: &Output| output.value.calls().iter().any(|number| growing.contains(number));
+        self.0.outputs.iter().position(grows)
     }
 
     /// Whether a group that took its rows always has a result.
@@ -427,6 +508,7 @@ impl AggregatePlan {
             )
         };
         inner.calls.iter().all(|call| !can_fail(&call.kind))
+            && !inner.functions_can_fail()
             && inner.outputs.iter().all(|output| match &output.value {
                 OutputValue::Call(_) => true,
                 OutputValue::Expression(expression) => expression.cannot_fail(),
@@ -467,7 +549,10 @@ impl AggregatePlan {
 
     /// A group without rows.
     pub fn new_state(&self) -> GroupState {
-        GroupState { calls: self.0.calls.iter().map(|call| Accumulator::new(call.kind)).collect() }
+        GroupState {
+            calls: self.0.calls.iter().map(|call| Accumulator::new(call.kind)).collect(),
+            functions: self.0.functions.iter().map(|function| function.call.start()).collect(),
+        }
     }
 
     /// Makes a state that of a group without rows again.
@@ -475,24 +560,58 @@ impl AggregatePlan {
         for (call, accumulator) in self.0.calls.iter().zip(&mut state.calls) {
             *accumulator = Accumulator::new(call.kind);
         }
+        for (function, known) in self.0.functions.iter().zip(&mut state.functions) {
+            *known = function.call.start();
+        }
     }
 
     /// Whether every row without an [error](Arguments::errors) can be added to every group.
     pub fn updates_cannot_fail(&self) -> bool {
-        self.0.fallible.is_empty()
+        self.0.fallible.is_empty() && !self.0.functions_can_fail()
     }
 
     /// Whether a row can be added to a group.
     ///
     /// # Errors
-    /// If a call would overflow.
+    /// If a call would overflow, or a function fail.
     pub fn check(&self, state: &GroupState, arguments: &Arguments, row: usize) -> Result<(), (Code, String)> {
+        self.check_calls(state, arguments, row)?;
+        if self.0.functions_can_fail() {
+            self.update_functions(&mut state.functions.clone(), arguments, row)?;
+        }
+        Ok(())
+    }
+
+    fn check_calls(
+        &self,
+        state: &GroupState,
+        arguments: &Arguments,
+        row: usize,
+    ) -> Result<(), (Code, String)> {
         for index in &self.0.fallible {
             if let (Some(call), Some(accumulator)) = (self.0.calls.get(*index), state.calls.get(*index))
-                && arguments.includes(call, row)
+                && arguments.includes(&call.filters, row)
                 && accumulator.check(&arguments.value(call, row)).is_err()
             {
                 return Err(overflow(call));
+            }
+        }
+        Ok(())
+    }
+
+    /// The states are of no use after an error.
+    fn update_functions(
+        &self,
+        states: &mut [FunctionState],
+        arguments: &Arguments,
+        row: usize,
+    ) -> Result<(), (Code, String)> {
+        for (function, state) in self.0.functions.iter().zip(states) {
+            if arguments.includes(&function.filters, row) {
+                let array =
+                    |argument: &Option<usize>| Some(arguments.arrays.get((*argument)?)?.slice(row, 1));
+                let arrays: Vec<Option<ArrayRef>> = function.arguments.iter().map(array).collect();
+                state.update(&arrays, 1).map_err(|why| function.failed(&why))?;
             }
         }
         Ok(())
@@ -506,9 +625,14 @@ impl AggregatePlan {
         arguments: &Arguments,
         row: usize,
     ) -> Result<(), (Code, String)> {
-        self.check(state, arguments, row)?;
+        self.check_calls(state, arguments, row)?;
+        let before = self.0.functions_can_fail().then(|| state.functions.clone());
+        if let Err(failure) = self.update_functions(&mut state.functions, arguments, row) {
+            state.functions = before.unwrap_or_default();
+            return Err(failure);
+        }
         for (call, accumulator) in self.0.calls.iter().zip(&mut state.calls) {
-            if arguments.includes(call, row) {
+            if arguments.includes(&call.filters, row) {
                 accumulator.add(call.kind, &arguments.value(call, row));
             }
         }
@@ -519,7 +643,7 @@ impl AggregatePlan {
     /// caller's business.
     pub fn take_back(&self, state: &mut GroupState, arguments: &Arguments, row: usize) {
         for (call, accumulator) in self.0.calls.iter().zip(&mut state.calls) {
-            if arguments.includes(call, row) {
+            if arguments.includes(&call.filters, row) {
                 accumulator.take_back(call.kind, &arguments.value(call, row));
             }
         }
@@ -579,6 +703,11 @@ impl AggregatePlan {
         for ((call, accumulator), other) in self.0.calls.iter().zip(&mut state.calls).zip(&other.calls) {
             accumulator.merge(call.kind, other).map_err(|_| overflow(call))?;
         }
+        for ((function, state), other) in
+            self.0.functions.iter().zip(&mut state.functions).zip(&other.functions)
+        {
+            state.merge(other).map_err(|why| function.failed(&why))?;
+        }
         Ok(())
     }
 
@@ -594,14 +723,37 @@ impl AggregatePlan {
     ) -> Result<(), (Code, String)> {
         let arguments = width - self.value_count();
         let filters = arguments + self.0.arguments.len();
+        let is_true = |cell: Option<&Datum>| matches!(cell, Some(Datum::Bool(true)));
+        let included =
+            |row: &&[Datum], of: &[usize]| of.iter().all(|filter| is_true(row.get(filters + filter)));
         for (call, accumulator) in self.0.calls.iter().zip(&mut state.calls) {
-            let is_true = |cell: Option<&Datum>| matches!(cell, Some(Datum::Bool(true)));
             let values = cells
                 .chunks_exact(width)
-                .filter(|row| call.filters.iter().all(|filter| is_true(row.get(filters + filter))))
+                .filter(|row| included(row, &call.filters))
                 .map(|row| call.argument.and_then(|argument| row.get(arguments + argument)))
                 .map(|value| value.map_or(DatumRef::Null, Datum::by_ref));
             accumulator.add_all(call.kind, values).map_err(|_| overflow(call))?;
+        }
+        for (function, state) in self.0.functions.iter().zip(&mut state.functions) {
+            let rows: Vec<&[Datum]> =
+                cells.chunks_exact(width).filter(|row| included(row, &function.filters)).collect();
+            let arrays = function.arguments.iter().map(|argument| {
+                let Some((number, argument)) =
+                    argument.and_then(|number| Some((number, self.0.arguments.get(number)?)))
+                else {
+                    return Ok(None);
+                };
+                let mut builder =
+                    DatumBuilder::new(argument.data_type()).map_err(|error| error.to_string())?;
+                for row in &rows {
+                    let value = row.get(arguments + number).unwrap_or(&Datum::Null);
+                    builder.append(value).map_err(|error| error.to_string())?;
+                }
+                builder.finish().map(Some).map_err(|error| error.to_string())
+            });
+            let arrays: Result<Vec<Option<ArrayRef>>, String> = arrays.collect();
+            let updated = arrays.and_then(|arrays| state.update(&arrays, rows.len()));
+            updated.map_err(|why| function.failed(&why))?;
         }
         Ok(())
     }
@@ -621,6 +773,7 @@ impl AggregatePlan {
     pub fn write(&self, state: &GroupState, out: &mut Vec<u8>) {
         out.push(LAYOUT);
         state.calls.iter().for_each(|accumulator| accumulator.write(out));
+        state.functions.iter().for_each(|function| function.write(out));
     }
 
     /// Reads what [`write`](Self::write) has written.
@@ -637,7 +790,10 @@ impl AggregatePlan {
             .iter()
             .map(|call| Accumulator::read(call.kind, &call.argument_type, &mut reader))
             .collect();
-        let state = GroupState { calls: calls? };
+        let calls = calls?;
+        let functions = self.0.functions.iter().map(|function| function.call.read(&mut reader));
+        let functions: Result<Vec<FunctionState>, DecodeError> = functions.collect();
+        let state = GroupState { calls, functions: functions? };
         reader.end()?;
         Ok(state)
     }
@@ -655,16 +811,18 @@ impl AggregatePlan {
 
     /// Collects results of groups.
     pub fn results(&self) -> ResultBuilder {
-        let builders = self.0.calls.iter().map(|call| DatumBuilder::new(&call.data_type)).collect();
+        let calls = self.0.calls.iter().map(|call| &call.data_type);
+        let functions = self.0.functions.iter().map(|function| function.call.data_type());
+        let builders = calls.chain(functions).map(DatumBuilder::new).collect();
         ResultBuilder { plan: self.clone(), builders, rows: 0, empty: Vec::new(), errors: Vec::new() }
     }
 }
 
 impl Inner {
     fn new(
-        arguments: Vec<Expression>,
-        filters: Vec<Expression>,
+        (arguments, filters): (Vec<Expression>, Vec<Expression>),
         calls: Vec<Call>,
+        functions: Vec<Function>,
         outputs: Vec<Output>,
         results: Columns,
     ) -> Self {
@@ -676,7 +834,11 @@ impl Inner {
             .filter(|(_, call)| can_overflow(&call.kind))
             .map(|(index, _)| index)
             .collect();
-        Inner { arguments, filters, calls, outputs, results, fallible }
+        Inner { arguments, filters, calls, functions, outputs, results, fallible }
+    }
+
+    fn functions_can_fail(&self) -> bool {
+        self.functions.iter().any(|function| function.call.can_fail())
     }
 }
 
@@ -709,7 +871,7 @@ impl Arguments {
 
     /// Whether the filters of a call let a row in.
     pub fn included(&self, call: usize, row: usize) -> bool {
-        self.call(call).is_some_and(|call| self.includes(call, row))
+        self.call(call).is_some_and(|call| self.includes(&call.filters, row))
     }
 
     /// The values that rows have for a multiset.
@@ -720,7 +882,7 @@ impl Arguments {
     /// Whether a row has a value in a multiset.
     pub fn is_in(&self, multiset: &Multiset, row: usize) -> bool {
         self.call(multiset.call)
-            .is_some_and(|call| self.includes(call, row) && !self.value(call, row).is_null())
+            .is_some_and(|call| self.includes(&call.filters, row) && !self.value(call, row).is_null())
     }
 
     /// The value of an argument of a call; null for `count(*)`.
@@ -750,8 +912,8 @@ impl Arguments {
     }
 
     #[inline]
-    fn includes(&self, call: &Call, row: usize) -> bool {
-        call.filters.iter().all(|filter| self.filter(*filter, row))
+    fn includes(&self, filters: &[usize], row: usize) -> bool {
+        filters.iter().all(|filter| self.filter(*filter, row))
     }
 
     /// The value of a call's argument; null for `count(*)`.
@@ -775,9 +937,12 @@ impl Arguments {
             let found = failures.iter().find(|(source, _, _)| *source == wanted);
             found.map(|(_, code, message)| (*code, message.clone()))
         };
-        for call in &self.plan.0.calls {
+        let calls = self.plan.0.calls.iter().map(|call| (&call.filters, vec![call.argument]));
+        let functions =
+            self.plan.0.functions.iter().map(|function| (&function.filters, function.arguments.clone()));
+        for (filters, arguments) in calls.chain(functions) {
             let mut included = true;
-            for filter in &call.filters {
+            for filter in filters {
                 if let Some(failure) = of(Source::Filter(*filter)) {
                     return Some(failure);
                 }
@@ -786,8 +951,9 @@ impl Arguments {
                     break;
                 }
             }
-            if let (true, Some(argument)) = (included, call.argument)
-                && let Some(failure) = of(Source::Argument(argument))
+            if included
+                && let Some(failure) =
+                    arguments.into_iter().flatten().find_map(|argument| of(Source::Argument(argument)))
             {
                 return Some(failure);
             }
@@ -859,7 +1025,7 @@ impl TypedArray {
 #[derive(Debug)]
 pub struct ResultBuilder {
     plan: AggregatePlan,
-    /// One per call.
+    /// One per call, then one per function.
     builders: Result<Vec<DatumBuilder>, UnsupportedType>,
     rows: usize,
     /// Rows without a group.
@@ -873,14 +1039,29 @@ impl ResultBuilder {
         let row = self.rows;
         self.rows += 1;
         let Ok(builders) = &mut self.builders else { return };
-        for ((call, accumulator), builder) in self.plan.0.calls.iter().zip(&state.calls).zip(builders) {
+        let mut builders = builders.iter_mut();
+        let in_call =
+            |text: &str, why: &dyn std::fmt::Display| (Code::RecordExpression, format!("in `{text}`: {why}"));
+        for ((call, accumulator), builder) in
+            self.plan.0.calls.iter().zip(&state.calls).zip(builders.by_ref())
+        {
             let outcome = match accumulator.result(call.kind) {
-                Ok(result) => builder
-                    .append(&result)
-                    .map_err(|error| (Code::RecordExpression, format!("in `{}`: {error}", call.text))),
+                Ok(result) => builder.append(&result).map_err(|error| in_call(&call.text, &error)),
                 Err(_) => {
                     builder.append_null();
                     Err(overflow(call))
+                }
+            };
+            if let Err((code, message)) = outcome {
+                self.errors.push((row, code, message));
+            }
+        }
+        for ((function, state), builder) in self.plan.0.functions.iter().zip(&state.functions).zip(builders) {
+            let outcome = match state.result() {
+                Ok(result) => builder.append(&result).map_err(|error| in_call(&function.text, &error)),
+                Err(why) => {
+                    builder.append_null();
+                    Err(function.failed(&why))
                 }
             };
             if let Err((code, message)) = outcome {
@@ -915,10 +1096,12 @@ impl ResultBuilder {
     #[expect(clippy::type_complexity, reason = "columns and errors, as `finish` gives them")]
     fn columns(self) -> Result<(Vec<ArrayRef>, Vec<(usize, Code, String)>), String> {
         let text = |error: &dyn std::fmt::Display| format!("the results of aggregates: {error}");
-        let Inner { calls, outputs, results, .. } = self.plan.0.as_ref();
+        let Inner { calls, functions, outputs, results, .. } = self.plan.0.as_ref();
+        let numbers = calls.iter().map(|call| call.number);
+        let numbers = numbers.chain(functions.iter().map(|function| function.number));
         let mut finished: BTreeMap<usize, ArrayRef> = BTreeMap::new();
-        for (call, builder) in calls.iter().zip(self.builders.map_err(|error| text(&error))?) {
-            finished.insert(call.number, builder.finish().map_err(|error| text(&error))?);
+        for (number, builder) in numbers.zip(self.builders.map_err(|error| text(&error))?) {
+            finished.insert(number, builder.finish().map_err(|error| text(&error))?);
         }
         let column = |number: usize| {
             let data_type = results.data_type(number).cloned().unwrap_or(DataType::Null);

@@ -26,7 +26,7 @@ use crate::operator::{
     StoreDeclaration, Wanted,
 };
 use crate::schema::{Kind, Schema, column, type_name};
-use crate::sql::{self, Expression, RowErrors, Scope};
+use crate::sql::{self, Expression, RowErrors};
 use crate::table_rows;
 
 /// The keys of `within` as a table.
@@ -304,8 +304,8 @@ fn columns(step: &Step<'_>, from: &Input, with: &Input) -> Option<Vec<(FieldRef,
             step.error(Code::NoColumns, fields.key_span("columns"), "`columns` is empty", help);
             return None;
         }
-        let scope =
-            Scope::new(&[(from.qualifier.as_str(), &from.schema), (with.qualifier.as_str(), &with.schema)]);
+        let scope = step
+            .scope_over(&[(from.qualifier.as_str(), &from.schema), (with.qualifier.as_str(), &with.schema)]);
         let mut columns = Vec::with_capacity(said.len());
         for (name, text) in &said {
             if key.iter().any(|field| *field.name() == name.value) {

@@ -12,7 +12,7 @@ use datafusion_sql::sqlparser::parser::{Parser, ParserError};
 use datafusion_sql::sqlparser::tokenizer::{Location, Token};
 
 use super::SqlError;
-use super::functions::{Function, Registry};
+use super::functions::Function;
 use super::plan::{Columns, PlanError, is_string, plan};
 use super::resolve::column_index;
 use super::source::{MAX_TOKENS, Source, SourceError};
@@ -271,7 +271,7 @@ fn type_problem(
         Expr::UnaryOp { op, .. } => (format!("`{op}` needs a number, this is {}", with_article(&list)), None),
         Expr::Function(function) => {
             let name = function.name.to_string();
-            let usage = match Registry::get().lookup(&name) {
+            let usage = match columns.functions().lookup(&name) {
                 Function::Scalar(function) => function
                     .documentation()
                     .map(|documentation| documentation.syntax_example.trim().to_owned()),

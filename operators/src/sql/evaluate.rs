@@ -7,7 +7,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array, new_empty
 use arrow::compute::{CastOptions, take_record_batch};
 use arrow::datatypes::{DataType, Decimal128Type, TimeUnit};
 use arrow::error::ArrowError;
-use datafusion_common::DataFusionError;
+use datafusion_common::{DataFusionError, ScalarValue};
 use datafusion_expr::Operator;
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::{
@@ -122,6 +122,11 @@ impl Expression {
     /// The column that the expression is, if it is nothing but a column.
     pub fn as_column(&self) -> Option<usize> {
         self.0.column
+    }
+
+    /// Its value, if it reads no column and was computed when it was compiled.
+    pub(crate) fn constant(&self) -> Option<&ScalarValue> {
+        self.0.physical.downcast_ref::<Literal>().map(Literal::value)
     }
 
     /// Whether there is no row on which it fails. True only of what surely cannot: columns, literals, comparisons and logic.

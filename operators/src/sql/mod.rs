@@ -19,6 +19,7 @@ mod syntax;
 mod tests;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion_sql::sqlparser::ast::{Expr, Spanned};
@@ -28,9 +29,10 @@ use crate::schema::{Schema, canonical, type_name};
 
 pub use evaluate::{Evaluated, Expression, RowErrors};
 pub(crate) use evaluate::{evaluate_all, first_of_rows};
-pub use functions::{FunctionKind, functions};
+pub(crate) use functions::{Aggregate, AggregateFunction};
+pub use functions::{FunctionError, FunctionKind, Functions};
 pub use order::{OrderBy, compile_order};
-pub(crate) use plan::Columns;
+pub(crate) use plan::{Columns, clean};
 pub(crate) use resolve::CallSyntax;
 
 use resolve::{Place, Resolver, column_index};
@@ -45,8 +47,8 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// The columns of one or several inputs, each as `name` and as `qualifier.name`.
-    pub fn new(inputs: &[(&str, &Schema)]) -> Self {
+    /// The columns of one or several inputs, each as `name` and as `qualifier.name`, and the functions that may be called.
+    pub fn new(functions: &Arc<Functions>, inputs: &[(&str, &Schema)]) -> Self {
         let mut names = Vec::new();
         let mut columns = Vec::new();
         for (number, (qualifier, schema)) in inputs.iter().enumerate() {
@@ -61,7 +63,12 @@ impl Scope {
                 columns.push((canonical, field.data_type().clone()));
             }
         }
-        Scope { names, columns: Columns::new(columns) }
+        Scope { names, columns: Columns::new(functions.clone(), columns) }
+    }
+
+    /// What may be called.
+    pub(crate) fn functions(&self) -> &Arc<Functions> {
+        self.columns.functions()
     }
 
     fn qualifiers(&self) -> impl Iterator<Item = &str> {

@@ -108,10 +108,12 @@ mod tests {
 
     use super::*;
     use crate::schema::{Kind, Schema, TIMESTAMP, column};
+    use crate::sql::Functions;
 
     fn order(sql: &str) -> Result<Vec<OrderBy>, Vec<SqlError>> {
         let columns = vec![column("price", DataType::Int64), column("at", TIMESTAMP)];
-        compile_order(sql, &Scope::new(&[("p", &Schema::new(Kind::Stream, Vec::new(), columns))]))
+        let schema = Schema::new(Kind::Stream, Vec::new(), columns);
+        compile_order(sql, &Scope::new(&Functions::built_in(), &[("p", &schema)]))
     }
 
     #[test]

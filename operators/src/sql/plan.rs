@@ -28,19 +28,21 @@ use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion_sql::sqlparser::ast::{self, ExactNumberInfo, TimezoneInfo};
 
 use super::column_name;
-use super::functions::Registry;
+use super::functions::Functions;
 use crate::schema::TIMESTAMP;
 
 /// The columns that resolved syntax speaks of, by number.
 #[derive(Clone, Debug)]
 pub(crate) struct Columns {
+    /// What expressions over them may call.
+    functions: Arc<Functions>,
     schema: Arc<DFSchema>,
     /// What a column is called in canonical texts.
     names: Arc<[String]>,
 }
 
 impl Columns {
-    pub fn new(columns: impl IntoIterator<Item = (String, DataType)>) -> Self {
+    pub fn new(functions: Arc<Functions>, columns: impl IntoIterator<Item = (String, DataType)>) -> Self {
         let (names, types): (Vec<String>, Vec<DataType>) = columns.into_iter().unzip();
         let fields: Vec<FieldRef> = types
             .into_iter()
@@ -49,7 +51,11 @@ impl Columns {
             .collect();
         // Only equal names are refused, and these are numbers.
         let schema = DFSchema::try_from(ArrowSchema::new(fields)).unwrap_or_else(|_| DFSchema::empty());
-        Columns { schema: Arc::new(schema), names: names.into() }
+        Columns { functions, schema: Arc::new(schema), names: names.into() }
+    }
+
+    pub fn functions(&self) -> &Arc<Functions> {
+        &self.functions
     }
 
     pub fn data_type(&self, index: usize) -> Option<&DataType> {
@@ -98,7 +104,7 @@ fn plan_unguarded(syntax: &ast::Expr, columns: &Columns) -> Result<Planned, Plan
     let schema = columns.schema.as_ref();
     let options =
         ParserOptions::new().with_enable_ident_normalization(false).with_map_string_types_to_utf8view(false);
-    let expr = SqlToRel::new_with_options(Provider::get(), options)
+    let expr = SqlToRel::new_with_options(&Provider { functions: &columns.functions }, options)
         .sql_to_expr(syntax.clone(), schema, &mut PlannerContext::new())
         .map_err(types)?;
     check_allowed(&expr)?;
@@ -353,7 +359,7 @@ fn physical(expr: &Expr, schema: &DFSchema) -> PlanResult<Arc<dyn PhysicalExpr>>
 }
 
 /// An error's words without DataFusion's own: no backtrace, no nested prefixes, one line.
-pub(super) fn clean(error: &DataFusionError) -> String {
+pub(crate) fn clean(error: &DataFusionError) -> String {
     use arrow::error::ArrowError;
     let arrow = |error: &ArrowError| match error {
         ArrowError::DivideByZero => "division by zero".to_owned(),
@@ -404,34 +410,36 @@ pub(super) fn clean(error: &DataFusionError) -> String {
 }
 
 /// What the planner asks for.
-struct Provider {
-    options: ConfigOptions,
-    planners: Vec<Arc<dyn ExprPlanner>>,
+struct Provider<'a> {
+    functions: &'a Functions,
 }
 
-impl Provider {
-    fn get() -> &'static Provider {
-        static PROVIDER: OnceLock<Provider> = OnceLock::new();
-        PROVIDER.get_or_init(|| Provider {
-            options: ConfigOptions::default(),
-            planners: vec![
-                Arc::new(datafusion_functions::core::planner::CoreFunctionPlanner::default()),
-                Arc::new(datafusion_functions::datetime::planner::DatetimeFunctionPlanner),
-                Arc::new(datafusion_functions::unicode::planner::UnicodeFunctionPlanner),
-                Arc::new(datafusion_functions_nested::planner::NestedFunctionPlanner),
-                Arc::new(datafusion_functions_nested::planner::FieldAccessPlanner),
-            ],
-        })
-    }
+/// The rewrites of syntax that become calls of functions.
+fn planners() -> &'static [Arc<dyn ExprPlanner>] {
+    static PLANNERS: OnceLock<Vec<Arc<dyn ExprPlanner>>> = OnceLock::new();
+    PLANNERS.get_or_init(|| {
+        vec![
+            Arc::new(datafusion_functions::core::planner::CoreFunctionPlanner::default()),
+            Arc::new(datafusion_functions::datetime::planner::DatetimeFunctionPlanner),
+            Arc::new(datafusion_functions::unicode::planner::UnicodeFunctionPlanner),
+            Arc::new(datafusion_functions_nested::planner::NestedFunctionPlanner),
+            Arc::new(datafusion_functions_nested::planner::FieldAccessPlanner),
+        ]
+    })
 }
 
-impl ContextProvider for Provider {
+fn options() -> &'static ConfigOptions {
+    static OPTIONS: OnceLock<ConfigOptions> = OnceLock::new();
+    OPTIONS.get_or_init(ConfigOptions::default)
+}
+
+impl ContextProvider for Provider<'_> {
     fn get_table_source(&self, name: TableReference) -> PlanResult<Arc<dyn TableSource>> {
         plan_err!("there is no table {name}")
     }
 
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
-        &self.planners
+        planners()
     }
 
     fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
@@ -439,7 +447,7 @@ impl ContextProvider for Provider {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        Registry::get().scalar(name)
+        self.functions.scalar(name)
     }
 
     fn get_higher_order_meta(&self, _name: &str) -> Option<Arc<HigherOrderUDF>> {
@@ -459,7 +467,7 @@ impl ContextProvider for Provider {
     }
 
     fn options(&self) -> &ConfigOptions {
-        &self.options
+        options()
     }
 
     fn udf_names(&self) -> Vec<String> {

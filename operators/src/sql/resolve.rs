@@ -13,7 +13,7 @@ use datafusion_sql::sqlparser::ast::{
 };
 
 use super::errors::with_article;
-use super::functions::{AGGREGATES, Function, Registry};
+use super::functions::{Aggregate, Function};
 use super::source::Source;
 use super::syntax::{children_mut, refusal};
 use super::{Scope, SqlError, column_name};
@@ -34,7 +34,7 @@ pub(super) enum Place {
 /// An aggregate call as written, its parts resolved.
 #[derive(Debug)]
 pub(crate) struct CallSyntax {
-    pub name: &'static str,
+    pub aggregate: Aggregate,
     pub distinct: bool,
     pub ignore_nulls: bool,
     /// `count(*)`.
@@ -273,7 +273,7 @@ impl<'a, 's> Resolver<'a, 's> {
             let help = "trailing windows are made by a `features` step";
             return self.error(Code::SqlNotAllowed, span, message, Some(help.to_owned()));
         }
-        match Registry::get().lookup(&name) {
+        match self.scope.functions().lookup(&name) {
             Function::Scalar(_) => {
                 if let Some(reason) = scalar_refusal(call) {
                     return self.error(Code::SqlNotAllowed, span, reason, None);
@@ -303,22 +303,16 @@ impl<'a, 's> Resolver<'a, 's> {
                 Place::Group => self.aggregate(expr, aggregate, span),
             },
             Function::UnofferedAggregate => {
-                let names =
-                    AGGREGATES.iter().filter(|(name, canonical)| name == canonical).map(|(name, _)| *name);
+                let help = format!("aggregates are {}", listed(self.scope.functions().aggregate_names()));
                 let message = format!("the aggregate `{name}` is not offered");
-                self.error(
-                    Code::SqlUnknownAggregate,
-                    name_span,
-                    message,
-                    Some(format!("aggregates are {}", listed(names))),
-                );
+                self.error(Code::SqlUnknownAggregate, name_span, message, Some(help));
             }
             Function::Unknown => {
-                let aggregates = AGGREGATES.iter().map(|(name, _)| *name);
+                let known = self.scope.functions().names();
                 let help = match name.as_str() {
                     "if" | "iif" => Some("write `case when … then … else … end`".to_owned()),
                     "unnest" => Some("an `explode` step makes rows of a list".to_owned()),
-                    _ => did_you_mean(&name, Registry::get().scalar_names().chain(aggregates)),
+                    _ => did_you_mean(&name, known.iter().map(|(name, _)| name.as_str())),
                 };
                 self.error(
                     Code::SqlUnknownFunction,
@@ -366,10 +360,10 @@ impl<'a, 's> Resolver<'a, 's> {
     }
 
     /// Cuts an aggregate call out.
-    fn aggregate(&mut self, expr: &mut Expr, name: &'static str, range: Range<usize>) {
+    fn aggregate(&mut self, expr: &mut Expr, aggregate: Aggregate, range: Range<usize>) {
         let Expr::Function(call) = expr else { return };
         let mut syntax = CallSyntax {
-            name,
+            aggregate,
             distinct: false,
             ignore_nulls: call.null_treatment == Some(NullTreatment::IgnoreNulls),
             star: false,

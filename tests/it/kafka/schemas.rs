@@ -7,7 +7,7 @@ use millstream::engine::codec::by_name::{RecordBuilder, RowWriter};
 use millstream::engine::codec::layout::{Format, SourceLayout};
 use millstream::engine::codec::line::Part;
 use millstream::engine::record::Record;
-use millstream::engine::registry::{SchemaKind, SchemaText};
+use millstream::engine::schema_registry::{SchemaKind, SchemaText};
 use millstream::engine::topology::{self, Topology};
 use serde_json::{Value as Json, json};
 

@@ -17,7 +17,7 @@ use prost_reflect::prost_types::{
 use prost_reflect::{DescriptorPool, FileDescriptor, MessageDescriptor};
 
 use super::super::layout::FieldLayout;
-use crate::registry::{SchemaKind, SchemaText};
+use crate::schema_registry::{SchemaKind, SchemaText};
 
 /// The name of a file that comes without one.
 const MAIN: &str = "schema.proto";

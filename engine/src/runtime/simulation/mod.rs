@@ -45,7 +45,7 @@ const SOURCE: &str = r#"
     value = { amount = "int64" }
 "#;
 
-const TOPOLOGIES: [&str; 6] = [
+const TOPOLOGIES: [&str; 7] = [
     r#"
     [steps.large]
     op    = "filter"
@@ -163,6 +163,29 @@ const TOPOLOGIES: [&str; 6] = [
     [sinks.all_cards]
     from  = "cards"
     topic = "cards"
+    "#,
+    r#"
+    [tables.limits]
+    topic = "limits"
+    key   = { card = "string" }
+    value = { amount = "int64" }
+    [tables.owners]
+    topic = "owners"
+    key   = { owner = "string" }
+    value = { amount = "int64" }
+    [steps.owned]
+    op          = "join"
+    from        = { node = "limits", as = "l" }
+    with        = { node = "owners", as = "o" }
+    kind        = "left"
+    foreign-key = "concat('card-', cast(l.amount % 5 as string))"
+    columns     = { allowed = "l.amount", owned = "o.amount" }
+    [sinks.owned_limits]
+    from  = "owned"
+    topic = "owned"
+    [sinks.all_payments]
+    from  = "payments"
+    topic = "all"
     "#,
 ];
 

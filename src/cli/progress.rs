@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::numbers::{grouped, time};
+use super::numbers::{grouped, time};
 
 /// How often progress is shown on a terminal, and as a log line elsewhere.
 pub const REDRAW: Duration = Duration::from_millis(100);
@@ -46,7 +46,7 @@ impl Progress {
         let is_terminal = io::stderr().is_terminal();
         let bar = is_terminal.then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            let style = if crate::color() { "{spinner:.cyan} {msg}" } else { "{spinner} {msg}" };
+            let style = if super::color() { "{spinner:.cyan} {msg}" } else { "{spinner} {msg}" };
             bar.with_style(
                 ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_spinner()),
             )

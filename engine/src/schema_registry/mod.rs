@@ -1,6 +1,6 @@
 //! Schemas by id and subject.
 //!
-//! A topology has one [`Registry`]. It lives in memory, so that whatever needs no cluster needs no server either, until it is
+//! A topology has one [`SchemaRegistry`]. It lives in memory, so that whatever needs no cluster needs no server either, until it is
 //! connected to a server that speaks Confluent's protocol.
 
 mod http;
@@ -16,7 +16,7 @@ use crate::kafka::Secret;
 
 /// `[kafka.registry]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RegistrySettings {
+pub struct SchemaRegistrySettings {
     /// `http://host:port`, or several separated by commas.
     pub url: String,
     /// The address as messages may show it.
@@ -70,7 +70,7 @@ impl SchemaText {
 
 /// Why a registry has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RegistryError {
+pub enum SchemaRegistryError {
     /// It does not know the schema or the subject. Another question may be answered.
     #[error("the schema registry does not know {0}")]
     Unknown(String),
@@ -97,7 +97,7 @@ pub enum RegistryError {
 
 /// The schemas of a topology's formats.
 #[derive(Default)]
-pub struct Registry {
+pub struct SchemaRegistry {
     memory: Mutex<Vec<(String, Arc<SchemaText>)>>,
     server: OnceLock<Server>,
 }
@@ -113,18 +113,18 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl fmt::Debug for Registry {
+impl fmt::Debug for SchemaRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Registry")
+        f.write_str("SchemaRegistry")
     }
 }
 
-impl Registry {
+impl SchemaRegistry {
     /// Asks a server from now on.
     ///
     /// # Errors
     /// If the settings cannot be used; the server is not asked yet.
-    pub fn connect(&self, settings: &RegistrySettings) -> Result<(), RegistryError> {
+    pub fn connect(&self, settings: &SchemaRegistrySettings) -> Result<(), SchemaRegistryError> {
         let client = Client::new(settings)?;
         // Whoever was first has the same settings.
         let _ = self.server.set(Server { client, schemas: Mutex::default(), ids: Mutex::default() });
@@ -134,8 +134,8 @@ impl Registry {
     /// The schema of an id. May wait for a server.
     ///
     /// # Errors
-    /// [`RegistryError::Unknown`] if there is none.
-    pub fn schema(&self, id: u32) -> Result<Arc<SchemaText>, RegistryError> {
+    /// [`SchemaRegistryError::Unknown`] if there is none.
+    pub fn schema(&self, id: u32) -> Result<Arc<SchemaText>, SchemaRegistryError> {
         if let Some(server) = self.server.get() {
             if let Some(known) = locked(&server.schemas).get(&id) {
                 return Ok(known.clone());
@@ -147,27 +147,27 @@ impl Registry {
         let memory = locked(&self.memory);
         let place = usize::try_from(id).ok().and_then(|id| id.checked_sub(1));
         let found = place.and_then(|place| memory.get(place)).map(|(_, schema)| schema.clone());
-        found.ok_or_else(|| RegistryError::Unknown(format!("the schema id {id}")))
+        found.ok_or_else(|| SchemaRegistryError::Unknown(format!("the schema id {id}")))
     }
 
     /// The newest schema of a subject. May wait for a server.
     ///
     /// # Errors
-    /// [`RegistryError::Unknown`] if there is none.
-    pub fn latest(&self, subject: &str) -> Result<Arc<SchemaText>, RegistryError> {
+    /// [`SchemaRegistryError::Unknown`] if there is none.
+    pub fn latest(&self, subject: &str) -> Result<Arc<SchemaText>, SchemaRegistryError> {
         if let Some(server) = self.server.get() {
             return server.client.latest(subject).map(Arc::new);
         }
         let memory = locked(&self.memory);
         let found = memory.iter().rev().find(|(of, _)| of == subject).map(|(_, schema)| schema.clone());
-        found.ok_or_else(|| RegistryError::Unknown(format!("the subject `{subject}`")))
+        found.ok_or_else(|| SchemaRegistryError::Unknown(format!("the subject `{subject}`")))
     }
 
     /// The id of a schema under a subject; registers it where it is new and that is allowed. May wait for a server.
     ///
     /// # Errors
     /// If it is not known and may not be registered, or does not fit the subject's other schemas.
-    pub fn id(&self, subject: &str, schema: &SchemaText) -> Result<u32, RegistryError> {
+    pub fn id(&self, subject: &str, schema: &SchemaText) -> Result<u32, SchemaRegistryError> {
         if let Some(server) = self.server.get() {
             let is_known = |(of, known, _): &&(String, SchemaText, u32)| of == subject && known == schema;
             if let Some((.., id)) = locked(&server.ids).iter().find(is_known) {
@@ -190,7 +190,7 @@ impl Registry {
     ///
     /// # Errors
     /// If the server does not answer.
-    pub fn fits(&self, subject: &str, schema: &SchemaText) -> Result<Option<String>, RegistryError> {
+    pub fn fits(&self, subject: &str, schema: &SchemaText) -> Result<Option<String>, SchemaRegistryError> {
         self.server.get().map_or(Ok(None), |server| server.client.fits(subject, schema))
     }
 }

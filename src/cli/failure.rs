@@ -4,18 +4,18 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use millstream::engine::driver::DriverError;
-use millstream::engine::driver::dev::DevError;
-use millstream::engine::driver::pipe::PipeError;
-use millstream::engine::feed::FeedError;
-use millstream::engine::kafka::KafkaError;
-use millstream::engine::plan::PlanError;
-use millstream::engine::registry::RegistryError;
-use millstream::engine::runtime::RuntimeError;
-use millstream::engine::settings::SettingError;
-use millstream::engine::task::RecordError;
-use millstream::operators::diagnostic::Code;
-use millstream::state::StateError;
+use crate::engine::driver::DriverError;
+use crate::engine::driver::dev::DevError;
+use crate::engine::driver::pipe::PipeError;
+use crate::engine::feed::FeedError;
+use crate::engine::kafka::KafkaError;
+use crate::engine::plan::PlanError;
+use crate::engine::runtime::RuntimeError;
+use crate::engine::schema_registry::SchemaRegistryError;
+use crate::engine::settings::SettingError;
+use crate::engine::task::RecordError;
+use crate::operators::diagnostic::Code;
+use crate::state::StateError;
 
 /// The exit codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,9 +181,9 @@ impl From<FeedError> for Failure {
     }
 }
 
-impl From<RegistryError> for Failure {
-    fn from(error: RegistryError) -> Self {
-        let exit = if matches!(error, RegistryError::Settings(_)) { Exit::Usage } else { Exit::Failed };
+impl From<SchemaRegistryError> for Failure {
+    fn from(error: SchemaRegistryError) -> Self {
+        let exit = if matches!(error, SchemaRegistryError::Settings(_)) { Exit::Usage } else { Exit::Failed };
         Failure::new(exit, error.to_string()).code(Some(Code::RegistryFailed))
     }
 }

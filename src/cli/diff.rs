@@ -2,14 +2,15 @@
 
 use std::io::{self, Write};
 
-use millstream::engine::plan::diff;
+use crate::engine::plan::diff;
+use crate::operators::registry::Registry;
 
-use crate::arguments::{Diff, Format};
-use crate::failure::{Exit, Failure};
-use crate::files::load;
+use super::arguments::{Diff, Format};
+use super::failure::{Exit, Failure};
+use super::files::load;
 
-pub fn diff(arguments: &Diff) -> Result<(), Failure> {
-    let (old, new) = (load(&arguments.old)?, load(&arguments.new)?);
+pub fn diff(arguments: &Diff, registry: &Registry) -> Result<(), Failure> {
+    let (old, new) = (load(&arguments.old, registry)?, load(&arguments.new, registry)?);
     let diff = diff::Diff::new((&old.topology, &old.plan), (&new.topology, &new.plan), arguments.partitions)?;
     let mut text = match arguments.format {
         Format::Text => diff.to_text(),

@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 use tracing::warn;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
 
-use super::{RegistryError, RegistrySettings, SchemaKind, SchemaText};
+use super::{SchemaKind, SchemaRegistryError, SchemaRegistrySettings, SchemaText};
 
 /// How long a server that is away is waited for before whoever asks is told. A run begins anew then, and asks again.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -71,16 +71,16 @@ struct Failure {
 enum Refusal {
     /// The server said so: its code, and its words.
     Said(u32, String),
-    Gone(RegistryError),
+    Gone(SchemaRegistryError),
 }
 
 impl Client {
-    pub fn new(settings: &RegistrySettings) -> Result<Self, RegistryError> {
+    pub fn new(settings: &SchemaRegistrySettings) -> Result<Self, SchemaRegistryError> {
         let roots = match &settings.ca {
             None => RootCerts::PlatformVerifier,
             Some(path) => {
                 let unusable =
-                    |why: String| RegistryError::Settings(format!("`ca` {}: {why}", path.display()));
+                    |why: String| SchemaRegistryError::Settings(format!("`ca` {}: {why}", path.display()));
                 let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
                 let mut certificates = Vec::new();
                 for item in parse_pem(&pem) {
@@ -117,16 +117,16 @@ impl Client {
         })
     }
 
-    pub fn schema(&self, id: u32) -> Result<SchemaText, RegistryError> {
+    pub fn schema(&self, id: u32) -> Result<SchemaText, SchemaRegistryError> {
         self.with_references(&format!("/schemas/ids/{id}"), &format!("the schema id {id}"))
     }
 
-    pub fn latest(&self, subject: &str) -> Result<SchemaText, RegistryError> {
+    pub fn latest(&self, subject: &str) -> Result<SchemaText, SchemaRegistryError> {
         let path = format!("/subjects/{}/versions/latest", escaped(subject));
         self.with_references(&path, &format!("the subject `{subject}`"))
     }
 
-    pub fn id(&self, subject: &str, schema: &SchemaText) -> Result<u32, RegistryError> {
+    pub fn id(&self, subject: &str, schema: &SchemaText) -> Result<u32, SchemaRegistryError> {
         let body = self.body(schema)?;
         // Who may not register asks for a schema that is there already.
         let (path, action) = match self.register {
@@ -137,7 +137,7 @@ impl Client {
             Ok(answer) => read::<Id>(&answer).map(|found| found.id),
             Err(Refusal::Gone(error)) => Err(error),
             Err(Refusal::Said(code @ (40401..=40403), _)) if !self.register => {
-                Err(RegistryError::Unknown(format!(
+                Err(SchemaRegistryError::Unknown(format!(
                     "the schema of the subject `{subject}`, and `register = false` keeps it from being registered ({code}): \
                      register it, or name the one that is there with `schema`"
                 )))
@@ -148,16 +148,16 @@ impl Client {
                     409 => format!("it is not compatible with those the subject has: {why}"),
                     code => format!("{why} ({code})"),
                 };
-                Err(RegistryError::Refused { action, why })
+                Err(SchemaRegistryError::Refused { action, why })
             }
         }
     }
 
-    pub fn fits(&self, subject: &str, schema: &SchemaText) -> Result<Option<String>, RegistryError> {
+    pub fn fits(&self, subject: &str, schema: &SchemaText) -> Result<Option<String>, SchemaRegistryError> {
         if !self.register {
             return match self.id(subject, schema) {
                 Ok(_) => Ok(None),
-                Err(error @ RegistryError::Unreachable { .. }) => Err(error),
+                Err(error @ SchemaRegistryError::Unreachable { .. }) => Err(error),
                 Err(error) => Ok(Some(error.to_string())),
             };
         }
@@ -185,14 +185,15 @@ impl Client {
     }
 
     /// A schema in a question. What it refers to is under subjects of its own, by the names it knows it by.
-    fn body(&self, schema: &SchemaText) -> Result<Json, RegistryError> {
+    fn body(&self, schema: &SchemaText) -> Result<Json, SchemaRegistryError> {
         let mut references = Vec::new();
         for (place, (name, text)) in schema.references.iter().enumerate() {
             let before = schema.references.get(..place).unwrap_or_default().to_vec();
             let referred = SchemaText { kind: schema.kind, text: text.clone(), references: before };
             self.id(name, &referred)?;
             let body = self.body(&referred)?;
-            let refused = |why: String| RegistryError::Refused { action: format!("look `{name}` up"), why };
+            let refused =
+                |why: String| SchemaRegistryError::Refused { action: format!("look `{name}` up"), why };
             match self.ask(&format!("/subjects/{}", escaped(name)), Some(&body)) {
                 Ok(answer) => {
                     let version = read::<Version>(&answer)?.version;
@@ -214,25 +215,26 @@ impl Client {
         Ok(body)
     }
 
-    fn get<T: for<'de> Deserialize<'de>>(&self, path: &str, what: &str) -> Result<T, RegistryError> {
+    fn get<T: for<'de> Deserialize<'de>>(&self, path: &str, what: &str) -> Result<T, SchemaRegistryError> {
         match self.ask(path, None) {
             Ok(answer) => read(&answer),
             Err(Refusal::Gone(error)) => Err(error),
-            Err(Refusal::Said(404 | 40401..=40403, _)) => Err(RegistryError::Unknown(what.to_owned())),
-            Err(Refusal::Said(code, why)) => {
-                Err(RegistryError::Refused { action: format!("give {what}"), why: format!("{why} ({code})") })
-            }
+            Err(Refusal::Said(404 | 40401..=40403, _)) => Err(SchemaRegistryError::Unknown(what.to_owned())),
+            Err(Refusal::Said(code, why)) => Err(SchemaRegistryError::Refused {
+                action: format!("give {what}"),
+                why: format!("{why} ({code})"),
+            }),
         }
     }
 
-    fn with_references(&self, path: &str, what: &str) -> Result<SchemaText, RegistryError> {
+    fn with_references(&self, path: &str, what: &str) -> Result<SchemaText, SchemaRegistryError> {
         let schema: Schema = self.get(path, what)?;
         let (kind, schema) = match schema.schema_type.as_deref() {
             None | Some("AVRO") => (SchemaKind::Avro, schema),
             // Its descriptor needs no parser.
             Some("PROTOBUF") => (SchemaKind::Protobuf, self.get(&format!("{path}{SERIALIZED}"), what)?),
             Some(other) => {
-                return Err(RegistryError::Refused {
+                return Err(SchemaRegistryError::Refused {
                     action: "give a schema that can be read".to_owned(),
                     why: format!("its type is {other}, and Millstream reads AVRO and PROTOBUF"),
                 });
@@ -249,7 +251,7 @@ impl Client {
         kind: SchemaKind,
         found: &mut Vec<(String, String)>,
         depth: usize,
-    ) -> Result<(), RegistryError> {
+    ) -> Result<(), SchemaRegistryError> {
         for Reference { name, subject, version } in named {
             if depth > 32 || found.iter().any(|(known, _)| known == name) {
                 continue;
@@ -292,7 +294,7 @@ impl Client {
                 }
             }
             if Instant::now() + pause >= deadline {
-                return Err(Refusal::Gone(RegistryError::Unreachable { url: self.shown.clone(), why }));
+                return Err(Refusal::Gone(SchemaRegistryError::Unreachable { url: self.shown.clone(), why }));
             }
             if !said {
                 warn!("the schema registry does not answer, asking again: {why}");
@@ -329,8 +331,8 @@ impl Client {
     }
 }
 
-fn read<T: for<'de> Deserialize<'de>>(answer: &str) -> Result<T, RegistryError> {
-    serde_json::from_str(answer).map_err(|error| RegistryError::Refused {
+fn read<T: for<'de> Deserialize<'de>>(answer: &str) -> Result<T, SchemaRegistryError> {
+    serde_json::from_str(answer).map_err(|error| SchemaRegistryError::Refused {
         action: "give an answer that can be read".to_owned(),
         why: format!("{error}; is this the address of a schema registry?"),
     })

@@ -3,15 +3,15 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use millstream::engine::codec::layout::FieldLayout;
-use millstream::engine::driver::dev::{Account, LastRows, file_of};
-use millstream::engine::topology::{Sink, Topology};
+use crate::engine::codec::layout::FieldLayout;
+use crate::engine::driver::dev::{Account, LastRows, file_of};
+use crate::engine::topology::{Sink, Topology};
 use serde_json::Value as Json;
 
-use crate::arguments::Dev;
-use crate::interrupt::interrupted;
-use crate::numbers::{grouped, time};
-use crate::table::{Align, aligned};
+use super::arguments::Dev;
+use super::interrupt::interrupted;
+use super::numbers::{grouped, time};
+use super::table::{Align, aligned};
 
 /// The account of a run for people.
 pub fn text(topology: &Topology, account: &Account, took: Duration, arguments: &Dev) -> String {

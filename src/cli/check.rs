@@ -3,21 +3,22 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use millstream::engine::plan::Plan;
-use millstream::engine::runtime::check_topics;
-use millstream::engine::settings::Flags;
-use millstream::engine::topology::{Topology, place_of, to_json};
-use millstream::operators::diagnostic::{Code, Diagnostic, Severity};
+use crate::engine::plan::Plan;
+use crate::engine::runtime::check_topics;
+use crate::engine::settings::Flags;
+use crate::engine::topology::{Topology, place_of, to_json};
+use crate::operators::diagnostic::{Code, Diagnostic, Severity};
+use crate::operators::registry::Registry;
 
-use crate::arguments::{Check, Format};
-use crate::failure::{Exit, Failure};
-use crate::files::{self, settings};
-use crate::numbers::counted;
+use super::arguments::{Check, Format};
+use super::failure::{Exit, Failure};
+use super::files::{self, settings};
+use super::numbers::counted;
 
-pub fn check(arguments: &Check) -> Result<(), Failure> {
+pub fn check(arguments: &Check, registry: &Registry) -> Result<(), Failure> {
     let mut wrong = false;
     for path in &arguments.files {
-        let mut checked = files::check(path)?;
+        let mut checked = files::check(path, registry)?;
         // What reads well can still be impossible to plan.
         let plan = checked.topology.as_ref().map(Plan::new).transpose()?;
         if let (Some(brokers), Some(topology), Some(plan)) = (&arguments.brokers, &checked.topology, &plan) {

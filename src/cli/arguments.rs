@@ -3,12 +3,12 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use crate::engine::settings::Flags;
+use crate::engine::topology::{Misfit, Runtime, RuntimeKey};
+use crate::operators::config::parse_duration;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use millstream::engine::settings::Flags;
-use millstream::engine::topology::{Misfit, Runtime, RuntimeKey};
-use millstream::operators::config::parse_duration;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())

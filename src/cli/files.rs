@@ -4,12 +4,13 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use millstream::engine::plan::Plan;
-use millstream::engine::settings::{Flags, RunSettings};
-use millstream::engine::topology::{Topology, read, read_without_tests, render};
-use millstream::operators::diagnostic::{Diagnostic, Severity, did_you_mean, listed};
+use crate::engine::plan::Plan;
+use crate::engine::settings::{Flags, RunSettings};
+use crate::engine::topology::{Tests, Topology, read_with, render};
+use crate::operators::diagnostic::{Diagnostic, Severity, did_you_mean, listed};
+use crate::operators::registry::Registry;
 
-use crate::failure::{Exit, Failure};
+use super::failure::{Exit, Failure};
 
 /// A topology file as it was read and checked.
 pub struct Checked {
@@ -29,16 +30,16 @@ impl Checked {
 
     /// The findings for people.
     pub fn render(&self, path: &Path) -> String {
-        render(&self.findings, &path.display().to_string(), &self.text, crate::color())
+        render(&self.findings, &path.display().to_string(), &self.text, super::color())
     }
 }
 
 /// Reads and checks a file, its tests too. Paths in it are relative to its folder.
-pub fn check(path: &Path) -> Result<Checked, Failure> {
-    checked(path, true)
+pub fn check(path: &Path, registry: &Registry) -> Result<Checked, Failure> {
+    checked(path, registry, Tests::Read)
 }
 
-fn checked(path: &Path, with_tests: bool) -> Result<Checked, Failure> {
+fn checked(path: &Path, registry: &Registry, tests: Tests) -> Result<Checked, Failure> {
     let wrong = |why: String| {
         Failure::new(Exit::Usage, format!("cannot read the topology `{}`: {why}", path.display()))
     };
@@ -52,8 +53,8 @@ fn checked(path: &Path, with_tests: bool) -> Result<Checked, Failure> {
         wrong(format!("line {line} is not UTF-8 text"))
     })?;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let read = if with_tests { read } else { read_without_tests };
-    let (topology, findings) = read(&text, directory, &|name| std::env::var(name).ok());
+    let environment = |name: &str| std::env::var(name).ok();
+    let (topology, findings) = read_with(registry, &text, directory, &environment, tests);
     Ok(Checked { text, topology, findings })
 }
 
@@ -66,13 +67,13 @@ pub struct Loaded {
 }
 
 /// Reads, checks and plans a file to run it: its tests are left alone. Findings go to stderr.
-pub fn load(path: &Path) -> Result<Loaded, Failure> {
-    loaded(path, checked(path, false)?)
+pub fn load(path: &Path, registry: &Registry) -> Result<Loaded, Failure> {
+    loaded(path, checked(path, registry, Tests::Leave)?)
 }
 
 /// As [`load`], with its tests.
-pub fn load_with_tests(path: &Path) -> Result<Loaded, Failure> {
-    loaded(path, check(path)?)
+pub fn load_with_tests(path: &Path, registry: &Registry) -> Result<Loaded, Failure> {
+    loaded(path, check(path, registry)?)
 }
 
 fn loaded(path: &Path, checked: Checked) -> Result<Loaded, Failure> {
@@ -89,7 +90,7 @@ pub fn settings(path: &Path, topology: &Topology, flags: &Flags) -> Result<RunSe
     if !topology.deferred.is_empty() {
         let text = std::fs::read_to_string(path).map_err(|error| Failure::file("read", path, &error))?;
         let name = path.display().to_string();
-        let rendered = render(&topology.deferred, &name, &text, crate::color());
+        let rendered = render(&topology.deferred, &name, &text, super::color());
         io::stderr().lock().write_all(rendered.as_bytes())?;
         return Err(Failure::said(Exit::Usage));
     }

@@ -5,12 +5,13 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use millstream::engine::driver::cases::run_test;
+use crate::engine::driver::cases::run_test;
+use crate::operators::registry::Registry;
 
-use crate::arguments::Test;
-use crate::failure::{Exit, Failure};
-use crate::files::load_with_tests;
-use crate::numbers::counted;
+use super::arguments::Test;
+use super::failure::{Exit, Failure};
+use super::files::load_with_tests;
+use super::numbers::counted;
 
 /// The tests of a file, run.
 struct Suite {
@@ -26,10 +27,10 @@ struct Case {
     failure: Option<String>,
 }
 
-pub fn test(arguments: &Test) -> Result<(), Failure> {
+pub fn test(arguments: &Test, registry: &Registry) -> Result<(), Failure> {
     let mut suites = Vec::new();
     for path in &arguments.files {
-        suites.push(run_file(path, arguments.restart)?);
+        suites.push(run_file(path, arguments.restart, registry)?);
     }
     let count = |failed| {
         suites.iter().flat_map(|suite| &suite.cases).filter(|case| case.failure.is_some() == failed).count()
@@ -42,8 +43,8 @@ pub fn test(arguments: &Test) -> Result<(), Failure> {
     if failed > 0 { Err(Failure::said(Exit::Failed)) } else { Ok(()) }
 }
 
-fn run_file(path: &Path, restart: bool) -> Result<Suite, Failure> {
-    let loaded = load_with_tests(path)?;
+fn run_file(path: &Path, restart: bool, registry: &Registry) -> Result<Suite, Failure> {
+    let loaded = load_with_tests(path, registry)?;
     let mut suite = Suite { name: path.display().to_string(), cases: Vec::new() };
     if loaded.topology.tests.is_empty() {
         writeln!(io::stderr().lock(), "{}: there are no [[tests]] in it", suite.name)?;

@@ -4,23 +4,24 @@ use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use millstream::engine::driver::dev::{Dev as Run, DevError, DevOptions};
-use millstream::engine::driver::{DriverOptions, StateLocation};
-use millstream::engine::feed::{Feed, FeedError, FeedOptions, Merge};
-use millstream::engine::record::Record;
+use crate::engine::driver::dev::{Dev as Run, DevError, DevOptions};
+use crate::engine::driver::{DriverOptions, StateLocation};
+use crate::engine::feed::{Feed, FeedError, FeedOptions, Merge};
+use crate::engine::record::Record;
+use crate::operators::registry::Registry;
 
-use crate::arguments::Dev;
-use crate::failure::Failure;
-use crate::files::{load, sources_of};
-use crate::interrupt::{self, interrupted};
-use crate::progress::{Pace, Progress, REDRAW};
-use crate::summary;
+use super::arguments::Dev;
+use super::failure::Failure;
+use super::files::{load, sources_of};
+use super::interrupt::{self, interrupted};
+use super::progress::{Pace, Progress, REDRAW};
+use super::summary;
 
 /// How many records may pass between two looks at the clock.
 const LOOK_EVERY: u32 = 64;
 
-pub fn dev(arguments: &Dev) -> Result<(), Failure> {
-    let loaded = load(&arguments.file)?;
+pub fn dev(arguments: &Dev, registry: &Registry) -> Result<(), Failure> {
+    let loaded = load(&arguments.file, registry)?;
     let topology = &loaded.topology;
     let sources = sources_of(&arguments.feeds, topology)?;
     let mut feeds = Vec::with_capacity(sources.len());

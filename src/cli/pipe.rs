@@ -3,17 +3,18 @@
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
 
-use millstream::engine::driver::DriverOptions;
-use millstream::engine::driver::pipe::{PipeOptions, pipe as run};
-use millstream::engine::task::RecordError;
-use millstream::engine::topology::OnError;
+use crate::engine::driver::DriverOptions;
+use crate::engine::driver::pipe::{PipeOptions, pipe as run};
+use crate::engine::task::RecordError;
+use crate::engine::topology::OnError;
+use crate::operators::registry::Registry;
 
-use crate::arguments::Pipe;
-use crate::failure::Failure;
-use crate::files::load;
+use super::arguments::Pipe;
+use super::failure::Failure;
+use super::files::load;
 
-pub fn pipe(arguments: &Pipe) -> Result<(), Failure> {
-    let loaded = load(&arguments.file)?;
+pub fn pipe(arguments: &Pipe, registry: &Registry) -> Result<(), Failure> {
+    let loaded = load(&arguments.file, registry)?;
     let options = PipeOptions {
         driver: DriverOptions {
             partitions: arguments.partitions,

@@ -2,14 +2,15 @@
 
 use std::io::{self, Write};
 
-use millstream::engine::plan::describe::Description;
+use crate::engine::plan::describe::Description;
+use crate::operators::registry::Registry;
 
-use crate::arguments::{Describe, DescribeFormat};
-use crate::failure::Failure;
-use crate::files::load;
+use super::arguments::{Describe, DescribeFormat};
+use super::failure::Failure;
+use super::files::load;
 
-pub fn describe(arguments: &Describe) -> Result<(), Failure> {
-    let loaded = load(&arguments.file)?;
+pub fn describe(arguments: &Describe, registry: &Registry) -> Result<(), Failure> {
+    let loaded = load(&arguments.file, registry)?;
     let description = Description::new(&loaded.topology, &loaded.plan, arguments.partitions)?;
     let mut text = match arguments.format {
         DescribeFormat::Text => description.to_text(),

@@ -3,23 +3,24 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use millstream::engine::feed::{Feed as File, FeedError, FeedOptions, Merge};
-use millstream::engine::kafka::{Admin, NewTopic, Producer, ProducerOptions, SendError, TopicHandle};
-use millstream::engine::partitioner::partition;
-use millstream::engine::record::Record;
-use millstream::engine::runtime::{clock, retention, set_retention};
-use millstream::engine::settings::{Flags, RunSettings};
-use millstream::engine::topology::Source;
-use millstream::operators::config::format_duration;
-use millstream::operators::diagnostic::listed;
+use crate::engine::feed::{Feed as File, FeedError, FeedOptions, Merge};
+use crate::engine::kafka::{Admin, NewTopic, Producer, ProducerOptions, SendError, TopicHandle};
+use crate::engine::partitioner::partition;
+use crate::engine::record::Record;
+use crate::engine::runtime::{clock, retention, set_retention};
+use crate::engine::settings::{Flags, RunSettings};
+use crate::engine::topology::Source;
+use crate::operators::config::format_duration;
+use crate::operators::diagnostic::listed;
+use crate::operators::registry::Registry;
 
-use crate::arguments::Feed;
-use crate::failure::{Exit, Failure};
-use crate::files::{load, settings, sources_of};
-use crate::interrupt::{self, interrupted};
-use crate::numbers::{counted, grouped};
-use crate::progress::{Pace, Progress, REDRAW};
-use crate::table::{Align, aligned};
+use super::arguments::Feed;
+use super::failure::{Exit, Failure};
+use super::files::{load, settings, sources_of};
+use super::interrupt::{self, interrupted};
+use super::numbers::{counted, grouped};
+use super::progress::{Pace, Progress, REDRAW};
+use super::table::{Align, aligned};
 
 /// How long brokers may take to answer.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -28,8 +29,8 @@ const DELIVERY: Duration = Duration::from_secs(120);
 /// How many records may pass between two looks at deliveries and the clock.
 const LOOK_EVERY: u64 = 1_000;
 
-pub fn feed(arguments: &Feed) -> Result<(), Failure> {
-    let loaded = load(&arguments.file)?;
+pub fn feed(arguments: &Feed, registry: &Registry) -> Result<(), Failure> {
+    let loaded = load(&arguments.file, registry)?;
     let fed = sources_of(&arguments.feeds, &loaded.topology)?;
     // Records are written as their files are read, with the ids of the registry.
     loaded.topology.connect_registry()?;
@@ -131,7 +132,7 @@ fn partitions(
         let made = counted(count as usize, "partition");
         writeln!(io::stderr().lock(), "made {} with {made}", names())?;
     }
-    let count = |found: &Option<millstream::engine::kafka::TopicDescription>| match found {
+    let count = |found: &Option<crate::engine::kafka::TopicDescription>| match found {
         Some(topic) => u32::try_from(topic.partitions).unwrap_or(u32::MAX),
         None => wanted.unwrap_or(1),
     };

@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use crate::arguments::New;
-use crate::failure::{Exit, Failure};
+use super::arguments::New;
+use super::failure::{Exit, Failure};
 
 /// The files of a new folder; `{{name}}` stands for its name.
 const FILES: [(&str, &str); 3] = [
