@@ -339,9 +339,9 @@ fn channel(config: &Config, random: &mut Random) -> (String, String) {
     (format!("channel-{channel}"), url)
 }
 
-/// The newest person when an event comes, that event included, from 0.
+/// The newest person when an event comes, that event included, from 0: one begins each fifty events.
 fn newest_person(number: u64) -> u64 {
-    number / EVENTS * PERSONS + (number % EVENTS).min(PERSONS - 1)
+    number / EVENTS
 }
 
 /// The newest auction when an auction or a bid comes, that event included, from 0.
