@@ -50,12 +50,21 @@ struct Workload {
     times: u64,
     /// Whether the number of results depends on nothing but the input. A table sends the newest value at each commit.
     exact: bool,
+    /// Whether results come out of topics of the application's own, when the input has long been committed.
+    has_hops: bool,
     /// Where throughput and CPU time should be, against Kafka Streams.
     target: f64,
 }
 
-const USUAL: Workload =
-    Workload { name: "", program: "", keys: Some(100_000), times: 1, exact: true, target: 0.0 };
+const USUAL: Workload = Workload {
+    name: "",
+    program: "",
+    keys: Some(100_000),
+    times: 1,
+    exact: true,
+    has_hops: false,
+    target: 0.0,
+};
 
 const WORKLOADS: &[Workload] = &[
     Workload { name: "passthrough", program: "passthrough", target: 2.5, ..USUAL },
@@ -109,6 +118,7 @@ const WORKLOADS: &[Workload] = &[
         program: "foreign-key-join",
         keys: Some(10_000),
         exact: false,
+        has_hops: true,
         target: 3.0,
         ..USUAL
     },
@@ -127,11 +137,14 @@ const LARGE: Workload = Workload {
     keys: None,
     times: 5,
     exact: false,
+    has_hops: false,
     target: 4.0,
 };
 const RESTORE_TARGET: f64 = 2.0;
 /// Of the latency's load: records a second, seconds that are measured, and seconds before them.
 const LOAD: [&str; 3] = ["10000", "20", "10"];
+/// How long no result has come when none will.
+const QUIET: Duration = Duration::from_secs(5);
 /// What exactly once may cost of our own at least once.
 const EXACTLY_ONCE_COST: f64 = 0.15;
 
@@ -267,7 +280,7 @@ impl Bench {
         self.load(&WARM_UP);
         for engine in ENGINES {
             let application = self.application(engine, WARM_UP.program, "exactly-once", &input(&WARM_UP));
-            self.run(&application, self.records(&WARM_UP));
+            self.run(&application, &WARM_UP);
             self.remove(&application);
         }
     }
@@ -333,7 +346,7 @@ impl Bench {
                     application.engine = Engine::Millstream;
                     application.millstream.clone_from(other);
                 }
-                runs[index].push(self.run(&application, self.records(workload)));
+                runs[index].push(self.run(&application, workload));
                 if round == 0 {
                     results[index] = match workload.keys {
                         Some(_) => {
@@ -392,11 +405,16 @@ impl Bench {
     }
 
     /// Runs an application over its input, until that is committed.
-    fn run(&self, application: &Application, records: u64) -> Run {
-        let process = application.start(Until::Committed(records), &[]);
+    fn run(&self, application: &Application, workload: &Workload) -> Run {
+        let records = self.records(workload);
+        let until = if workload.has_hops { Until::Told } else { Until::Committed(records) };
+        let process = application.start(until, &[]);
         let start = Sample { seconds: 0.0, cpu: 0.0, broker_cpu: self.broker_cpu_seconds(), records: 0 };
         let half = self.await_committed(application, &process, records / 2);
-        let end = self.await_committed(application, &process, records);
+        let mut end = self.await_committed(application, &process, records);
+        if workload.has_hops {
+            end = self.await_quiet(application, &process, end);
+        }
         process.end();
         Run { warm: end.since(&half), whole: end.since(&start) }
     }
@@ -404,17 +422,36 @@ impl Bench {
     fn await_committed(&self, application: &Application, process: &Process, records: u64) -> Sample {
         let committed = json!({ "do": "committed", "group": application.id, "topic": application.input });
         loop {
-            let records_now = sum(&java::call(&self.broker, committed.clone())["offsets"]);
-            let sample = Sample {
-                seconds: process.seconds(),
-                cpu: process.cpu_seconds(),
-                broker_cpu: self.broker_cpu_seconds(),
-                records: records_now,
-            };
-            if records_now >= records {
+            let sample = self.sample(process, sum(&java::call(&self.broker, committed.clone())["offsets"]));
+            if sample.records >= records {
                 return sample;
             }
             std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until no more results come, and gives what it was when the last ones had come.
+    fn await_quiet(&self, application: &Application, process: &Process, mut last: Sample) -> Sample {
+        let ends = json!({ "do": "ends", "topic": application.output });
+        let mut results = 0;
+        loop {
+            let sample = self.sample(process, last.records);
+            let found = sum(&java::call(&self.broker, ends.clone())["offsets"]);
+            if found != results {
+                (last, results) = (sample, found);
+            } else if sample.seconds - last.seconds > QUIET.as_secs_f64() {
+                return last;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn sample(&self, process: &Process, records: u64) -> Sample {
+        Sample {
+            seconds: process.seconds(),
+            cpu: process.cpu_seconds(),
+            broker_cpu: self.broker_cpu_seconds(),
+            records,
         }
     }
 

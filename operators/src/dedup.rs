@@ -15,7 +15,9 @@ use crate::batch::Batch;
 use crate::columns::{Column, all_null};
 use crate::config::{Field, FieldKind, format_duration};
 use crate::diagnostic::{Code, Diagnostic};
+use crate::hash::hash_bytes;
 use crate::key::KeyEncoder;
+use crate::keys_in_use::KeysInUse;
 use crate::operator::{
     Advance, Arity, Context, Definition, DropReason, Operator, OperatorError, OperatorSpec, Resolved, Step,
     StoreDeclaration, StoreKind, Wanted,
@@ -160,6 +162,7 @@ impl Definition for Dedup {
             definition: self.clone(),
             stream_time: None,
             first: 0,
+            kept: KeysInUse::default(),
         }))
     }
 }
@@ -170,6 +173,8 @@ struct RunningDedup {
     stream_time: Option<i64>,
     /// No bucket of the store is earlier.
     first: i64,
+    /// Which identities have a kept row in which bucket.
+    kept: KeysInUse,
 }
 
 /// A bucket of the store: the time of the row that was kept in it.
@@ -232,7 +237,7 @@ impl RunningDedup {
         }
         context.count(DropReason::NullKey, null_keys);
         context.count(DropReason::Late, late);
-        load(&mut buckets, within, context.state, store)?;
+        self.load(&mut buckets, context.state, store)?;
 
         let mut keep = vec![false; input.len()];
         let mut duplicates = 0;
@@ -260,6 +265,8 @@ impl RunningDedup {
             if let Bucket { kept: Some(kept), dirty: true } = bucket {
                 ValueWriter::new(&mut value, LAYOUT).put_i64(kept.rem_euclid(within));
                 context.state.put(store, store_key, &value);
+                let (number, hash) = numbered(store_key);
+                self.kept.insert(number, hash);
             }
         }
         self.expire(store, context.state);
@@ -273,31 +280,45 @@ impl RunningDedup {
         let first = over.saturating_add(1).max(0) / self.definition.within;
         if first > self.first {
             self.first = first;
+            self.kept.drop_before(first);
             state.expire(store, &[], &first.to_be_bytes());
         }
+    }
+
+    /// Reads the buckets that may be in the store, in one go.
+    fn load(
+        &self,
+        buckets: &mut Touched<Bucket>,
+        state: &TaskState,
+        store: StoreId,
+    ) -> Result<(), OperatorError> {
+        let within = self.definition.within;
+        let all = buckets.all.iter_mut().zip(buckets.keys.iter());
+        let (sought, keys): (Vec<&mut Bucket>, Vec<&[u8]>) = all
+            .filter(|(_, store_key)| {
+                let (number, hash) = numbered(store_key);
+                self.kept.may_have(number, hash)
+            })
+            .unzip();
+        for ((bucket, store_key), found) in sought.into_iter().zip(&keys).zip(state.multi_get(store, &keys)?)
+        {
+            let Some(bytes) = found else { continue };
+            let mut reader = ValueReader::new(&bytes, LAYOUT)?;
+            let offset = reader.get_i64()?;
+            reader.finish()?;
+            let (number, _) = numbered(store_key);
+            bucket.kept = Some(number.saturating_mul(within).saturating_add(offset));
+        }
+        Ok(())
     }
 }
 
 const LAYOUT: u8 = 1;
 
-/// Reads all buckets, in one go.
-fn load(
-    buckets: &mut Touched<Bucket>,
-    within: i64,
-    state: &TaskState,
-    store: StoreId,
-) -> Result<(), OperatorError> {
-    let keys: Vec<&[u8]> = buckets.keys.iter().collect();
-    let found = state.multi_get(store, &keys)?;
-    for ((bucket, key), found) in buckets.all.iter_mut().zip(&keys).zip(found) {
-        let Some(bytes) = found else { continue };
-        let mut reader = ValueReader::new(&bytes, LAYOUT)?;
-        let offset = reader.get_i64()?;
-        reader.finish()?;
-        let number = key.first_chunk().map_or(0, |number| i64::from_be_bytes(*number));
-        bucket.kept = Some(number.saturating_mul(within).saturating_add(offset));
-    }
-    Ok(())
+/// The number of a bucket, and the hash of the identity whose it is.
+fn numbered(store_key: &[u8]) -> (i64, u64) {
+    let (number, identity) = store_key.split_first_chunk().unwrap_or((&[0; 8], &[]));
+    (i64::from_be_bytes(*number), hash_bytes(identity))
 }
 
 impl Operator for RunningDedup {
@@ -328,5 +349,7 @@ impl Operator for RunningDedup {
     fn reset(&mut self, position: Option<i64>) {
         self.stream_time = position;
         self.first = 0;
+        self.kept =
+            KeysInUse::empty_from(position.map_or(0, |time| time.div_euclid(self.definition.within) + 1));
     }
 }

@@ -26,6 +26,7 @@ mod hash;
 pub mod join;
 pub mod key;
 mod key_index;
+mod keys_in_use;
 pub mod merge;
 pub mod model;
 pub mod operator;

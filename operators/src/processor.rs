@@ -267,7 +267,7 @@ impl<P: Processor> Definition for Processing<P> {
 
     fn build(&self, _: &Wanted) -> Result<Box<dyn Operator>, OperatorError> {
         let keys = KeyEncoder::of(&self.0.input)?;
-        Ok(Box::new(Running { shared: self.0.clone(), keys, stream_time: None, next_timer: None }))
+        Ok(Box::new(Running { shared: self.0.clone(), keys, stream_time: None, next_timer: i64::MIN }))
     }
 }
 
@@ -275,8 +275,8 @@ struct Running<P> {
     shared: Arc<Shared<P>>,
     keys: KeyEncoder,
     stream_time: Option<i64>,
-    /// The time of the first timer in the store, or `i64::MAX` if there is none; `None`: not known.
-    next_timer: Option<i64>,
+    /// No timer in the store is earlier.
+    next_timer: i64,
 }
 
 /// What is known of a key in an epoch.
@@ -407,14 +407,15 @@ impl<'a, 'c, P: Processor> Epoch<'a, 'c, P> {
     /// Runs the timers that are due.
     fn fire(&mut self, stream_time: i64, seq: u32) -> Result<(), OperatorError> {
         loop {
-            if self.running.next_timer.is_some_and(|next| next > stream_time) {
+            if self.running.next_timer > stream_time {
                 return Ok(());
             }
-            let first = timers(self.context.state, self.store)?.first(1)?.into_iter().next();
+            let first =
+                timers(self.context.state, self.store, self.running.next_timer)?.first(1)?.into_iter().next();
             match first {
                 Some((time, key)) if time <= stream_time => self.timer(time, &key, stream_time, seq)?,
                 later => {
-                    self.running.next_timer = Some(later.map_or(i64::MAX, |(time, _)| time));
+                    self.running.next_timer = later.map_or(i64::MAX, |(time, _)| time);
                     return Ok(());
                 }
             }
@@ -423,7 +424,6 @@ impl<'a, 'c, P: Processor> Epoch<'a, 'c, P> {
 
     fn timer(&mut self, time: i64, key: &[u8], stream_time: i64, seq: u32) -> Result<(), OperatorError> {
         self.context.state.delete(self.store, &timer_key(time, key));
-        self.running.next_timer = None;
         let known = self.entries.all.len();
         let number = self.entries.number_of(key);
         if number == known {
@@ -465,10 +465,9 @@ impl<'a, 'c, P: Processor> Epoch<'a, 'c, P> {
             let timer = timer_key(time, key);
             if wanted {
                 self.context.state.put(self.store, &timer, &[]);
-                self.running.next_timer = self.running.next_timer.map(|next| next.min(time));
+                self.running.next_timer = self.running.next_timer.min(time);
             } else {
                 self.context.state.delete(self.store, &timer);
-                self.running.next_timer = None;
             }
         }
         let time = match call {
@@ -528,11 +527,12 @@ fn fits<S>(done: &Done<S>, call: Call<'_>, output: &Schema) -> Result<(), String
     Ok(())
 }
 
-/// The timers, in the order of their times.
+/// Timers, in the order of their times.
 struct Timers<'a>(millstream_state::Scan<'a>);
 
-fn timers(state: &mut TaskState, store: StoreId) -> Result<Timers<'_>, OperatorError> {
-    Ok(Timers(state.scan(store, &[TIMER], &[TIMER + 1])?))
+/// The timers from a time on, before which there are none: there lies what has been deleted, and would be passed over one by one.
+fn timers(state: &mut TaskState, store: StoreId, from: i64) -> Result<Timers<'_>, OperatorError> {
+    Ok(Timers(state.scan(store, &timer_key(from, &[]), &[TIMER + 1])?))
 }
 
 impl Timers<'_> {
@@ -574,7 +574,8 @@ impl<P: Processor> Operator for Running<P> {
             }
             // All that there are, but not what they set: that would never end.
             Advance::End => {
-                let all = timers(epoch.context.state, epoch.store)?.first(usize::MAX)?;
+                let first = epoch.running.next_timer;
+                let all = timers(epoch.context.state, epoch.store, first)?.first(usize::MAX)?;
                 let stream_time = epoch.running.stream_time.unwrap_or_default();
                 for (time, key) in all {
                     epoch.timer(time, &key, stream_time.max(time), seq)?;
@@ -590,6 +591,6 @@ impl<P: Processor> Operator for Running<P> {
 
     fn reset(&mut self, position: Option<i64>) {
         self.stream_time = position;
-        self.next_timer = None;
+        self.next_timer = i64::MIN;
     }
 }

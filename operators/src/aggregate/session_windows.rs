@@ -9,7 +9,7 @@
 //!
 //! A closed session is gone: a row that would have extended it begins another one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
 use hashbrown::HashMap;
@@ -20,6 +20,7 @@ use super::groups::{Entry, Failure, decode, encode};
 use super::{Aggregate, GROUP, INDEX, Wanted, Window, index_key};
 use crate::aggregates::{AggregatePlan, Arguments, GroupState};
 use crate::batch::{Batch, RowKind};
+use crate::hash::hash_bytes;
 use crate::key::KeyEncoder;
 use crate::key_index::KeyIndex;
 use crate::operator::{Advance, Context, DropReason, Operator, OperatorError};
@@ -33,6 +34,53 @@ pub(super) struct SessionWindows {
     stream_time: Option<i64>,
     /// No index entry is earlier; `None`: unknown.
     earliest: Option<i64>,
+    starts: Starts,
+}
+
+/// Where the sessions begin that the store holds.
+#[derive(Default)]
+enum Starts {
+    /// Nobody has looked.
+    #[default]
+    Unknown,
+    /// By the hash of the key: where two keys share one, the store is asked in vain.
+    Known(BTreeSet<(u64, i64)>),
+    /// More than are kept in memory.
+    TooMany,
+}
+
+/// How many sessions are known in memory.
+const MOST: usize = 1 << 20;
+
+impl Starts {
+    fn insert(&mut self, key: &[u8], start: i64) {
+        if let Starts::Known(starts) = self {
+            starts.insert((hash_bytes(key), start));
+            if starts.len() > MOST {
+                *self = Starts::TooMany;
+            }
+        }
+    }
+
+    fn remove(&mut self, key: &[u8], start: i64) {
+        if let Starts::Known(starts) = self {
+            starts.remove(&(hash_bytes(key), start));
+        }
+    }
+
+    /// Looks where sessions begin: each has a place in the index.
+    fn look(state: &mut TaskState, store: StoreId) -> Result<Starts, OperatorError> {
+        let mut starts = BTreeSet::new();
+        let mut index = state.scan(store, &[INDEX], &[INDEX + 1])?;
+        while let Some((bytes, start)) = index.next_entry()? {
+            let start = i64::from_be_bytes(*start.first_chunk().ok_or_else(too_short)?);
+            starts.insert((hash_bytes(bytes.get(9..).ok_or_else(too_short)?), start));
+            if starts.len() > MOST {
+                return Ok(Starts::TooMany);
+            }
+        }
+        Ok(Starts::Known(starts))
+    }
 }
 
 /// A session within an epoch.
@@ -117,7 +165,8 @@ impl SessionWindows {
         wanted: Wanted,
     ) -> Result<Self, OperatorError> {
         let keys = KeyEncoder::of(&aggregate.input)?;
-        Ok(SessionWindows { aggregate, gap, window, wanted, keys, stream_time: None, earliest: None })
+        let (stream_time, earliest, starts) = (None, None, Starts::Unknown);
+        Ok(SessionWindows { aggregate, gap, window, wanted, keys, stream_time, earliest, starts })
     }
 
     /// Sessions that end before this are closed at `stream_time`.
@@ -158,9 +207,7 @@ impl SessionWindows {
         }
         context.count(DropReason::NullKey, null_keys);
         let store = context.store(0);
-        for (number, times) in times.into_iter().enumerate() {
-            epoch.all.push(self.load(epoch.keys.get(number), times, context.state, store)?);
-        }
+        self.load(&times, &mut epoch, context.state, store)?;
         self.load_due(self.open_from(stream_time), &mut epoch, context.state, store)?;
 
         let mut late = Vec::new();
@@ -185,16 +232,54 @@ impl SessionWindows {
         self.wanted.fold && !self.window.emit_close
     }
 
-    /// Reads the sessions of a key that rows between two times may extend.
+    /// Reads the sessions that rows of an epoch may extend: those of each key lie between two times.
     fn load(
+        &mut self,
+        times: &[(i64, i64)],
+        epoch: &mut Epoch,
+        state: &mut TaskState,
+        store: StoreId,
+    ) -> Result<(), OperatorError> {
+        if matches!(self.starts, Starts::Unknown) {
+            self.starts = Starts::look(state, store)?;
+        }
+        epoch.all.resize_with(times.len(), KeySessions::default);
+        let Starts::Known(starts) = &self.starts else {
+            let keys = epoch.keys.iter();
+            return keys
+                .zip(times)
+                .zip(&mut epoch.all)
+                .try_for_each(|((key, times), found)| self.scan(key, *times, found, state, store));
+        };
+        let mut sought: Vec<(usize, i64, Vec<u8>)> = Vec::with_capacity(times.len());
+        for (number, (key, (_, last))) in epoch.keys.iter().zip(times).enumerate() {
+            let hash = hash_bytes(key);
+            for (_, start) in starts.range((hash, i64::MIN)..=(hash, last.saturating_add(self.gap))).rev() {
+                let mut store_key = Vec::with_capacity(key.len() + 9);
+                group_key(&mut store_key, key, *start);
+                sought.push((number, *start, store_key));
+            }
+        }
+        let store_keys: Vec<&[u8]> = sought.iter().map(|(_, _, store_key)| store_key.as_slice()).collect();
+        for ((number, start, _), bytes) in sought.iter().zip(state.multi_get(store, &store_keys)?) {
+            if let (Some(bytes), Some(found), Some((first, _))) =
+                (bytes, epoch.all.get_mut(*number), times.get(*number))
+            {
+                self.found(*start, &bytes, *first, found)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the sessions of a key that rows between two times may extend.
+    fn scan(
         &self,
         key: &[u8],
         (first, last): (i64, i64),
+        found: &mut KeySessions,
         state: &mut TaskState,
         store: StoreId,
-    ) -> Result<KeySessions, OperatorError> {
-        let mut found = KeySessions::default();
-        let open_from = first.saturating_sub(self.gap).max(self.open_from(self.stream_time));
+    ) -> Result<(), OperatorError> {
         let (mut from, mut to) = (Vec::new(), Vec::new());
         group_key(&mut from, key, last.saturating_add(self.gap));
         group_key(&mut to, key, 0);
@@ -202,18 +287,32 @@ impl SessionWindows {
         let mut stored = state.scan(store, &from, &to)?;
         while let Some((store_key, bytes)) = stored.next_entry()? {
             let start = !i64::from_be_bytes(*store_key.last_chunk().ok_or_else(too_short)?);
-            let entry = decode(&self.aggregate.plan, bytes)?;
-            if entry.time < open_from {
+            if !self.found(start, bytes, first, found)? {
                 break;
             }
-            found.stored.push(start);
-            if self.is_folded() {
-                let before = self.wanted.before.then(|| entry.state.clone());
-                found.known.push(Known { window: (start, entry.time), before, gone: None });
-            }
-            found.sessions.push(Session { start, entry, dirty: false, row: 0, seq: 0 });
         }
-        Ok(found)
+        Ok(())
+    }
+
+    /// Takes up a session of the store, unless it has ended too early for rows from the time `first` on; says whether it has not.
+    fn found(
+        &self,
+        start: i64,
+        bytes: &[u8],
+        first: i64,
+        found: &mut KeySessions,
+    ) -> Result<bool, OperatorError> {
+        let entry = decode(&self.aggregate.plan, bytes)?;
+        if entry.time < first.saturating_sub(self.gap).max(self.open_from(self.stream_time)) {
+            return Ok(false);
+        }
+        found.stored.push(start);
+        if self.is_folded() {
+            let before = self.wanted.before.then(|| entry.state.clone());
+            found.known.push(Known { window: (start, entry.time), before, gone: None });
+        }
+        found.sessions.push(Session { start, entry, dirty: false, row: 0, seq: 0 });
+        Ok(true)
     }
 
     /// Adds a row to the sessions that it touches, which become one, and says whether it was not too late.
@@ -328,7 +427,7 @@ impl SessionWindows {
     }
 
     /// Writes what has changed.
-    fn write(&self, epoch: &Epoch, context: &mut Context<'_>) {
+    fn write(&mut self, epoch: &Epoch, context: &mut Context<'_>) {
         let store = context.store(0);
         let (mut store_key, mut bytes, mut aggregates) = (Vec::new(), Vec::new(), Vec::new());
         for (number, KeySessions { sessions, stored, .. }) in epoch.all.iter().enumerate() {
@@ -337,12 +436,14 @@ impl SessionWindows {
                 if sessions.iter().all(|session| session.start != *start) {
                     group_key(&mut store_key, key, *start);
                     context.state.delete(store, &store_key);
+                    self.starts.remove(key, *start);
                 }
             }
             for session in sessions.iter().filter(|session| session.dirty) {
                 group_key(&mut store_key, key, session.start);
                 encode(&self.aggregate.plan, &session.entry, &mut aggregates, &mut bytes);
                 context.state.put(store, &store_key, &bytes);
+                self.starts.insert(key, session.start);
             }
         }
     }
@@ -359,7 +460,9 @@ impl SessionWindows {
         if self.earliest.is_some_and(|earliest| earliest >= until) {
             return Ok(());
         }
-        let mut index = state.scan(store, &[INDEX], &[INDEX + 1])?;
+        // Not from the beginning: there lies what has been deleted, and is passed over one by one.
+        let from = index_key(self.earliest.unwrap_or_default(), &[]);
+        let mut index = state.scan(store, &from, &[INDEX + 1])?;
         self.earliest = Some(i64::MAX);
         while let Some((bytes, start)) = index.next_entry()? {
             let (time, key) =
@@ -430,10 +533,11 @@ impl SessionWindows {
             group_key(&mut store_key, &key, start);
             match epoch.others.get(store_key.as_slice()).map(|entry| entry.time) {
                 // It has become a part of another one.
-                None => {}
+                None => self.starts.remove(&key, start),
                 Some(end) if end >= until => self.index(end, start, key, epoch, context),
                 Some(_) => {
                     context.state.delete(store, &store_key);
+                    self.starts.remove(&key, start);
                     closed.extend(epoch.others.remove(store_key.as_slice()).map(|entry| (key, start, entry)));
                 }
             }
@@ -533,5 +637,6 @@ impl Operator for SessionWindows {
     fn reset(&mut self, position: Option<i64>) {
         self.stream_time = position;
         self.earliest = None;
+        self.starts = Starts::Unknown;
     }
 }

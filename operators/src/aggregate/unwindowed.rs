@@ -121,10 +121,12 @@ impl Unwindowed {
             return Ok(());
         }
         let store = context.store(0);
+        // Not from the beginning: there lies what has been deleted, and is passed over one by one.
+        let from = index_key(self.earliest.unwrap_or_default(), &[]);
         let mut expired: Vec<(i64, Box<[u8]>, Entry)> = Vec::new();
         let due: Vec<(Box<[u8]>, i64)> = context
             .state
-            .scan(store, &[INDEX], &index_key(bound, &[]))?
+            .scan(store, &from, &index_key(bound, &[]))?
             .map(|item| {
                 item.map_err(OperatorError::from)
                     .and_then(|(index, _)| index_time(&index).map(|time| (index, time)))

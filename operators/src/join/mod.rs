@@ -7,7 +7,6 @@
 mod as_of;
 mod foreign_key;
 mod global;
-mod keys_in_use;
 mod stream_stream;
 mod stream_table;
 mod table_table;

@@ -9,13 +9,13 @@
 use arrow::array::{Array, ArrayRef};
 use arrow::compute::interleave;
 
-use super::keys_in_use::KeysInUse;
 use super::{Join, JoinKind, Marks, Side, Window, in_order, keys, values};
 use crate::batch::Batch;
 use crate::diagnostic::Code;
 use crate::filter::kept;
 use crate::hash::hash_bytes;
 use crate::key::{KeyDecoder, KeyEncoder};
+use crate::keys_in_use::KeysInUse;
 use crate::operator::{Advance, Context, DropReason, Operator, OperatorError, StoreDeclaration, StoreKind};
 use crate::row::{RowCodec, RowDecoder, RowEncoder};
 use crate::rows_by_time;
@@ -385,7 +385,9 @@ impl StreamStream {
         let store = context.store(UNMATCHED);
         let mut given = Vec::new();
         let mut earliest = i64::MAX;
-        for entry in context.state.scan(store, &0i64.to_be_bytes(), &bound.max(0).to_be_bytes())? {
+        // Not from the beginning: there lies what has been deleted, and is passed over one by one.
+        let first = self.earliest.unwrap_or_default().max(0);
+        for entry in context.state.scan(store, &first.to_be_bytes(), &bound.max(0).to_be_bytes())? {
             let (store_key, bytes) = entry?;
             let (time, side, key) = split_unmatched(&store_key)?;
             if time >= if side == FROM { from } else { with } {

@@ -1,15 +1,15 @@
-//! Which keys a side of a join may have rows of, so that the store is not asked for those that it cannot have.
+//! Which keys a store may have in which bucket of time, so that it is not asked for those that it cannot have.
 
 use std::collections::{BTreeMap, HashSet};
 
 use foldhash::fast::FixedState;
 
-/// How many keys are known of a side. With more of them, what is known of the earliest bucket is forgotten.
+/// How many keys are known. With more of them, what is known of the earliest bucket is forgotten.
 const MOST: usize = 1 << 20;
 
-/// Keys by the bucket of time in which they have rows, as hashes: where two keys share one, the store is asked in vain.
+/// Keys by bucket, as hashes: where two keys share one, the store is asked in vain.
 #[derive(Default)]
-pub(super) struct KeysInUse {
+pub(crate) struct KeysInUse {
     buckets: BTreeMap<i64, HashSet<u64, FixedState>>,
     /// Of earlier buckets nothing is known.
     known_from: i64,
@@ -22,12 +22,12 @@ impl KeysInUse {
         KeysInUse { known_from, ..KeysInUse::default() }
     }
 
-    /// Whether the store may have rows of the key in the bucket.
+    /// Whether the store may have the key in the bucket.
     pub fn may_have(&self, bucket: i64, hash: u64) -> bool {
         bucket < self.known_from || self.buckets.get(&bucket).is_some_and(|keys| keys.contains(&hash))
     }
 
-    /// The store gets a row.
+    /// The store gets the key.
     pub fn insert(&mut self, bucket: i64, hash: u64) {
         if bucket < self.known_from {
             return;
@@ -41,7 +41,7 @@ impl KeysInUse {
         }
     }
 
-    /// The rows of earlier buckets are over.
+    /// Earlier buckets are over.
     pub fn drop_before(&mut self, bucket: i64) {
         while let Some(earliest) = self.buckets.first_entry().filter(|earliest| *earliest.key() < bucket) {
             self.count -= earliest.remove().len();
