@@ -6,6 +6,7 @@
 # make lint          format, clippy, the schema of topologies, and the dependencies' licences if cargo-deny is installed
 # make bench-engine  records a second in one process
 # make bench-operators  a row in each operator at 1, 64 and 1,024 rows, and access to stores
+# make bench-nexmark the rates of Nexmark's queries, from memory and from a real broker
 # make bench         Millstream beside Kafka Streams on a real broker, more than an hour
 #
 # The first build compiles RocksDB and DataFusion; later ones take seconds. Everything that is built goes to
@@ -17,9 +18,9 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/millstream/target
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 
 millstream := $(CARGO_TARGET_DIR)/debug/millstream
-examples := $(wildcard topology-examples/*/topology.toml)
+examples := $(wildcard topology-examples/*/topology.toml topology-examples/nexmark/*.toml)
 
-.PHONY: help demo test chaos soak kafka lint bench bench-engine bench-operators build prerequisites
+.PHONY: help demo test chaos soak kafka lint bench bench-engine bench-operators bench-nexmark build prerequisites
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -35,6 +36,7 @@ demo: build
 test: prerequisites
 	@scripts/kafka fetch
 	@scripts/tombi fetch
+	@scripts/duckdb fetch
 	cargo test --locked --workspace
 	cargo build --locked --workspace --bins
 	$(millstream) test $(examples)
@@ -71,17 +73,22 @@ lint:
 	@if cargo deny --version > /dev/null 2>&1; then cargo deny check licenses bans sources; else echo "cargo-deny is not installed: licences are not checked"; fi
 
 # The dependencies of the tests, and our own code as a release builds it: no second build of everything.
-bench bench-engine bench-operators: export CARGO_PROFILE_DEV_OPT_LEVEL = 3
-bench bench-engine bench-operators: export CARGO_PROFILE_DEV_CODEGEN_UNITS = 1
-bench bench-engine bench-operators: export CARGO_PROFILE_DEV_DEBUG_ASSERTIONS = false
-bench bench-engine bench-operators: export CARGO_PROFILE_DEV_OVERFLOW_CHECKS = false
-bench bench-engine bench-operators: export CARGO_PROFILE_DEV_INCREMENTAL = false
+bench bench-engine bench-operators bench-nexmark: export CARGO_PROFILE_DEV_OPT_LEVEL = 3
+bench bench-engine bench-operators bench-nexmark: export CARGO_PROFILE_DEV_CODEGEN_UNITS = 1
+bench bench-engine bench-operators bench-nexmark: export CARGO_PROFILE_DEV_DEBUG_ASSERTIONS = false
+bench bench-engine bench-operators bench-nexmark: export CARGO_PROFILE_DEV_OVERFLOW_CHECKS = false
+bench bench-engine bench-operators bench-nexmark: export CARGO_PROFILE_DEV_INCREMENTAL = false
 bench-engine: prerequisites
 	cargo bench --locked --workspace --profile dev --bench engine
 
 # BENCH_FLAGS names some of them, such as "operator/join".
 bench-operators: prerequisites
 	cargo bench --locked --workspace --profile dev --bench operators --bench state -- $(BENCH_FLAGS)
+
+# BENCH_FLAGS names some of them, such as "q5 q7 --memory --events 100000".
+bench-nexmark: prerequisites
+	@scripts/kafka fetch
+	cargo bench --locked --workspace --profile dev --bench nexmark -- $(BENCH_FLAGS)
 
 # Millstream beside Kafka Streams on a real broker: BENCH_FLAGS names some of it, such as "json-filter --rounds 1".
 bench: prerequisites

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::cpu::cpu_seconds;
+
 /// Of the state stores of Kafka Streams, in bytes: the size with which it is fastest here.
 const KAFKA_STREAMS_CACHE: &str = "67108864";
 /// A process that takes longer is stuck.
@@ -195,15 +197,4 @@ pub fn tool(class: &str, heap: &str) -> Command {
 
 fn benches() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("benches")
-}
-
-/// CPU time that all threads of a process have used; `None` if it has ended.
-pub fn cpu_seconds(process: u32) -> Option<f64> {
-    /// What `/proc` counts in, on every Linux.
-    const TICKS_A_SECOND: f64 = 100.0;
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The command's name, in brackets, may hold anything. After it come state (3rd field) and, 14th and 15th, the times.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>();
-    (fields[0] != "Z").then_some(ticks / TICKS_A_SECOND)
 }

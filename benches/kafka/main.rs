@@ -27,6 +27,7 @@ mod broker;
 mod java;
 
 mod application;
+mod cpu;
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -35,8 +36,9 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
-use application::{Application, ENGINES, Engine, Process, Until, cpu_seconds, tool};
+use application::{Application, ENGINES, Engine, Process, Until, tool};
 use broker::{Broker, BrokerOptions};
+use cpu::cpu_seconds;
 
 struct Workload {
     name: &'static str,

@@ -4,14 +4,17 @@ use std::path::PathBuf;
 
 use crate::support::{Folder, examples, millstream};
 
-fn topologies() -> Vec<PathBuf> {
-    let folders = std::fs::read_dir(examples()).unwrap();
-    let mut files: Vec<PathBuf> = folders
-        .map(|folder| folder.unwrap().path().join("topology.toml"))
-        .filter(|file| file.exists())
-        .collect();
+/// All of them.
+pub fn topologies() -> Vec<PathBuf> {
+    let inside = |folder: PathBuf| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    // Nexmark has a file for each of its queries.
+    let queries =
+        inside(examples().join("nexmark")).filter(|file| file.extension().is_some_and(|end| end == "toml"));
+    let topologies =
+        inside(examples()).map(|folder| folder.join("topology.toml")).filter(|file| file.exists());
+    let mut files: Vec<PathBuf> = topologies.chain(queries).collect();
     files.sort();
-    assert!(files.len() > 5, "{files:?}");
+    assert!(files.len() > 25, "{files:?}");
     files
 }
 

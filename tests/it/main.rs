@@ -9,6 +9,7 @@ mod examples;
 mod flights;
 mod kafka;
 mod kafka_streams;
+mod nexmark;
 #[path = "../../engine/src/oracle.rs"]
 mod oracle;
 mod own;

@@ -113,8 +113,7 @@ pub fn read_column(data_type: &DataType, json: &str) -> Result<ArrayRef, Fault> 
     builder.finish().map_err(|error| Fault::at(0, error))
 }
 
-/// Makes the keys and values of a source's records from JSON objects by column name. Unknown columns are refused, since
-/// such objects are written by hand.
+/// Makes the keys and values of a source's records from JSON objects by column name.
 #[derive(Debug)]
 pub struct RecordBuilder {
     key: PartBuilder,
@@ -122,11 +121,21 @@ pub struct RecordBuilder {
 }
 
 impl RecordBuilder {
-    /// For the records of a source.
+    /// For the records of a source. Unknown columns are refused, since such objects are written by hand.
     pub fn new(layout: &SourceLayout) -> Result<Self, UnsupportedType> {
+        RecordBuilder::with(layout, UnknownFields::Refuse)
+    }
+
+    /// For the records of a source that come from a file of a whole topic: a value may have columns that the source does not name.
+    pub fn of_file(layout: &SourceLayout) -> Result<Self, UnsupportedType> {
+        RecordBuilder::with(layout, UnknownFields::Skip)
+    }
+
+    fn with(layout: &SourceLayout, unknown: UnknownFields) -> Result<Self, UnsupportedType> {
         Ok(RecordBuilder {
-            key: PartBuilder::new(&layout.key, &layout.key_format, true)?,
-            value: PartBuilder::new(&layout.value, &layout.value_format, false)?,
+            // A part of a key would be another key.
+            key: PartBuilder::new(&layout.key, &layout.key_format, true, UnknownFields::Refuse)?,
+            value: PartBuilder::new(&layout.value, &layout.value_format, false, unknown)?,
         })
     }
 
@@ -170,11 +179,16 @@ enum Writer {
 }
 
 impl PartBuilder {
-    fn new(fields: &[FieldLayout], format: &Format, is_key: bool) -> Result<Self, UnsupportedType> {
+    fn new(
+        fields: &[FieldLayout],
+        format: &Format,
+        is_key: bool,
+        unknown: UnknownFields,
+    ) -> Result<Self, UnsupportedType> {
         let columns = fields.iter().enumerate();
         Ok(PartBuilder {
             columns: ColumnBuilder::all(fields.iter().map(|field| &field.data_type))?,
-            reader: ObjectReader::new(columns.clone(), Names::Columns, UnknownFields::Refuse),
+            reader: ObjectReader::new(columns.clone(), Names::Columns, unknown),
             writer: if is_key {
                 Writer::Key(KeyWriter::new(columns, format))
             } else {

@@ -44,7 +44,7 @@ impl JsonLinesReader {
         Ok(JsonLinesReader {
             path: path.to_owned(),
             input,
-            builder: RecordBuilder::new(layout)?,
+            builder: RecordBuilder::of_file(layout)?,
             decoder: SourceDecoder::new(layout, "")?,
             has_time: layout.time.is_some(),
             line: 0,

@@ -123,6 +123,19 @@ fn json_lines_are_records_as_pipe_reads_them() {
 }
 
 #[test]
+fn values_in_files_may_have_more_than_the_source_names_and_keys_may_not() {
+    let files = Files::new();
+    let line = r#"{"key":{"carrier":"UA"},"value":{"tail":{"n":[1]},"at":2000,"delay":5}}"#;
+    let (records, error) = files.read("f.jsonl", line, &source(Some(1)));
+    assert_eq!((records, error), (vec![RECORDS[1].to_owned()], None));
+    let (_, error) = files.read("f.csv", "tail,carrier,at,delay\nN1,UA,2000,5\n", &source(Some(1)));
+    assert_eq!(error, None);
+    let line = r#"{"key":{"carier":"UA"},"value":{"at":2000}}"#;
+    let (_, error) = files.read("f.jsonl", line, &source(Some(1)));
+    assert!(error.unwrap().contains("found the unknown column `carier`, did you mean `carrier`?"));
+}
+
+#[test]
 fn without_a_time_column_the_file_says_the_timestamp() {
     let files = Files::new();
     let (records, error) = files.read("f.csv", "timestamp,carrier,at,delay\n7,UA,,1\n", &source(None));

@@ -41,6 +41,14 @@ pub(super) struct AsOf {
     /// Of whole rows of the stream.
     codec: RowCodec,
     stream_time: Option<i64>,
+    waiting: Waiting,
+}
+
+/// The rows that wait.
+struct Waiting {
+    grace: i64,
+    /// None of them is older: scans begin here, behind the entries of all that have gone.
+    from: i64,
 }
 
 /// A row of the stream that is joined, and the row that caused it to be.
@@ -51,6 +59,38 @@ struct Due {
     seq: u32,
 }
 
+impl Waiting {
+    /// The rows that have waited until stream time passed them by `grace`.
+    fn take_due(
+        &mut self,
+        over: i64,
+        seq: u32,
+        waited: &mut RowDecoder,
+        due: &mut Vec<Due>,
+        context: &mut Context<'_>,
+    ) -> Result<(), OperatorError> {
+        if self.grace == 0 || over < self.from {
+            return Ok(());
+        }
+        let store = context.store(WAITING);
+        let mut gone = Vec::new();
+        let end = over.saturating_add(1).to_be_bytes();
+        for entry in context.state.scan(store, &self.from.to_be_bytes(), &end)? {
+            let (key, bytes) = entry?;
+            let time = key.first_chunk().map_or(0, |time| i64::from_be_bytes(*time));
+            rows_by_time::each(&bytes, |row| {
+                waited.push(row)?;
+                due.push(Due { row: RowAt::Stored(waited.len() - 1), time, seq });
+                Ok(())
+            })?;
+            gone.push(key.to_vec());
+        }
+        gone.iter().for_each(|key| context.state.delete(store, key));
+        self.from = over.saturating_add(1);
+        Ok(())
+    }
+}
+
 impl AsOf {
     pub fn new(join: Join, history: History) -> Result<Self, OperatorError> {
         Ok(AsOf {
@@ -58,6 +98,7 @@ impl AsOf {
             versions: Versions::new(&join.with, history.history)?,
             codec: RowCodec::new(&join.from.columns)?,
             stream_time: None,
+            waiting: Waiting { grace: history.grace, from: 0 },
             join,
             history,
         })
@@ -94,41 +135,13 @@ impl AsOf {
                 key.extend_from_slice(row_keys.get(row));
                 let store = context.store(WAITING);
                 rows_by_time::append(context.state, store, &key, &bytes)?;
+                self.waiting.from = self.waiting.from.min(time);
             } else {
                 due.push(Due { row: RowAt::Given(row), time, seq });
             }
-            self.take_due(over, seq, &mut waited, &mut due, context)?;
+            self.waiting.take_due(over, seq, &mut waited, &mut due, context)?;
         }
         self.join_due(stream, waited.finish()?, &due, written, context)
-    }
-
-    /// The rows that have waited until stream time passed them by `grace`.
-    fn take_due(
-        &self,
-        over: i64,
-        seq: u32,
-        waited: &mut RowDecoder,
-        due: &mut Vec<Due>,
-        context: &mut Context<'_>,
-    ) -> Result<(), OperatorError> {
-        if self.history.grace == 0 || over < 0 {
-            return Ok(());
-        }
-        let store = context.store(WAITING);
-        let mut gone = Vec::new();
-        let end = over.saturating_add(1).to_be_bytes();
-        for entry in context.state.scan(store, &0i64.to_be_bytes(), &end)? {
-            let (key, bytes) = entry?;
-            let time = key.first_chunk().map_or(0, |time| i64::from_be_bytes(*time));
-            rows_by_time::each(&bytes, |row| {
-                waited.push(row)?;
-                due.push(Due { row: RowAt::Stored(waited.len() - 1), time, seq });
-                Ok(())
-            })?;
-            gone.push(key.to_vec());
-        }
-        gone.iter().for_each(|key| context.state.delete(store, key));
-        Ok(())
     }
 
     fn join_due(
@@ -221,7 +234,7 @@ impl Operator for AsOf {
             Advance::End => i64::MAX - 1,
         };
         let (mut waited, mut due) = (self.codec.decoder()?, Vec::new());
-        self.take_due(over, seq, &mut waited, &mut due, context)?;
+        self.waiting.take_due(over, seq, &mut waited, &mut due, context)?;
         let nothing = Batch::empty(&self.join.from.columns);
         let no_versions = Batch::empty(&self.join.with.columns);
         Ok(vec![self.join_due(&nothing, waited.finish()?, &due, &no_versions, context)?])
@@ -233,5 +246,6 @@ impl Operator for AsOf {
 
     fn reset(&mut self, position: Option<i64>) {
         self.stream_time = position;
+        self.waiting.from = 0;
     }
 }

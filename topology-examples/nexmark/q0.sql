@@ -1,0 +1,1 @@
+select auction, bidder, price, text("dateTime") as "dateTime", extra from bid;
