@@ -251,6 +251,7 @@ fn options() -> Options {
             _ => options.only.push(argument),
         }
     }
+    assert!(options.rounds > 0, "--rounds has to be 1 at least");
     options
 }
 

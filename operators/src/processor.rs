@@ -301,7 +301,7 @@ fn state_key(key: &[u8]) -> Vec<u8> {
     [&[STATE], key].concat()
 }
 
-/// Timers sort by time; the lowest byte string is the earliest.
+/// Sorts by time, also before 1970.
 fn timer_key(time: i64, key: &[u8]) -> Vec<u8> {
     [&[TIMER], (time ^ i64::MIN).to_be_bytes().as_slice(), key].concat()
 }
