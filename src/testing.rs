@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
+use crate::cli::files::{self, Checked};
 use crate::engine::codec::line::Line;
 use crate::engine::driver::cases::run_test;
-use crate::engine::driver::pipe::LineReader;
+use crate::engine::driver::pipe::{LineReader, line_duration};
 use crate::engine::driver::written::LineWriter;
 use crate::engine::driver::{Driver, DriverOptions};
 use crate::engine::plan::Plan;
-use crate::engine::topology::{Tests, Topology, read_with, render};
-use crate::operators::config::parse_duration;
+use crate::engine::topology::{Tests, Topology, render};
 use crate::operators::registry::Registry;
 
 /// What is wrong, in lines for people; `unwrap` shows them as they are.
@@ -58,12 +58,8 @@ pub fn run_tests(registry: &Registry, file: impl AsRef<Path>) -> Result<(), Test
 }
 
 fn read(registry: &Registry, file: &Path) -> Result<(Arc<Topology>, Arc<Plan>), TestError> {
+    let Checked { topology, findings, text } = files::read(file, registry, Tests::Read).map_err(said)?;
     let name = file.display().to_string();
-    let text =
-        std::fs::read_to_string(file).map_err(|error| said(format!("cannot read `{name}`: {error}")))?;
-    let folder = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let environment = |name: &str| std::env::var(name).ok();
-    let (topology, findings) = read_with(registry, &text, folder, &environment, Tests::Read);
     let topology = topology.ok_or_else(|| TestError(render(&findings, &name, &text, false)))?;
     let plan = Plan::new(&topology).map_err(said)?;
     Ok((Arc::new(topology), Arc::new(plan)))
@@ -97,10 +93,7 @@ impl TestDriver {
     /// What is wrong with the line, or the error of the record.
     pub fn pipe(&mut self, line: &Json) -> Result<Vec<Json>, TestError> {
         let text = line.to_string();
-        let duration = |text: &str| {
-            parse_duration(text)
-                .ok_or_else(|| said(format!("`{text}` is not a duration; write one as \"5m\"")))
-        };
+        let duration = |text: &str| line_duration(text).map_err(said);
         let ran = match Line::parse(&text).map_err(said)? {
             Line::Record(record) => {
                 let record = self.reader.record(&record).map_err(said)?;

@@ -410,9 +410,8 @@ impl<'a, 'c, P: Processor> Epoch<'a, 'c, P> {
             if self.running.next_timer > stream_time {
                 return Ok(());
             }
-            let first =
-                timers(self.context.state, self.store, self.running.next_timer)?.first(1)?.into_iter().next();
-            match first {
+            let first = first_timers(self.context.state, self.store, self.running.next_timer, 1)?;
+            match first.into_iter().next() {
                 Some((time, key)) if time <= stream_time => self.timer(time, &key, stream_time, seq)?,
                 later => {
                     self.running.next_timer = later.map_or(i64::MAX, |(time, _)| time);
@@ -527,26 +526,22 @@ fn fits<S>(done: &Done<S>, call: Call<'_>, output: &Schema) -> Result<(), String
     Ok(())
 }
 
-/// Timers, in the order of their times.
-struct Timers<'a>(millstream_state::Scan<'a>);
-
-/// The timers from a time on, before which there are none: there lies what has been deleted, and would be passed over one by one.
-fn timers(state: &mut TaskState, store: StoreId, from: i64) -> Result<Timers<'_>, OperatorError> {
-    Ok(Timers(state.scan(store, &timer_key(from, &[]), &[TIMER + 1])?))
-}
-
-impl Timers<'_> {
-    /// The first `most` of them: time and key.
-    fn first(self, most: usize) -> Result<Vec<(i64, Vec<u8>)>, OperatorError> {
-        let mut found = Vec::new();
-        for entry in self.0.take(most) {
+/// The first `most` timers, in the order of their times: time and key. There are none before `from`; what has been deleted there would
+/// be passed over one by one.
+fn first_timers(
+    state: &mut TaskState,
+    store: StoreId,
+    from: i64,
+    most: usize,
+) -> Result<Vec<(i64, Vec<u8>)>, OperatorError> {
+    let timers = state.scan(store, &timer_key(from, &[]), &[TIMER + 1])?.take(most);
+    timers
+        .map(|entry| {
             let (entry, _) = entry?;
-            let (time, key) =
-                timer_of(&entry).ok_or_else(|| OperatorError::Stored("a timer has no time".to_owned()))?;
-            found.push((time, key.to_vec()));
-        }
-        Ok(found)
-    }
+            let timer = timer_of(&entry).map(|(time, key)| (time, key.to_vec()));
+            timer.ok_or_else(|| OperatorError::Stored("a timer has no time".to_owned()))
+        })
+        .collect()
 }
 
 impl<P: Processor> Operator for Running<P> {
@@ -574,8 +569,8 @@ impl<P: Processor> Operator for Running<P> {
             }
             // All that there are, but not what they set: that would never end.
             Advance::End => {
-                let first = epoch.running.next_timer;
-                let all = timers(epoch.context.state, epoch.store, first)?.first(usize::MAX)?;
+                let from = epoch.running.next_timer;
+                let all = first_timers(epoch.context.state, epoch.store, from, usize::MAX)?;
                 let stream_time = epoch.running.stream_time.unwrap_or_default();
                 for (time, key) in all {
                     epoch.timer(time, &key, stream_time.max(time), seq)?;

@@ -40,9 +40,12 @@ pub fn check(path: &Path, registry: &Registry) -> Result<Checked, Failure> {
 }
 
 fn checked(path: &Path, registry: &Registry, tests: Tests) -> Result<Checked, Failure> {
-    let wrong = |why: String| {
-        Failure::new(Exit::Usage, format!("cannot read the topology `{}`: {why}", path.display()))
-    };
+    read(path, registry, tests).map_err(|message| Failure::new(Exit::Usage, message))
+}
+
+/// As [`check`]; otherwise why the file cannot be read.
+pub fn read(path: &Path, registry: &Registry, tests: Tests) -> Result<Checked, String> {
+    let wrong = |why: String| format!("cannot read the topology `{}`: {why}", path.display());
     let bytes = std::fs::read(path).map_err(|error| {
         let hint = if path.is_dir() { "; name the file, such as `topology.toml` in it" } else { "" };
         wrong(format!("{error}{hint}"))

@@ -9,7 +9,7 @@ mod diff;
 mod explain;
 mod failure;
 mod feed;
-mod files;
+pub(crate) mod files;
 mod interrupt;
 mod new;
 mod numbers;

@@ -121,10 +121,7 @@ struct Pipe<'a> {
 impl Pipe<'_> {
     fn take(&mut self, line: Line<'_>, number: usize, options: &PipeOptions) -> Result<(), PipeError> {
         let wrong = |message: String| PipeError::Line { line: number, message };
-        let duration = |text: &str| {
-            parse_duration(text)
-                .ok_or_else(|| wrong(format!("`{text}` is not a duration; write one as \"5m\" or \"10s\"")))
-        };
+        let duration = |text: &str| line_duration(text).map_err(wrong);
         match line {
             Line::Record(record) => {
                 let record = self.reader.record(&record).map_err(wrong)?;
@@ -184,6 +181,14 @@ impl Pipe<'_> {
             }
         }
     }
+}
+
+/// The milliseconds of a line that moves time.
+///
+/// # Errors
+/// If `text` is no duration.
+pub fn line_duration(text: &str) -> Result<i64, String> {
+    parse_duration(text).ok_or_else(|| format!("`{text}` is not a duration; write one as \"5m\" or \"10s\""))
 }
 
 /// Makes records of lines.

@@ -5,6 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use datafusion_expr::{AggregateUDF, ScalarUDF, Volatility};
 
+use crate::config::is_word;
+
 /// What a function makes of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FunctionKind {
@@ -227,9 +229,7 @@ impl Functions {
     }
 
     fn check_name(&self, name: &str) -> Result<(), FunctionError> {
-        let is_word = name.starts_with(|first: char| first.is_ascii_lowercase())
-            && name.chars().all(|letter| matches!(letter, 'a'..='z' | '0'..='9' | '_'));
-        if !is_word {
+        if !is_word(name) {
             return Err(FunctionError::Name(name.to_owned()));
         }
         match self.lookup(name) {
