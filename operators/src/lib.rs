@@ -49,3 +49,4 @@ pub mod to_table;
 pub mod top;
 mod touched;
 mod versions;
+pub mod waiting;

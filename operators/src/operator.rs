@@ -357,6 +357,12 @@ pub trait Definition: Debug + Send + Sync {
         false
     }
 
+    /// Whether what it reads may wait for the commit: of each key of a table come then the first row before and the last one after,
+    /// and a `delete` of a row that came and went meanwhile. For stages that fail on no row.
+    fn may_wait(&self) -> bool {
+        false
+    }
+
     /// Whether it needs the row that a change replaces (`update-before`) in its input.
     fn needs_before(&self, wanted: &Wanted) -> bool {
         wanted.before

@@ -29,6 +29,8 @@ struct Marks {
     dirty: bool,
     unlogged: bool,
     unwritten: bool,
+    /// Neither the database nor the changelog has the key.
+    new: bool,
 }
 
 #[derive(Default)]
@@ -135,12 +137,31 @@ impl Staged {
         self.table.find(key)
     }
 
+    /// Writes a value for a key that has none.
+    pub(crate) fn write_new(&mut self, key: &[u8], value: &[u8]) {
+        let is_dirty = self.table.find(key).is_some_and(|id| self.table.value(id).marks.dirty);
+        self.write(key, Some(value));
+        if let Some(id) = self.table.find(key).filter(|_| !is_dirty) {
+            self.table.value_mut(id).marks.new = true;
+        }
+    }
+
     pub(crate) fn write(&mut self, key: &[u8], value: Option<&[u8]>) {
         let mut was_dirty = false;
         let id = match self.table.find(key) {
             Some(id) => {
                 was_dirty = self.table.value(id).marks.dirty;
                 self.change(id, value);
+                if value.is_none() && self.table.value(id).marks.new {
+                    // It came and went: nobody has to hear of it.
+                    self.uncharge(id);
+                    let marks = &mut self.table.value_mut(id).marks;
+                    marks.unlogged = false;
+                    // Over nothing the promotion removes it.
+                    marks.dirty = !self.over_database;
+                    self.charge(id);
+                    return;
+                }
                 id
             }
             None => {
@@ -192,7 +213,8 @@ impl Staged {
         if !self.over_database {
             for id in ids {
                 self.change(id, None);
-                self.table.value_mut(id).marks.unlogged = false;
+                let marks = &mut self.table.value_mut(id).marks;
+                (marks.unlogged, marks.new) = (false, false);
             }
             return;
         }
@@ -246,7 +268,9 @@ impl Staged {
         self.end_epoch();
         changelog.reserve(self.unlogged.len());
         for id in self.unlogged.drain(..) {
-            if mem::take(&mut self.table.value_mut(id).marks.unlogged) {
+            let marks = &mut self.table.value_mut(id).marks;
+            if mem::take(&mut marks.unlogged) {
+                marks.new = false;
                 changelog.push(store, self.table.key(id), self.table.value(id).value.as_deref());
                 self.logged += 1;
             }
@@ -276,6 +300,7 @@ impl Staged {
         let mut dirty = mem::take(&mut self.dirty);
         dirty.retain(|&id| {
             let entry = self.table.value_mut(id);
+            entry.marks.new = false;
             if !mem::take(&mut entry.marks.dirty) {
                 return false;
             }

@@ -210,6 +210,13 @@ impl TaskState {
         self.store_mut(store).write(key, Some(value));
     }
 
+    /// Stages a value for a key that is known to have none: if it is deleted again before it has got into the changelog, that
+    /// hears of neither.
+    #[inline]
+    pub fn put_new(&mut self, store: StoreId, key: &[u8], value: &[u8]) {
+        self.store_mut(store).write_new(key, value);
+    }
+
     /// Stages a delete.
     #[inline]
     pub fn delete(&mut self, store: StoreId, key: &[u8]) {

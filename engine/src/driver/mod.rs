@@ -594,7 +594,7 @@ impl Driver {
     fn take_over(&mut self, sub: usize, partition: usize, epoch: Epoch, causes: &[usize], ran: &mut Ran) {
         let cause_of = |seq: u32| causes.get(seq as usize).copied().unwrap_or_default();
         let depth = self.plan.sub_topologies.get(sub).map_or(0, |sub| sub.depth);
-        for OutputRecord { topic, hash, mut record, seq, rank, kind } in epoch.outputs {
+        for OutputRecord { topic, hash, mut record, seq, rank, kind, is_new: _ } in epoch.outputs {
             let cause = cause_of(seq);
             if let (Rank::Repartition(_), Some(&(reader, input))) = (rank, self.readers.get(&*topic)) {
                 let count = self.tasks.get(reader).map_or(1, Vec::len);

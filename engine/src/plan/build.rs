@@ -252,6 +252,7 @@ impl<'a> Graph<'a> {
         }
         let mut plan = Plan { app: topology.app.id.clone(), sub_topologies, globals: self.globals.clone() };
         plan.inherit_idle();
+        plan.decide_waiting();
         Ok(plan)
     }
 
@@ -419,6 +420,7 @@ impl<'a> Graph<'a> {
                 outputs: outputs.collect(),
                 stores: own_stores,
                 borrowed,
+                waits: false,
                 global: of
                     .global
                     .and_then(|name| self.globals.iter().position(|table| table.source.name == name)),
@@ -508,6 +510,18 @@ impl SubTopology {
 }
 
 impl Plan {
+    /// What goes into a topic of a step may wait before it if changes of the step's own output may be folded.
+    fn decide_waiting(&mut self) {
+        let nodes = self.sub_topologies.iter().flat_map(|sub| &sub.nodes);
+        let folded: BTreeSet<String> =
+            nodes.filter(|node| !node.is_stage && node.wanted.fold).map(|node| node.name.clone()).collect();
+        for sub in self.sub_topologies.iter_mut().filter_map(Arc::get_mut) {
+            for node in sub.nodes.iter_mut().filter(|node| node.is_stage && folded.contains(&node.name)) {
+                node.waits = node.definition.may_wait();
+            }
+        }
+    }
+
     /// A repartition topic inherits the largest `idle-after` above it, and none if a source above has none.
     fn inherit_idle(&mut self) {
         let mut known: Vec<Option<i64>> = Vec::new();

@@ -115,6 +115,8 @@ pub struct PlanNode {
     pub stores: Vec<usize>,
     /// Which of `stores` belong to the nodes above and are only read: positions in it.
     pub borrowed: Vec<usize>,
+    /// Whether what it reads waits for the commit.
+    pub waits: bool,
     /// The global table that it looks up: the position in [`Plan::globals`].
     pub global: Option<usize>,
     /// What its consumers want.
@@ -325,14 +327,19 @@ impl SubTopology {
         self.nodes.iter().filter(move |node| node.stores.contains(&store))
     }
 
-    /// The columns of a slot's rows.
-    pub fn slot_columns(&self, slot: usize) -> arrow::datatypes::SchemaRef {
+    /// The rows of a slot.
+    pub fn slot_schema(&self, slot: usize) -> Option<&Schema> {
         let inputs = self.inputs.iter().filter(|input| input.slot == slot).map(|input| match &input.origin {
-            Origin::Source(source) => source.layout.schema.columns.clone(),
-            Origin::Repartition { schema, .. } => schema.columns.clone(),
+            Origin::Source(source) => &source.layout.schema,
+            Origin::Repartition { schema, .. } => schema,
         });
         let outputs = self.nodes.iter().flat_map(|node| &node.outputs).filter(|output| output.slot == slot);
-        let columns = inputs.chain(outputs.map(|output| output.schema.columns.clone())).next();
-        columns.unwrap_or_else(|| Arc::new(arrow::datatypes::Schema::empty()))
+        inputs.chain(outputs.map(|output| &output.schema)).next()
+    }
+
+    /// The columns of a slot's rows.
+    pub fn slot_columns(&self, slot: usize) -> arrow::datatypes::SchemaRef {
+        let schema = self.slot_schema(slot).map(|schema| schema.columns.clone());
+        schema.unwrap_or_else(|| Arc::new(arrow::datatypes::Schema::empty()))
     }
 }

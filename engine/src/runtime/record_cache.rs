@@ -17,8 +17,8 @@ const WRITTEN: usize = usize::MAX;
 /// The newest records of the running transaction by topic and key, of one task.
 #[derive(Default)]
 pub(super) struct RecordCache {
-    /// In the order in which their keys came first.
-    records: Vec<OutputRecord>,
+    /// In the order in which their keys came first; `None`: the row that came has gone again.
+    records: Vec<Option<OutputRecord>>,
     bytes: usize,
     /// Hashes of the transaction's keys, and where their records are.
     places: HashTable<(u64, usize)>,
@@ -42,7 +42,7 @@ impl RecordCache {
         }
         if self.records.len() >= most && self.again < self.came / 4 {
             self.places.iter_mut().for_each(|(_, place)| *place = WRITTEN);
-            now.append(&mut self.records);
+            now.extend(self.records.drain(..).flatten());
             self.bytes = 0;
         }
         now
@@ -51,30 +51,39 @@ impl RecordCache {
     fn put(&mut self, output: OutputRecord) {
         let Self { records, bytes, places, hasher, .. } = self;
         let hash = hasher.hash_one(&output.record.key);
-        let found = places.find_mut(hash, |(other, place)| {
+        let found = places.find_entry(hash, |(other, place)| {
             *other == hash
-                && records
-                    .get(*place)
-                    .is_none_or(|known| known.record.key == output.record.key && known.topic == output.topic)
+                && records.get(*place).and_then(Option::as_ref).is_none_or(|known| {
+                    known.record.key == output.record.key && known.topic == output.topic
+                })
         });
         self.came += 1;
-        self.again += u64::from(found.is_some());
-        *bytes += output.record.bytes();
-        match found {
-            Some((_, place)) => match records.get_mut(*place) {
-                Some(known) => {
-                    *bytes -= known.record.bytes();
-                    *known = output;
-                }
-                None => {
-                    *place = records.len();
-                    records.push(output);
-                }
-            },
-            None => {
+        self.again += u64::from(found.is_ok());
+        let mut found = match found {
+            Ok(found) => found,
+            Err(_) => {
+                *bytes += output.record.bytes();
                 places.insert_unique(hash, (hash, records.len()), |(hash, _)| *hash);
-                records.push(output);
+                records.push(Some(output));
+                return;
             }
+        };
+        let Some(slot) = records.get_mut(found.get().1) else {
+            *bytes += output.record.bytes();
+            found.get_mut().1 = records.len();
+            records.push(Some(OutputRecord { is_new: false, ..output }));
+            return;
+        };
+        let Some(known) = slot else { return };
+        *bytes -= known.record.bytes();
+        // Another table may write the same keys.
+        let is_new = known.is_new && known.rank == output.rank;
+        if is_new && output.record.value.is_none() {
+            *slot = None;
+            found.remove();
+        } else {
+            *bytes += output.record.bytes();
+            *known = OutputRecord { is_new, ..output };
         }
     }
 
@@ -82,7 +91,7 @@ impl RecordCache {
     pub fn take(&mut self) -> Vec<OutputRecord> {
         self.places.clear();
         self.bytes = 0;
-        std::mem::take(&mut self.records)
+        self.records.drain(..).flatten().collect()
     }
 
     /// What the waiting records occupy in memory, about.
@@ -107,7 +116,8 @@ mod tests {
             headers: Vec::new(),
             offset: -1,
         };
-        OutputRecord { topic: Arc::from(topic), hash: None, record, seq: value, rank: Rank::Sink(0), kind }
+        let rank = Rank::Sink(0);
+        OutputRecord { topic: Arc::from(topic), hash: None, record, seq: value, rank, kind, is_new: false }
     }
 
     fn table(topic: &str, key: &str, value: u32) -> OutputRecord {
@@ -129,6 +139,28 @@ mod tests {
         assert_eq!((cache.bytes(), cache.take().len()), (0, 0));
         cache.keep(vec![table("a", "x", 5)], 100);
         assert_eq!(seqs(&cache.take()), [5], "a new transaction writes it again");
+    }
+
+    #[test]
+    fn a_row_that_comes_and_goes_within_a_transaction_is_not_written() {
+        let new = |key| OutputRecord { is_new: true, ..table("a", key, 0) };
+        let gone = |key| {
+            let mut gone = table("a", key, 1);
+            gone.record.value = None;
+            gone
+        };
+        let mut cache = RecordCache::default();
+        cache.keep(vec![new("x"), table("a", "y", 2), table("a", "x", 3), gone("x"), gone("y")], 100);
+        assert_eq!(seqs(&cache.take()), [1], "y had a row before");
+        cache.keep(vec![new("x"), gone("x"), new("x")], 100);
+        assert_eq!(seqs(&cache.take()), [0]);
+        let other = OutputRecord { rank: Rank::Sink(1), ..table("a", "x", 2) };
+        cache.keep(vec![new("x"), other, gone("x")], 100);
+        assert_eq!(seqs(&cache.take()), [1], "it may be the row of another table");
+        let mut cache = RecordCache::default();
+        assert_eq!(cache.keep(["a", "b", "c", "x"].map(new).to_vec(), 1).len(), 4);
+        cache.keep(vec![gone("x")], 100);
+        assert_eq!(seqs(&cache.take()), [1], "it has been written already");
     }
 
     #[test]

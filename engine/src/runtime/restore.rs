@@ -113,7 +113,11 @@ impl Opening<'_> {
             self.shared.globals.clone(),
             fold,
         );
-        let task = task.map_err(|error| RuntimeError::Task { task: name.clone(), error })?;
+        let failed = |error| RuntimeError::Task { task: name.clone(), error };
+        let mut task = task.map_err(failed)?;
+        if fold {
+            task.let_rows_wait().map_err(failed)?;
+        }
         let committed = committed.first().map(|committed| committed.id);
         Ok(Some(OpenTask { id: *id, name, task, committed, _place: place }))
     }

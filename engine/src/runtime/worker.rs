@@ -94,7 +94,10 @@ pub(super) struct Worker {
     output: Output,
     tasks: Vec<Running>,
     consumer: Option<(Arc<dyn GroupMember>, GroupMetadata)>,
+    /// From when the time until the next commit counts.
     committed_at: Instant,
+    /// Whether there has been nothing to do since the last commit.
+    has_idled: bool,
     producer_bytes: Share,
     memory_counted: Instant,
 }
@@ -134,6 +137,7 @@ impl Worker {
             tasks: Vec::new(),
             consumer: None,
             committed_at: clock::instant(),
+            has_idled: true,
             producer_bytes,
             memory_counted: clock::instant(),
         })
@@ -184,6 +188,7 @@ impl Worker {
             self.output.producer.poll(Duration::ZERO);
             return Ok(true);
         }
+        self.has_idled = true;
         let pause = self.pause();
         threads::wait_for_either(&self.commands, &self.wake, pause);
         let _ = self.wake.try_recv();
@@ -276,17 +281,41 @@ impl Worker {
         let now = clock::now();
         running.last_input = now;
         running.followed = now;
-        let order = order_topic().filter(|_| task.sub_topology().inputs.len() > 1);
-        let order = order.map(|topic| (topic, name.clone(), in_order(&records)));
+        let order = order_topic().map(|topic| (topic, in_order(&records)));
         let epoch = task.process(records, now).map_err(failed)?;
         fail_point("epoch-processed");
-        if let Some((topic, task, order)) = order {
-            self.output.begin()?;
-            let (handle, _) = self.output.topic(&topic)?;
-            self.output.enqueue(handle, 0, Some(task.as_bytes()), Some(order.as_bytes()), now, &[])?;
+        if let Some((topic, order)) = order {
+            self.say_order(position, &topic, &order)?;
         }
         self.take_over(position, epoch)?;
         Ok(true)
+    }
+
+    /// Writes what waits for the commit.
+    fn send_waiting(&mut self) -> Result<(), Trouble> {
+        for position in 0..self.tasks.len() {
+            let Some(running) = self.tasks.get_mut(position) else { continue };
+            let epoch = running.open.task.send_waiting();
+            if let Some(epoch) = epoch.map_err(|error| failed(&running.open.name, error))? {
+                if let Some(topic) = order_topic() {
+                    self.say_order(position, &topic, SENT)?;
+                }
+                self.take_over(position, epoch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says in which order a task takes its records, and when it sends what has waited.
+    fn say_order(&mut self, position: usize, topic: &Arc<str>, order: &str) -> Result<(), Trouble> {
+        let Some(running) = self.tasks.get(position) else { return Ok(()) };
+        if running.open.task.sub_topology().inputs.len() > 1 {
+            self.output.begin()?;
+            let (handle, _) = self.output.topic(topic)?;
+            let task = running.open.name.as_bytes();
+            self.output.enqueue(handle, 0, Some(task), Some(order.as_bytes()), clock::now(), &[])?;
+        }
+        Ok(())
     }
 
     /// Writes what an epoch of a task gave. If it was stopped everything before that is committed, and the run is over.
@@ -398,6 +427,7 @@ impl Worker {
         };
         fail_point("committing");
         self.output.begin()?;
+        self.send_waiting()?;
         self.output.id.number += 1;
         let id = self.output.id;
         let mut commits = Vec::new();
@@ -452,11 +482,11 @@ impl Worker {
         self.shared.committed(&offsets);
         self.shared.metrics.committed(clock::since(start));
         self.flush_stores()?;
-        // The time until the next commit counts from the beginning of this one: so long may a result wait. A part of it is for
-        // processing, however long the brokers take.
-        let processing = self.shared.settings.commit_every / 2;
-        self.committed_at =
-            clock::instant().checked_sub(processing).map_or(start, |latest| start.max(latest));
+        // The time until the next commit counts from the beginning of this one: so long may a result wait. Who never has nothing to
+        // do has it wait longer in the queue: the less often it commits, the sooner.
+        if !std::mem::take(&mut self.has_idled) {
+            self.committed_at = clock::instant();
+        }
         looked_ahead
     }
 
@@ -510,6 +540,9 @@ fn moved(offsets: &[OffsetAndMetadata], consumer: &dyn GroupMember) -> bool {
 fn failed(task: &str, error: TaskError) -> Trouble {
     RuntimeError::Task { task: task.to_owned(), error }.into()
 }
+
+/// What stands among the records of a task where it has sent what waited.
+const SENT: &str = "sent";
 
 /// The topic in which tasks with several inputs have to say in which order they take their records, in the transaction that has
 /// their results: what these should be depends on it. Tests set it by `MILLSTREAM_ORDER_TOPIC`; builds without debug assertions

@@ -20,6 +20,7 @@ use millstream_operators::diagnostic::Code;
 use millstream_operators::operator::{Advance, Context, DropReason, Operator, OperatorError, Wanted};
 use millstream_operators::row::{RowCodec, RowDecoder};
 use millstream_operators::schema::Kind;
+use millstream_operators::waiting::Waiting;
 use millstream_state::{Changelog, Checkpoint, StateError, StoreId, StoreSpec, TaskState};
 
 use self::output::{OutputWriter, dead_letter};
@@ -145,6 +146,9 @@ pub struct Commit {
 /// Key and value of an entry of a store.
 pub type StoreEntry = (Vec<u8>, Vec<u8>);
 
+/// Rows that have waited, by node and its input.
+type Waited = BTreeMap<(usize, usize), Batch>;
+
 /// How many rows went through a step.
 #[derive(Clone, Debug, Default)]
 pub struct NodeCounters {
@@ -208,6 +212,8 @@ pub struct Task {
     offsets: Vec<i64>,
     counters: Vec<NodeCounters>,
     taps: Vec<usize>,
+    /// The rows that wait for the commit, by node and its input.
+    waiting: BTreeMap<(usize, usize), Waiting>,
 }
 
 /// An error of a row, before it is known what it does to the record.
@@ -229,6 +235,8 @@ struct Pass {
     counters: Vec<NodeCounters>,
     largest_time: Option<i64>,
     scored: Vec<Scored>,
+    /// Rows that are to wait, by node and its input.
+    put_off: Vec<((usize, usize), Batch)>,
 }
 
 impl Task {
@@ -281,6 +289,7 @@ impl Task {
             offsets,
             counters,
             taps: Vec::new(),
+            waiting: BTreeMap::new(),
         };
         let mut positions: BTreeMap<String, i64> = BTreeMap::new();
         for bytes in metadata.iter().filter(|bytes| !bytes.is_empty()) {
@@ -293,6 +302,18 @@ impl Task {
         }
         task.reset(&positions);
         Ok(task)
+    }
+
+    /// Lets rows wait, where they may, until [`send_waiting`](Self::send_waiting) is called, before each commit.
+    pub fn let_rows_wait(&mut self) -> Result<(), TaskError> {
+        for (number, node) in self.sub.nodes.iter().enumerate().filter(|(_, node)| node.waits) {
+            for (input, slot) in node.inputs.iter().enumerate() {
+                if let Some(schema) = self.sub.slot_schema(*slot) {
+                    self.waiting.insert((number, input), Waiting::new(schema)?);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The largest stream time of its operators.
@@ -365,8 +386,7 @@ impl Task {
     /// Stream time goes on without a record. An error that must stop the process leaves it where it was.
     pub fn advance(&mut self, to: Advance) -> Result<Epoch, TaskError> {
         let before = self.positions();
-        let slots = (0..self.sub.slots).map(|_| None).collect();
-        let pass = self.run(slots, Some(to))?;
+        let pass = self.run(self.no_rows(), Some(to), Waited::new())?;
         let fatal = pass.failures.iter().find(|failure| failure.on_error == OnError::Fail);
         let Some(fatal) = fatal else {
             return self.finish(Vec::new(), pass, None);
@@ -377,6 +397,29 @@ impl Task {
         self.finish(Vec::new(), Pass::default(), Some(stopped))
     }
 
+    /// Processes the rows that wait; `None`: there are none.
+    pub fn send_waiting(&mut self) -> Result<Option<Epoch>, TaskError> {
+        let mut sent = Waited::new();
+        for (place, waiting) in &mut self.waiting {
+            if !waiting.is_empty() {
+                sent.insert(*place, waiting.take()?);
+            }
+        }
+        if sent.is_empty() {
+            return Ok(None);
+        }
+        let pass = self.run(self.no_rows(), None, sent)?;
+        if let Some(Failure { node, message, .. }) = pass.failures.first() {
+            let error = OperatorError::Internal(format!("a row that has waited failed: {message}"));
+            return Err(TaskError::Operator { node: node.clone(), error });
+        }
+        self.finish(Vec::new(), pass, None).map(Some)
+    }
+
+    fn no_rows(&self) -> Vec<Option<Batch>> {
+        (0..self.sub.slots).map(|_| None).collect()
+    }
+
     fn finish(
         &mut self,
         records: Vec<(usize, Record)>,
@@ -384,6 +427,11 @@ impl Task {
         stopped: Option<RecordError>,
     ) -> Result<Epoch, TaskError> {
         self.state.end_epoch();
+        for (place, rows) in pass.put_off.drain(..) {
+            if let Some(waiting) = self.waiting.get_mut(&place) {
+                waiting.push(rows)?;
+            }
+        }
         let processed = records.len();
         for (input, record) in &records {
             if let Some(offset) = self.offsets.get_mut(*input) {
@@ -443,7 +491,7 @@ impl Task {
 
     /// Decodes the records and runs the graph over them.
     fn pass(&mut self, records: &[(usize, Record)], now: i64) -> Result<Pass, TaskError> {
-        let mut slots: Vec<Option<Batch>> = (0..self.sub.slots).map(|_| None).collect();
+        let mut slots = self.no_rows();
         let mut failures = Vec::new();
         let mut largest_time = None;
         for (number, (input, reader)) in self.sub.inputs.iter().zip(&mut self.readers).enumerate() {
@@ -468,13 +516,18 @@ impl Task {
                 Failure::new(seq, &input.node, code, message, on_error, topic)
             }));
         }
-        let mut pass = self.run(slots, None)?;
+        let mut pass = self.run(slots, None, Waited::new())?;
         failures.append(&mut pass.failures);
         Ok(Pass { failures, largest_time, ..pass })
     }
 
-    /// Runs every node over what is in its slots, then lets stream time go on.
-    fn run(&mut self, mut slots: Vec<Option<Batch>>, advance: Option<Advance>) -> Result<Pass, TaskError> {
+    /// Runs every node over what is in its slots and what of its inputs has waited, then lets stream time go on.
+    fn run(
+        &mut self,
+        mut slots: Vec<Option<Batch>>,
+        advance: Option<Advance>,
+        mut waited: Waited,
+    ) -> Result<Pass, TaskError> {
         let mut pass = Pass::default();
         // The whole pass sees a global table as it is now.
         let read = |table| Some((table, self.globals.read(table)?));
@@ -484,11 +537,12 @@ impl Task {
             let filled = |slot: &usize| {
                 slots.get(*slot).is_some_and(|batch| batch.as_ref().is_some_and(|b| !b.is_empty()))
             };
-            if advance.is_none() && !node.inputs.iter().any(filled) {
+            let has_waited = waited.keys().any(|(node, _)| *node == number);
+            if advance.is_none() && !has_waited && !node.inputs.iter().any(filled) {
                 pass.counters.push(counted);
                 continue;
             }
-            let inputs: Vec<Batch> = node
+            let mut inputs: Vec<Batch> = node
                 .inputs
                 .iter()
                 .map(|slot| match slots.get(*slot) {
@@ -496,6 +550,15 @@ impl Task {
                     _ => Batch::empty(&self.sub.slot_columns(*slot)),
                 })
                 .collect();
+            for place in self.waiting.keys().filter(|(node, _)| *node == number) {
+                if let Some(input) = inputs.get_mut(place.1) {
+                    let none = Batch::empty(&input.rows.schema());
+                    let arrived = std::mem::replace(input, waited.remove(place).unwrap_or(none));
+                    if !arrived.is_empty() {
+                        pass.put_off.push((*place, arrived));
+                    }
+                }
+            }
             counted.rows_in = inputs.iter().map(|batch| batch.len() as u64).sum();
             let (Some(operator), Some(stores)) = (self.operators.get_mut(number), self.stores.get(number))
             else {
@@ -630,9 +693,10 @@ impl Task {
         self.state.close()
     }
 
-    /// Bytes of writes that are not committed.
+    /// Bytes of writes that are not committed, and of rows that wait.
     pub fn staged_bytes(&self) -> usize {
-        self.state.staged_bytes()
+        let waiting = self.waiting.values().map(Waiting::bytes);
+        self.state.staged_bytes() + waiting.sum::<usize>()
     }
 
     /// Bytes of what the stores keep in memory of what is committed.

@@ -44,6 +44,8 @@ pub struct OutputRecord {
     pub rank: Rank,
     /// Whether it is a change of a table.
     pub kind: Kind,
+    /// Whether the table had no row of this key.
+    pub is_new: bool,
 }
 
 impl OutputRecord {
@@ -195,6 +197,7 @@ impl OutputWriter {
                         seq: *seq,
                         rank: self.rank,
                         kind: Kind::Stream,
+                        is_new: false,
                     });
                 }
                 Ok(errors)
@@ -283,6 +286,7 @@ fn write_sink(
             seq: *seq,
             rank,
             kind,
+            is_new: kind == Kind::Table && batch.kind(row) == RowKind::Insert,
         });
     }
     let seq_of = |row: usize| batch.seq.get(row).copied().unwrap_or_default();
@@ -381,6 +385,7 @@ pub(super) fn dead_letter(topic: Arc<str>, record: &Record, error: &RecordError)
         seq: error.seq,
         rank: Rank::DeadLetter,
         kind: Kind::Stream,
+        is_new: false,
     }
 }
 

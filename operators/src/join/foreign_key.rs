@@ -167,6 +167,11 @@ impl ForeignKey {
         vec![("kind", self.join.kind.name().to_owned()), ("foreign key", keys.join(", "))]
     }
 
+    /// Whether no change can fail, so that one that nobody sees could not have either.
+    fn cannot_fail(&self) -> bool {
+        self.keys.iter().all(Expression::cannot_fail) && self.join.cannot_fail() && self.max_matches.is_none()
+    }
+
     fn is_left(&self) -> bool {
         self.join.kind == JoinKind::Left
     }
@@ -190,6 +195,10 @@ struct Subscribe(Arc<ForeignKey>);
 impl Definition for Subscribe {
     fn facts(&self) -> Vec<(&'static str, String)> {
         self.0.facts()
+    }
+
+    fn may_wait(&self) -> bool {
+        self.0.cannot_fail()
     }
 
     fn needs_before(&self, _: &Wanted) -> bool {
@@ -337,6 +346,10 @@ impl Definition for Answer {
         self.0.facts()
     }
 
+    fn may_wait(&self) -> bool {
+        self.0.cannot_fail()
+    }
+
     fn needs_before(&self, _: &Wanted) -> bool {
         false
     }
@@ -420,8 +433,9 @@ impl Answerer {
         let mut read = self.subscriber_keys.decoder()?;
         let (mut store_key, mut value) = (Vec::new(), Vec::new());
         let store = context.store(SUBSCRIPTIONS);
-        for (seq, side, row) in in_order([subscriptions, changes]) {
-            if side == WITH {
+        // Where both have waited the changes come first: who subscribes then gets the newest row, and gets it once.
+        for (seq, side, row) in in_order([changes, subscriptions]) {
+            if side == 0 {
                 if changes.kind(row) == RowKind::UpdateBefore {
                     continue;
                 }

@@ -20,6 +20,8 @@ type Logged = (StoreId, Vec<u8>, Option<Vec<u8>>);
 #[derive(Clone, Debug)]
 enum Op {
     Put(usize, Vec<u8>, Vec<u8>),
+    /// If there is no such key.
+    PutNew(usize, Vec<u8>, Vec<u8>),
     Delete(usize, Vec<u8>),
     Expire(usize, Vec<u8>, Vec<u8>),
     Get(usize, Vec<u8>),
@@ -46,7 +48,8 @@ fn op() -> impl Strategy<Value = Op> {
     let store = 0..STORES;
     let value = prop_oneof![vec(any::<u8>(), 0..4), vec(any::<u8>(), 20..26)];
     prop_oneof![
-        12 => (store.clone(), key(), value).prop_map(|(s, k, v)| Op::Put(s, k, v)),
+        8 => (store.clone(), key(), value.clone()).prop_map(|(s, k, v)| Op::Put(s, k, v)),
+        4 => (store.clone(), key(), value).prop_map(|(s, k, v)| Op::PutNew(s, k, v)),
         4 => (store.clone(), key()).prop_map(|(s, k)| Op::Delete(s, k)),
         3 => (store.clone(), key(), key()).prop_map(|(s, a, b)| Op::Expire(s, a, b)),
         4 => (store.clone(), key()).prop_map(|(s, k)| Op::Get(s, k)),
@@ -66,6 +69,9 @@ fn op() -> impl Strategy<Value = Op> {
 struct Level {
     stores: [Map; STORES],
     unlogged: [BTreeSet<Vec<u8>>; STORES],
+    /// The keys that were written since the promotion, and those of them that were new and are not in the changelog.
+    written: [BTreeSet<Vec<u8>>; STORES],
+    new: [BTreeSet<Vec<u8>>; STORES],
 }
 
 #[derive(Default)]
@@ -87,17 +93,39 @@ impl Model {
     fn put(&mut self, store: usize, key: &[u8], value: &[u8]) {
         self.now.stores[store].insert(key.to_vec(), value.to_vec());
         self.now.unlogged[store].insert(key.to_vec());
+        self.now.written[store].insert(key.to_vec());
+    }
+
+    fn may_be_new(&self, store: usize, key: &[u8]) -> bool {
+        let expired = |(of, from, to): &(usize, Vec<u8>, Vec<u8>)| {
+            *of == store && from.as_slice() <= key && key < to.as_slice()
+        };
+        !self.now.stores[store].contains_key(key) && !self.expired.iter().any(expired)
+    }
+
+    fn put_new(&mut self, store: usize, key: &[u8], value: &[u8]) {
+        if !self.now.written[store].contains(key) {
+            self.now.new[store].insert(key.to_vec());
+        }
+        self.put(store, key, value);
     }
 
     fn delete(&mut self, store: usize, key: &[u8]) {
         self.now.stores[store].remove(key);
-        self.now.unlogged[store].insert(key.to_vec());
+        if self.now.new[store].contains(key) {
+            self.now.unlogged[store].remove(key);
+        } else {
+            self.now.unlogged[store].insert(key.to_vec());
+            self.now.written[store].insert(key.to_vec());
+        }
     }
 
     fn expire(&mut self, store: usize, from: &[u8], to: &[u8]) {
         let inside = |key: &[u8]| from <= key && key < to;
         self.now.stores[store].retain(|key, _| !inside(key));
-        self.now.unlogged[store].retain(|key| !inside(key));
+        for keys in [&mut self.now.unlogged, &mut self.now.new] {
+            keys[store].retain(|key| !inside(key));
+        }
         self.expired.push((store, from.to_vec(), to.to_vec()));
     }
 
@@ -106,6 +134,7 @@ impl Model {
         for store in 0..STORES {
             for key in std::mem::take(&mut self.now.unlogged[store]) {
                 let value = self.now.stores[store].get(&key).cloned();
+                self.now.new[store].remove(&key);
                 records.push((StoreId(store), key, value));
             }
         }
@@ -134,6 +163,8 @@ impl Model {
 
     fn promote(&mut self) -> Checkpoint {
         self.committed.append(&mut self.uncommitted);
+        (self.now.written, self.now.new) = Default::default();
+        self.kept = self.now.clone();
         self.promoted = self.now.clone();
         self.history.push(self.committed.len());
         checkpoint(self.history.len() as i64, STORES)
@@ -227,6 +258,12 @@ fn run(place: &Place, ops: &[Op]) {
             Op::Put(store, key, value) => {
                 state.put(StoreId(*store), key, value);
                 model.put(*store, key, value);
+            }
+            Op::PutNew(store, key, value) => {
+                if model.may_be_new(*store, key) {
+                    state.put_new(StoreId(*store), key, value);
+                    model.put_new(*store, key, value);
+                }
             }
             Op::Delete(store, key) => {
                 state.delete(StoreId(*store), key);

@@ -66,7 +66,7 @@ impl Cluster for Brokers<'_> {
         self.records(partition, offset)
     }
 
-    fn order(&self, task: &str) -> Vec<(usize, i64)> {
+    fn order(&self, task: &str) -> Vec<oracle::Step> {
         oracle::order_of(task, &self.records(&(self.application.topic(ORDER), 0), 0))
     }
 }

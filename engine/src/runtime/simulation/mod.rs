@@ -173,12 +173,16 @@ const TOPOLOGIES: [&str; 7] = [
     topic = "owners"
     key   = { owner = "string" }
     value = { amount = "int64" }
+    [steps.named]
+    op      = "select"
+    from    = "limits"
+    columns = { amount = "amount", owner = "concat('card-', cast(amount % 5 as string))" }
     [steps.owned]
     op          = "join"
-    from        = { node = "limits", as = "l" }
+    from        = { node = "named", as = "l" }
     with        = { node = "owners", as = "o" }
     kind        = "left"
-    foreign-key = "concat('card-', cast(l.amount % 5 as string))"
+    foreign-key = "l.owner"
     columns     = { allowed = "l.amount", owned = "o.amount" }
     [sinks.owned_limits]
     from  = "owned"

@@ -41,7 +41,7 @@ impl Cluster for World {
         self.log(partition).map_or_else(Vec::new, |log| records(log.committed(offset)))
     }
 
-    fn order(&self, task: &str) -> Vec<(usize, i64)> {
+    fn order(&self, task: &str) -> Vec<oracle::Step> {
         oracle::order_of(task, &self.all_committed(&(super::ORDER.to_owned(), 0)))
     }
 }
