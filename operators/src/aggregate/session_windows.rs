@@ -53,13 +53,14 @@ enum Starts {
 const MOST: usize = 1 << 20;
 
 impl Starts {
-    fn insert(&mut self, key: &[u8], start: i64) {
-        if let Starts::Known(starts) = self {
-            starts.insert((hash_bytes(key), start));
-            if starts.len() > MOST {
-                *self = Starts::TooMany;
-            }
+    /// Says whether the store is known to have had no such session.
+    fn insert(&mut self, key: &[u8], start: i64) -> bool {
+        let Starts::Known(starts) = self else { return false };
+        let is_new = starts.insert((hash_bytes(key), start));
+        if starts.len() > MOST {
+            *self = Starts::TooMany;
         }
+        is_new
     }
 
     fn remove(&mut self, key: &[u8], start: i64) {
@@ -374,24 +375,36 @@ impl SessionWindows {
                 }
             }
         }
-        let is_new = found.last().is_none_or(|earliest| earliest.start != start);
+        let is_new = found.is_empty();
+        let has_moved = found.last().is_some_and(|earliest| earliest.start != start);
         sessions.splice(touched, [session]);
-        if is_new {
+        if is_new || has_moved {
             let key: Box<[u8]> = epoch.keys.get(key).into();
-            self.index(end, start, key, epoch, context);
+            self.index((end, start, key), is_new, epoch, context);
         }
         Ok(Ok(true))
     }
 
-    /// Puts a session into the index.
-    fn index(&mut self, time: i64, start: i64, key: Box<[u8]>, epoch: &mut Epoch, context: &mut Context<'_>) {
+    /// Puts a session into the index: its end, start and key. Where a new one touches no other the index has no such entry: that would be
+    /// of one that it touches, or that is closed.
+    fn index(
+        &mut self,
+        (time, start, key): (i64, i64, Box<[u8]>),
+        is_new: bool,
+        epoch: &mut Epoch,
+        context: &mut Context<'_>,
+    ) {
         if time < epoch.due_until {
             // It may take the place of another session's, which the store still has.
             let due = epoch.due.entry((time, key)).or_insert(Due { start, is_stored: false });
             due.start = start;
         } else {
             self.earliest = self.earliest.map(|earliest| earliest.min(time));
-            context.state.put(context.store(0), &index_key(time, &key), &start.to_be_bytes());
+            let (store, index_key) = (context.store(0), index_key(time, &key));
+            match is_new {
+                true => context.state.put_new(store, &index_key, &start.to_be_bytes()),
+                false => context.state.put(store, &index_key, &start.to_be_bytes()),
+            }
         }
     }
 
@@ -442,8 +455,10 @@ impl SessionWindows {
             for session in sessions.iter().filter(|session| session.dirty) {
                 group_key(&mut store_key, key, session.start);
                 encode(&self.aggregate.plan, &session.entry, &mut aggregates, &mut bytes);
-                context.state.put(store, &store_key, &bytes);
-                self.starts.insert(key, session.start);
+                match self.starts.insert(key, session.start) {
+                    true => context.state.put_new(store, &store_key, &bytes),
+                    false => context.state.put(store, &store_key, &bytes),
+                }
             }
         }
     }
@@ -518,7 +533,7 @@ impl SessionWindows {
                 && let Some(end) = sessions.get(place).map(Session::end)
             {
                 if end >= until {
-                    self.index(end, start, key, epoch, context);
+                    self.index((end, start, key), false, epoch, context);
                     continue;
                 }
                 // If the store holds it, it is deleted when the epoch is written.
@@ -534,7 +549,7 @@ impl SessionWindows {
             match epoch.others.get(store_key.as_slice()).map(|entry| entry.time) {
                 // It has become a part of another one.
                 None => self.starts.remove(&key, start),
-                Some(end) if end >= until => self.index(end, start, key, epoch, context),
+                Some(end) if end >= until => self.index((end, start, key), false, epoch, context),
                 Some(_) => {
                     context.state.delete(store, &store_key);
                     self.starts.remove(&key, start);
