@@ -45,6 +45,10 @@ const FULL: Duration = Duration::from_millis(20);
 /// The stores of a task are flushed at least this often, since nothing else bounds what a crash has to restore.
 const FLUSH_EVERY: Duration = Duration::from_secs(30);
 
+/// How often there is a commit while there is a backlog, unless it is to be less often anyway. Each record waits for those before it
+/// then, and they are done the sooner the fewer commits there are.
+const COMMIT_BACKLOG_EVERY: Duration = Duration::from_millis(500);
+
 /// How many records of a task, to changelogs or of tables, are written at once ahead of the commit.
 const AHEAD_AT_ONCE: usize = 1000;
 
@@ -96,7 +100,7 @@ pub(super) struct Worker {
     consumer: Option<(Arc<dyn GroupMember>, GroupMetadata)>,
     /// From when the time until the next commit counts.
     committed_at: Instant,
-    /// Whether there has been nothing to do since the last commit.
+    /// Whether there has been nothing to do at some time since the last commit.
     has_idled: bool,
     producer_bytes: Share,
     memory_counted: Instant,
@@ -397,7 +401,9 @@ impl Worker {
             return false;
         }
         let staged: usize = self.tasks.iter().map(Running::staged_bytes).sum();
-        clock::since(self.committed_at) >= self.shared.settings.commit_every
+        let every = self.shared.settings.commit_every;
+        let every = if self.has_idled { every } else { every.max(COMMIT_BACKLOG_EVERY) };
+        clock::since(self.committed_at) >= every
             || staged > self.shared.staged_bytes_per_worker()
     }
 
@@ -419,6 +425,7 @@ impl Worker {
     fn commit(&mut self) -> Result<(), Trouble> {
         let start = clock::instant();
         self.committed_at = start;
+        self.has_idled = false;
         if !self.tasks.iter().any(|running| running.dirty) {
             return Ok(());
         }
@@ -482,11 +489,11 @@ impl Worker {
         self.shared.committed(&offsets);
         self.shared.metrics.committed(clock::since(start));
         self.flush_stores()?;
-        // The time until the next commit counts from the beginning of this one: so long may a result wait. Who never has nothing to
-        // do has it wait longer in the queue: the less often it commits, the sooner.
-        if !std::mem::take(&mut self.has_idled) {
-            self.committed_at = clock::instant();
-        }
+        // The time until the next commit counts from the beginning of this one: so long may a result wait. A part of it is for
+        // processing, however long the brokers take.
+        let processing = self.shared.settings.commit_every / 2;
+        self.committed_at =
+            clock::instant().checked_sub(processing).map_or(start, |latest| start.max(latest));
         looked_ahead
     }
 
