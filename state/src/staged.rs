@@ -74,7 +74,8 @@ pub(crate) struct Staged {
     hand: SlotId,
     /// Whether anybody has asked for a single key.
     asked: AtomicBool,
-    /// How many writes the changelog got, and how many keys were written again before the promotion that it had got already.
+    /// How many writes the changelog got, and how many keys were written again, or expired, before the promotion that it had got
+    /// already.
     logged: u64,
     logged_in_vain: u64,
 }
@@ -219,6 +220,8 @@ impl Staged {
             return;
         }
         for id in ids {
+            let marks = self.table.value(id).marks;
+            self.logged_in_vain += u64::from(marks.dirty && !marks.unlogged);
             self.uncharge(id);
             self.table.unlink(id);
             self.undo.push(Undo::Unlinked(id));
@@ -278,7 +281,7 @@ impl Staged {
     }
 
     /// Whether the changelog may get about `writes` writes, ahead of the commit: there are as many, and hardly any key is written
-    /// again between two promotions.
+    /// again, or expires, between two promotions.
     pub(crate) fn may_be_logged_early(&self, writes: usize) -> bool {
         self.unlogged.len() >= writes && self.logged_in_vain <= self.logged / 4
     }
