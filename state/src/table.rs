@@ -2,7 +2,8 @@
 //!
 //! Points are the hot path and cost one hash lookup. The order of the keys is a second index, which range accesses bring up
 //! to date: what is added and removed between two of them never gets there, so a store that is scanned now and then
-//! hardly pays for its order, and one that is never scanned not at all.
+//! hardly pays for its order, and one that is never scanned not at all. Neither do keys that begin with another byte than those that
+//! are scanned: that of an index, say.
 //! An entry has a stable number, its *slot*, under which others (undo log, list of dirty entries) refer to it.
 
 use std::{
@@ -20,6 +21,8 @@ pub(crate) type SlotId = u32;
 
 /// The linked slots by key: all of them are in one of the two.
 struct Order {
+    /// With which byte their keys begin; `None`: with any.
+    first: Option<u8>,
     sorted: BTreeMap<SmallBytes, SlotId>,
     /// Linked since the last range access, and perhaps no longer.
     fresh: Vec<SlotId>,
@@ -36,8 +39,8 @@ pub(crate) struct Table<T> {
     free: Vec<SlotId>,
     /// Each with half of its key's hash, so that neither growing nor a look at another key's slot goes to memory.
     hashed: HashTable<(u32, SlotId)>,
-    /// Not before the first range access.
-    order: Option<Order>,
+    /// Not before the first range access. One for each first byte, or one for all.
+    orders: Vec<Order>,
     hasher: DefaultHashBuilder,
 }
 
@@ -47,7 +50,7 @@ impl<T: Default> Table<T> {
             slots: Vec::new(),
             free: Vec::new(),
             hashed: HashTable::new(),
-            order: None,
+            orders: Vec::new(),
             hasher: DefaultHashBuilder::default(),
         }
     }
@@ -119,11 +122,15 @@ impl<T: Default> Table<T> {
     pub(crate) fn link(&mut self, id: SlotId) {
         let hash = self.hash(self.key(id));
         self.hashed.insert_unique(whole(hash), (hash, id), |&(hash, _)| whole(hash));
-        if let Some(Order { fresh, .. }) = &mut self.order {
+        let Self { slots, orders, .. } = self;
+        let Some(slot) = slots.get(id as usize) else { return };
+        if let Some(at) = orders.iter().position(|order| order.has(&slot.key))
+            && let Some(Order { fresh, .. }) = orders.get_mut(at)
+        {
             fresh.push(id);
             // Cheaper to begin anew than to remember every slot that came and went.
-            if fresh.len() > self.slots.len() {
-                self.order = None;
+            if fresh.len() > slots.len() {
+                orders.swap_remove(at);
             }
         }
     }
@@ -134,8 +141,10 @@ impl<T: Default> Table<T> {
         if let Ok(entry) = self.hashed.find_entry(whole(hash), |&(_, other)| other == id) {
             entry.remove();
         }
-        let Self { slots, order, .. } = self;
-        if let (Some(order), Some(slot)) = (order, slots.get(id as usize)) {
+        let Self { slots, orders, .. } = self;
+        if let Some(slot) = slots.get(id as usize)
+            && let Some(order) = orders.iter_mut().find(|order| order.has(&slot.key))
+        {
             order.sorted.remove(&slot.key);
         }
     }
@@ -156,17 +165,29 @@ impl<T: Default> Table<T> {
         self.slots.clear();
         self.free.clear();
         self.hashed.clear();
-        self.order = None;
+        self.orders.clear();
     }
 
     /// The linked slots with a key in `[from, to)`, in key order.
     pub(crate) fn range(&mut self, from: &[u8], to: &[u8]) -> Range<'_, T> {
-        let Self { slots, hashed, hasher, order, .. } = self;
+        let Self { slots, hashed, hasher, orders, .. } = self;
         let slots = slots.as_slice();
-        let Order { sorted, fresh } = order.get_or_insert_with(|| Order {
-            sorted: BTreeMap::new(),
-            fresh: hashed.iter().map(|&(_, id)| id).collect(),
+        let first = common_first(from, to);
+        let at = orders.iter().position(|order| order.first.is_none() || order.first == first);
+        let at = at.unwrap_or_else(|| {
+            if first.is_none() {
+                orders.clear();
+            }
+            let fresh = hashed.iter().map(|&(_, id)| id);
+            let fresh = fresh.filter(|id| {
+                first.is_none() || slots.get(*id as usize).is_some_and(|slot| slot.key.first().copied() == first)
+            });
+            orders.push(Order { first, sorted: BTreeMap::new(), fresh: fresh.collect() });
+            orders.len() - 1
         });
+        let Some(Order { sorted, fresh, .. }) = orders.get_mut(at) else {
+            return Range { entries: btree_map::Range::default(), to: to.into(), slots };
+        };
         let linked = fresh.drain(..).filter_map(|id| {
             let key = &slots.get(id as usize)?.key;
             hashed.find(whole(hasher.hash_one(&**key) as u32), |&(_, other)| other == id)?;
@@ -185,6 +206,23 @@ impl<T: Default> Table<T> {
     pub(crate) fn slots(&self) -> SlotId {
         self.slots.len() as SlotId
     }
+}
+
+impl Order {
+    /// Whether it is that of a key.
+    fn has(&self, key: &[u8]) -> bool {
+        self.first.is_none() || self.first == key.first().copied()
+    }
+}
+
+/// The byte with which all keys in `[from, to)` begin, if it is the same.
+fn common_first(from: &[u8], to: &[u8]) -> Option<u8> {
+    let first = *from.first()?;
+    let is_last = match to {
+        [next] => Some(*next) == first.checked_add(1),
+        _ => false,
+    };
+    (to.first() == Some(&first) || is_last).then_some(first)
 }
 
 /// A hash of which the upper bits differ too.

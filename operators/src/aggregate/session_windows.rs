@@ -9,10 +9,10 @@
 //!
 //! A closed session is gone: a row that would have extended it begins another one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::mem;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashTable, hash_table};
 use millstream_state::{StoreId, TaskState};
 
 use super::changes::{Changes, Key, Place};
@@ -44,7 +44,7 @@ enum Starts {
     #[default]
     Unknown,
     /// By the hash of the key: where two keys share one, the store is asked in vain.
-    Known(BTreeSet<(u64, i64)>),
+    Known(HashTable<(u64, i64)>),
     /// More than are kept in memory.
     TooMany,
 }
@@ -56,7 +56,7 @@ impl Starts {
     /// Says whether the store is known to have had no such session.
     fn insert(&mut self, key: &[u8], start: i64) -> bool {
         let Starts::Known(starts) = self else { return false };
-        let is_new = starts.insert((hash_bytes(key), start));
+        let is_new = put(starts, (hash_bytes(key), start));
         if starts.len() > MOST {
             *self = Starts::TooMany;
         }
@@ -65,23 +65,34 @@ impl Starts {
 
     fn remove(&mut self, key: &[u8], start: i64) {
         if let Starts::Known(starts) = self {
-            starts.remove(&(hash_bytes(key), start));
+            let session = (hash_bytes(key), start);
+            if let Ok(known) = starts.find_entry(session.0, |known| *known == session) {
+                known.remove();
+            }
         }
     }
 
     /// Looks where sessions begin: each has a place in the index.
     fn look(state: &mut TaskState, store: StoreId) -> Result<Starts, OperatorError> {
-        let mut starts = BTreeSet::new();
+        let mut starts = HashTable::new();
         let mut index = state.scan(store, &[INDEX], &[INDEX + 1])?;
         while let Some((bytes, start)) = index.next_entry()? {
             let start = i64::from_be_bytes(*start.first_chunk().ok_or_else(too_short)?);
-            starts.insert((hash_bytes(bytes.get(9..).ok_or_else(too_short)?), start));
+            put(&mut starts, (hash_bytes(bytes.get(9..).ok_or_else(too_short)?), start));
             if starts.len() > MOST {
                 return Ok(Starts::TooMany);
             }
         }
         Ok(Starts::Known(starts))
     }
+}
+
+/// Says whether it was not there.
+fn put(starts: &mut HashTable<(u64, i64)>, session: (u64, i64)) -> bool {
+    let place = starts.entry(session.0, |known| *known == session, |(hash, _)| *hash);
+    let is_new = matches!(place, hash_table::Entry::Vacant(_));
+    place.insert(session);
+    is_new
 }
 
 /// A session within an epoch.
@@ -255,10 +266,16 @@ impl SessionWindows {
         let mut sought: Vec<(usize, i64, Vec<u8>)> = Vec::with_capacity(times.len());
         for (number, (key, (_, last))) in epoch.keys.iter().zip(times).enumerate() {
             let hash = hash_bytes(key);
-            for (_, start) in starts.range((hash, i64::MIN)..=(hash, last.saturating_add(self.gap))).rev() {
+            let until = last.saturating_add(self.gap);
+            let known = starts.iter_hash(hash).filter(|(known, start)| *known == hash && *start <= until);
+            let first = sought.len();
+            sought.extend(known.map(|(_, start)| {
                 let mut store_key = Vec::with_capacity(key.len() + 9);
                 group_key(&mut store_key, key, *start);
-                sought.push((number, *start, store_key));
+                (number, *start, store_key)
+            }));
+            if let Some(of_key) = sought.get_mut(first..) {
+                of_key.sort_unstable_by_key(|(_, start, _)| std::cmp::Reverse(*start));
             }
         }
         let store_keys: Vec<&[u8]> = sought.iter().map(|(_, _, store_key)| store_key.as_slice()).collect();
