@@ -210,7 +210,7 @@ impl Staged {
         if from >= to {
             return;
         }
-        let ids: Vec<SlotId> = self.table.range(from, to).map(|(id, ..)| id).collect();
+        let ids = self.table.between(from, to);
         if !self.over_database {
             for id in ids {
                 self.change(id, None);

@@ -19,6 +19,9 @@ use crate::small_bytes::SmallBytes;
 /// The number of an entry, valid until it is released.
 pub(crate) type SlotId = u32;
 
+/// So many entries are looked through one by one rather than put in order.
+const FEW: usize = 1 << 14;
+
 /// The linked slots by key: all of them are in one of the two.
 struct Order {
     /// With which byte their keys begin; `None`: with any.
@@ -200,6 +203,15 @@ impl<T: Default> Table<T> {
         }
         let from = Bound::Included(SmallBytes::from(from));
         Range { entries: sorted.range((from, Bound::Unbounded)), to: to.into(), slots }
+    }
+
+    /// The linked slots with a key in `[from, to)`, in any order.
+    pub(crate) fn between(&mut self, from: &[u8], to: &[u8]) -> Vec<SlotId> {
+        if !self.orders.is_empty() || self.hashed.len() > FEW {
+            return self.range(from, to).map(|(id, ..)| id).collect();
+        }
+        let ids = self.hashed.iter().map(|&(_, id)| id);
+        ids.filter(|&id| (from..to).contains(&self.key(id))).collect()
     }
 
     /// How many slots there are, free ones included: slot numbers are below it.
