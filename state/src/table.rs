@@ -183,7 +183,8 @@ impl<T: Default> Table<T> {
             }
             let fresh = hashed.iter().map(|&(_, id)| id);
             let fresh = fresh.filter(|id| {
-                first.is_none() || slots.get(*id as usize).is_some_and(|slot| slot.key.first().copied() == first)
+                first.is_none()
+                    || slots.get(*id as usize).is_some_and(|slot| slot.key.first().copied() == first)
             });
             orders.push(Order { first, sorted: BTreeMap::new(), fresh: fresh.collect() });
             orders.len() - 1

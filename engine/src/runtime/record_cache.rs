@@ -53,9 +53,10 @@ impl RecordCache {
         let hash = hasher.hash_one(&output.record.key);
         let found = places.find_entry(hash, |(other, place)| {
             *other == hash
-                && records.get(*place).and_then(Option::as_ref).is_none_or(|known| {
-                    known.record.key == output.record.key && known.topic == output.topic
-                })
+                && records
+                    .get(*place)
+                    .and_then(Option::as_ref)
+                    .is_none_or(|known| known.record.key == output.record.key && known.topic == output.topic)
         });
         self.came += 1;
         self.again += u64::from(found.is_ok());

@@ -403,8 +403,7 @@ impl Worker {
         let staged: usize = self.tasks.iter().map(Running::staged_bytes).sum();
         let every = self.shared.settings.commit_every;
         let every = if self.has_idled { every } else { every.max(COMMIT_BACKLOG_EVERY) };
-        clock::since(self.committed_at) >= every
-            || staged > self.shared.staged_bytes_per_worker()
+        clock::since(self.committed_at) >= every || staged > self.shared.staged_bytes_per_worker()
     }
 
     /// Until when there is nothing to do, if nothing comes.

@@ -46,7 +46,16 @@ mod support {
         }
 
         pub fn open(&self, specs: &[StoreSpec]) -> Result<(TaskState, StateDirectory), StateError> {
-            let directory = StateDirectory::open(self.folder.path(), "app")?;
+            // A process that another test starts has our lock, too, until it runs its program.
+            let mut directory = StateDirectory::open(self.folder.path(), "app");
+            for _ in 0..100 {
+                if !matches!(directory, Err(StateError::InUse { .. })) {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(10));
+                directory = StateDirectory::open(self.folder.path(), "app");
+            }
+            let directory = directory?;
             Ok((TaskState::open(&directory, TASK, specs, &self.options)?, directory))
         }
 

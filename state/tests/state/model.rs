@@ -238,7 +238,8 @@ fn sorted(changelog: Changelog) -> Vec<Logged> {
 
 fn check_all(state: &mut TaskState, model: &Model) {
     for (store, expected) in model.now.stores.iter().enumerate() {
-        let every_key: Vec<Vec<u8>> = (0..12).flat_map(|number| [0, 1].map(|len| numbered(number, len))).collect();
+        let every_key: Vec<Vec<u8>> =
+            (0..12).flat_map(|number| [0, 1].map(|len| numbered(number, len))).collect();
         let keys: Vec<&[u8]> = every_key.iter().map(Vec::as_slice).collect();
         for (key, value) in keys.iter().zip(state.multi_get(StoreId(store), &keys).unwrap()) {
             assert_eq!(value.as_deref(), expected.get(*key).map(Vec::as_slice), "multi_get {key:?}");
