@@ -110,3 +110,78 @@ impl Waiting {
         Ok(Batch { kind: Some(kinds), time: times, ..all.take(&rows)? })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, AsArray, Int64Array, StringArray};
+    use arrow::datatypes::{DataType, Int64Type};
+
+    use super::*;
+    use crate::batch::record_batch;
+    use crate::schema::column;
+
+    fn table() -> Schema {
+        Schema::new(Kind::Table, vec![column("k", DataType::Utf8)], vec![column("n", DataType::Int64)])
+    }
+
+    fn changes(of: &[(&str, i64, RowKind)]) -> Batch {
+        let keys: ArrayRef = Arc::new(StringArray::from_iter_values(of.iter().map(|(key, ..)| key)));
+        let numbers: ArrayRef =
+            Arc::new(Int64Array::from_iter_values(of.iter().map(|(_, number, _)| *number)));
+        Batch {
+            rows: record_batch(&table().columns, vec![keys, numbers], of.len()).unwrap(),
+            time: of.iter().map(|(_, number, _)| 10 * number).collect(),
+            seq: (0..of.len() as u32).collect(),
+            kind: Some(of.iter().map(|(.., kind)| *kind).collect()),
+            null_value: None,
+        }
+    }
+
+    fn shown(batch: &Batch) -> Vec<(String, i64, RowKind, i64)> {
+        let (keys, numbers) = (batch.rows.column(0), batch.rows.column(1));
+        let row = |row: usize| {
+            let key = keys.as_string::<i32>().value(row).to_owned();
+            (key, numbers.as_primitive::<Int64Type>().value(row), batch.kind(row), batch.time[row])
+        };
+        (0..batch.len()).map(row).collect()
+    }
+
+    #[test]
+    fn of_a_key_the_first_row_before_and_the_last_one_after_are_left() {
+        use RowKind::{Delete, Insert, UpdateAfter, UpdateBefore};
+        let mut waiting = Waiting::new(&table()).unwrap();
+        assert!(waiting.is_empty());
+        let update = |key, from, to| [(key, from, UpdateBefore), (key, to, UpdateAfter)];
+        waiting.push(changes(&[update("a", 1, 2), update("b", 1, 5)].concat())).unwrap();
+        waiting.push(changes(&[("c", 3, Insert), ("d", 4, Delete), ("e", 1, Insert)])).unwrap();
+        waiting.push(changes(&update("a", 2, 3))).unwrap();
+        waiting.push(changes(&[("b", 5, Delete), ("c", 3, Delete), ("d", 6, Insert)])).unwrap();
+        waiting.push(changes(&update("e", 1, 7))).unwrap();
+        let row = |key: &str, number, kind, time| (key.to_owned(), number, kind, time);
+        let expected = [
+            row("a", 1, UpdateBefore, 30),
+            row("a", 3, UpdateAfter, 30),
+            row("b", 1, Delete, 50),
+            row("c", 3, Delete, 30),
+            row("d", 4, UpdateBefore, 60),
+            row("d", 6, UpdateAfter, 60),
+            row("e", 7, Insert, 70),
+        ];
+        assert_eq!(shown(&waiting.take().unwrap()), expected);
+        assert!(waiting.is_empty() && waiting.bytes() == 0);
+    }
+
+    #[test]
+    fn so_many_changes_of_few_keys_do_not_all_wait() {
+        let mut waiting = Waiting::new(&table()).unwrap();
+        let some = changes(&[("a", 1, RowKind::UpdateAfter), ("b", 2, RowKind::UpdateAfter)]);
+        for _ in 0..2 * FEW {
+            waiting.push(some.clone()).unwrap();
+            assert!(waiting.rows <= 2 * FEW);
+        }
+        let left = waiting.take().unwrap();
+        assert_eq!(left.rows, some.rows);
+    }
+}

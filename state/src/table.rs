@@ -127,7 +127,7 @@ impl<T: Default> Table<T> {
         self.hashed.insert_unique(whole(hash), (hash, id), |&(hash, _)| whole(hash));
         let Self { slots, orders, .. } = self;
         let Some(slot) = slots.get(id as usize) else { return };
-        if let Some(at) = orders.iter().position(|order| order.has(&slot.key))
+        if let Some(at) = orders.iter().position(|order| begins(&slot.key, order.first))
             && let Some(Order { fresh, .. }) = orders.get_mut(at)
         {
             fresh.push(id);
@@ -146,7 +146,7 @@ impl<T: Default> Table<T> {
         }
         let Self { slots, orders, .. } = self;
         if let Some(slot) = slots.get(id as usize)
-            && let Some(order) = orders.iter_mut().find(|order| order.has(&slot.key))
+            && let Some(order) = orders.iter_mut().find(|order| begins(&slot.key, order.first))
         {
             order.sorted.remove(&slot.key);
         }
@@ -181,19 +181,15 @@ impl<T: Default> Table<T> {
             if first.is_none() {
                 orders.clear();
             }
-            let fresh = hashed.iter().map(|&(_, id)| id);
-            let fresh = fresh.filter(|id| {
-                first.is_none()
-                    || slots.get(*id as usize).is_some_and(|slot| slot.key.first().copied() == first)
-            });
-            orders.push(Order { first, sorted: BTreeMap::new(), fresh: fresh.collect() });
+            let fresh = hashed.iter().map(|&(_, id)| id).collect();
+            orders.push(Order { first, sorted: BTreeMap::new(), fresh });
             orders.len() - 1
         });
-        let Some(Order { sorted, fresh, .. }) = orders.get_mut(at) else {
+        let Some(Order { first, sorted, fresh }) = orders.get_mut(at) else {
             return Range { entries: btree_map::Range::default(), to: to.into(), slots };
         };
         let linked = fresh.drain(..).filter_map(|id| {
-            let key = &slots.get(id as usize)?.key;
+            let key = &slots.get(id as usize).filter(|slot| begins(&slot.key, *first))?.key;
             hashed.find(whole(hasher.hash_one(&**key) as u32), |&(_, other)| other == id)?;
             Some((key.clone(), id))
         });
@@ -221,11 +217,9 @@ impl<T: Default> Table<T> {
     }
 }
 
-impl Order {
-    /// Whether it is that of a key.
-    fn has(&self, key: &[u8]) -> bool {
-        self.first.is_none() || self.first == key.first().copied()
-    }
+/// Whether a key begins with this byte; any does if there is none.
+fn begins(key: &[u8], first: Option<u8>) -> bool {
+    first.is_none() || key.first().copied() == first
 }
 
 /// The byte with which all keys in `[from, to)` begin, if it is the same.

@@ -401,9 +401,11 @@ impl Worker {
             return false;
         }
         let staged: usize = self.tasks.iter().map(Running::staged_bytes).sum();
+        let most = self.shared.staged_bytes_per_worker();
         let every = self.shared.settings.commit_every;
-        let every = if self.has_idled { every } else { every.max(COMMIT_BACKLOG_EVERY) };
-        clock::since(self.committed_at) >= every || staged > self.shared.staged_bytes_per_worker()
+        let is_soon = self.has_idled || staged > most / 2;
+        let every = if is_soon { every } else { every.max(COMMIT_BACKLOG_EVERY) };
+        clock::since(self.committed_at) >= every || staged > most
     }
 
     /// Until when there is nothing to do, if nothing comes.

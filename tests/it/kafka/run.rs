@@ -124,7 +124,7 @@ fn a_commit_that_gets_no_answer_counts_as_what_it_was() {
     let more = ["--brokers", &proxy.address(), "--transaction-timeout", "2s"];
     let running = application.start(&broker, "state", &more);
     for (lost, outcome) in [(Lost::Answer, "committed"), (Lost::Request, "aborted")] {
-        proxy.lose(END_TRANSACTION, 5, lost);
+        proxy.lose(END_TRANSACTION, 2, lost);
         let feeding = feed(&broker, &application, "10");
         proxy.await_loss();
         // Until the process has given the answer up.
