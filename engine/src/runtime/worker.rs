@@ -403,7 +403,7 @@ impl Worker {
         let staged: usize = self.tasks.iter().map(Running::staged_bytes).sum();
         let most = self.shared.staged_bytes_per_worker();
         let every = self.shared.settings.commit_every;
-        let is_soon = self.has_idled || staged > most / 2;
+        let is_soon = self.has_idled || staged > most / 8;
         let every = if is_soon { every } else { every.max(COMMIT_BACKLOG_EVERY) };
         clock::since(self.committed_at) >= every || staged > most
     }

@@ -177,7 +177,13 @@ impl Confined {
     /// Fails the test where it takes more than it may.
     fn check(&self, sample: &Sample) {
         let Sample { resident_mib, .. } = sample;
-        assert!(*resident_mib < self.memory_mib + BESIDES_MIB, "{sample:?}\n{}", self.application.log());
+        let owners = || {
+            let metrics = self.application.get("/metrics").unwrap_or_default();
+            let owners = metrics.lines().filter(|line| line.starts_with("millstream_memory_bytes"));
+            owners.collect::<Vec<_>>().join("\n")
+        };
+        let log = || self.application.log();
+        assert!(*resident_mib < self.memory_mib + BESIDES_MIB, "{sample:?}\n{}\n{}", owners(), log());
     }
 }
 
